@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Works on Debian 12 and 13, as root or as a user who may use sudo. Packages that are missing are installed.
+
+LAB := tests/lab
+VENV = $(shell $(LAB)/setup --print-venv)
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check units integration molecule test demo bench image shell clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## install what is needed: Debian packages, and a venv in the cache
+	$(LAB)/setup
+
+check: ## all fast checks: linters, types, sanity, unit tests on every Python found
+	tests/check
+
+units: ## the unit tests alone, on every Python found
+	tests/check units
+
+integration: ## tests of the collection against real servers on real LVM, in virtual machines
+	$(LAB)/lab exec -- pytest -n 2 --dist worksteal -p no:cacheprovider tests/integration $(PYTEST_ARGS)
+
+molecule: ## the roles, rolled out to a Vagrant machine
+	$(LAB)/lab exec --libvirt -- molecule test --no-command-borders
+
+test: ## everything: check, integration, molecule
+	$(MAKE) check
+	$(MAKE) integration
+	$(MAKE) molecule
+
+demo: ## a backup under load and a restore, before your eyes
+	tests/demo/run
+
+bench: ## measurements against the usual tools
+	tests/bench/run
+
+image: ## build the replica of ETrial and its saved states
+	$(LAB)/lab states
+
+shell: ## a shell on a replica of ETrial; it ends with the shell
+	-$(LAB)/lab up shell && $(LAB)/lab ssh shell; $(LAB)/lab down shell
+
+clean: ## remove the cache: images, saved states, venvs
+	$(LAB)/lab clean

@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent: commands, their output, and what an error becomes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NoReturn, Optional, Sequence
+
+from . import job as jobs
+from .errors import BusyError, CommandError, NotNowError, StillpointError, Stopped, UsageError
+from .job import Job
+from .observe import notify, progress, show
+from .observe.text import count, duration, size
+from .version import VERSION
+
+if TYPE_CHECKING:
+    from .repository.generations import JobDirectory
+
+# Modules that only some commands need are imported in them: the archive has no compiled modules, and `list` runs on a
+# whole fleet at once.
+# pylint: disable=import-outside-toplevel
+
+PROGRAM = "stillpoint"
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_EPILOG = """\
+exit codes: 0 done; 1 failed; 2 wrong usage or job file; 3 another run holds the job;
+75 not now: the server was too busy to be locked, nothing happened, try again later.
+
+JOB is the name of a job in /etc/stillpoint/jobs, or the path of a job file.
+"""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the agent with the arguments and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
+    os.umask(0o077)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # for developers; old PyMySQL makes them of what the server notes
+    try:
+        with _stopped_by_signals():
+            arguments = _parser().parse_args(words)
+            if not hasattr(arguments, "command"):
+                _parser().print_help()
+                return UsageError.exit_code
+            if arguments.needs_root and os.geteuid() != 0:
+                raise UsageError("root is needed to read databases, volumes and repositories: run it with sudo")
+            code: int = arguments.command(arguments)
+            return code
+    except (Stopped, Exception) as error:  # pylint: disable=broad-exception-caught
+        return _failed(error, as_json="--json" in words, debug="--debug" in words)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Raise Stopped for the first signal that asks the process to end; those after it must not cut the clean-up short."""
+
+    def ignore(_number: int, _frame: Any) -> None:
+        """Not SIG_IGN: the programs that the clean-up starts would inherit that, and could then not be ended either."""
+
+    def stop(number: int, _frame: Any) -> None:
+        for each in before:
+            signal.signal(each, ignore)
+        raise Stopped(signal.Signals(number).name)
+
+    # one that is ignored already stays so: nohup, and shells that start jobs in the background, mean it
+    before = {each: signal.signal(each, stop) for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _failed(error: BaseException, *, as_json: bool, debug: bool) -> int:
+    """Say what went wrong, once and in one sentence, and return the exit code."""
+    code = error.exit_code if isinstance(error, StillpointError) else StillpointError.exit_code
+    if isinstance(error, Stopped):
+        sentence = "%s; what had been opened was closed" % error
+    elif isinstance(error, StillpointError):
+        sentence = str(error)
+    else:
+        sentence = "unexpected %s: %s (a fault in stillpoint %s; --debug shows where)" % (type(error).__name__, error, VERSION)
+    sentence = " ".join(sentence.split())
+    if debug:
+        traceback.print_exception(type(error), error, error.__traceback__)
+        if isinstance(error, CommandError):
+            _complain("command: %s\nexit status: %s\n%s" % (error.cmd, error.rc, error.stderr.rstrip()))
+    if as_json:
+        _print_json({"failed": True, "msg": sentence, "exit_code": code})
+    _complain(("<3>" if progress.is_journal(sys.stderr) else "") + "%s: %s" % (PROGRAM, sentence))
+    return code
+
+
+# --- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("%s; see `%s --help`" % (message, self.prog))
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON")
+    common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Backups of a database and its files, both from one point in time.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, command: Any, text: str, *, needs_root: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
+        added.set_defaults(command=command, needs_root=needs_root)
+        return added
+
+    def one_job(command: argparse.ArgumentParser) -> None:
+        command.add_argument("job", metavar="JOB")
+
+    def one_generation(command: argparse.ArgumentParser, which: str) -> None:
+        one_job(command)
+        command.add_argument("generation", metavar="GENERATION", nargs="?", help="as `%s list` shows it (default: %s)" % (PROGRAM, which))
+        any_host(command)
+
+    def any_host(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--host", metavar="NAME", help="look at the backups of another host in the job's repository (default: this one)"
+        )
+
+    one_job(add("plan", _plan, "show what a run would do, and every reason why it would not succeed; change nothing"))
+    one_job(add("run", _run, "take a backup now"))
+    listing = add("list", _list, "list the generations of a job, or of all jobs, newest first")
+    listing.add_argument("job", metavar="JOB", nargs="?")
+    any_host(listing)
+    one_generation(
+        add("show", _show, "show a generation: what was locked and for how long, coordinates, proof, what was copied"),
+        "the newest that is good",
+    )
+    verifying = add("verify", _verify, "read a generation and compare every file with its checksum")
+    one_generation(verifying, "the newest that is good")
+    verifying.add_argument("--all", action="store_true", help="every generation of the job")
+    restoring = add("restore", _restore, "put a generation back: in place, with what it replaces kept beside it, or into a directory")
+    one_generation(restoring, "the newest that is good")
+    restoring.add_argument("--to", metavar="DIR", help="put it there and leave the live data alone")
+    part = restoring.add_mutually_exclusive_group()
+    part.add_argument("--database-only", dest="parts", action="store_const", const="database", help="leave the files alone")
+    part.add_argument("--files-only", dest="parts", action="store_const", const="files", help="leave the database alone")
+    restoring.add_argument("--yes", action="store_true", help="do not ask")
+    restoring.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
+    restoring.add_argument(
+        "--discard-replaced", action="store_true", help="instead: delete what earlier restores of the job replaced and kept"
+    )
+    pruning = add("prune", _prune, "remove the generations that the job's keep no longer asks for")
+    one_job(pruning)
+    pruning.add_argument("--dry-run", action="store_true", help="show what would be removed; change nothing")
+    cleaning = add("clean", _clean, "remove what killed runs left behind: snapshots, mount points, unfinished copies")
+    cleaning.add_argument("--kept", action="store_true", help="also the snapshots that a playbook was given and has not removed")
+    add("version", _version, "show the version", needs_root=False)
+    return parser
+
+
+# --- commands
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    job = jobs.load(arguments.job)
+    jobs.check_paths(job)
+    from . import plan
+
+    made = plan.make(job)
+    if arguments.json:
+        _print_json(made.as_dict())
+    else:
+        _print_lines(made.lines())
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    job = jobs.load(arguments.job)
+    reporter = _reporter(arguments, job)
+    try:
+        try:
+            summary = _backup(job, reporter)
+        finally:
+            reporter.close()
+    except BusyError:
+        raise  # the run that holds the job tells how it ended
+    except (Stopped, Exception) as error:
+        code = error.exit_code if isinstance(error, StillpointError) else StillpointError.exit_code
+        status = notify.NOT_NOW if isinstance(error, NotNowError) else notify.FAILED
+        notify.tell(job.notify, notify.Outcome(job.name, jobs.host_name(), status, code, str(error) or type(error).__name__), _warn)
+        raise
+    notify.tell(job.notify, notify.Outcome(job.name, jobs.host_name(), notify.OK, 0, summary=summary), _warn)
+    if arguments.json:
+        _print_json(summary)
+    else:
+        _print_lines(show.generation(summary, _now()))
+    return 0
+
+
+def _backup(job: Job, reporter: progress.Reporter) -> Dict[str, Any]:
+    jobs.check_paths(job)
+    from . import backup
+
+    return backup.run(job, reporter)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    troubles: List[str] = []
+    if arguments.job:
+        asked = [arguments.job]
+        found = _listed(jobs.load(arguments.job), arguments.host)
+    else:
+        asked = jobs.names()
+        found = []
+        for name in asked:
+            try:
+                found += _listed(jobs.load(name), arguments.host)
+            except StillpointError as error:
+                troubles.append(str(error))
+        found.sort(key=lambda each: str(each["time"]), reverse=True)
+    if arguments.json:
+        _print_json(found)
+    elif found:
+        _print_lines([show.generations(found, _now())])
+    elif not asked:
+        _print_lines(["there are no jobs in %s" % jobs.jobs_directory()])
+    elif not troubles:
+        _print_lines(["there is no backup yet of %s" % ", ".join(asked)])
+    for trouble in troubles:
+        _complain("%s: %s" % (PROGRAM, trouble))
+    return StillpointError.exit_code if troubles else 0
+
+
+def _listed(job: Job, host: Optional[str]) -> List[Dict[str, Any]]:
+    """Return what `list` says of a job's generations, newest first.
+
+    :raises UsageError: the repository is not there
+    """
+    return [show.listed(job.name, host or jobs.host_name(), each, _now()) for each in _directory(job, host).generations()]
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    job = jobs.load(arguments.job)
+    facts = show.known(job.name, _directory(job, arguments.host).find(arguments.generation))
+    if arguments.json:
+        _print_json(facts)
+    else:
+        _print_lines(show.generation(facts, _now()))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from .repository import verify
+
+    job = jobs.load(arguments.job)
+    if arguments.all and arguments.generation:
+        raise UsageError("name a generation or say --all, not both")
+    directory = _directory(job, arguments.host)
+    chosen = directory.generations() if arguments.all else [directory.find(arguments.generation)]
+    reporter = _reporter(arguments, job)
+    try:
+        verdicts = [verify.verify(each, reporter) for each in chosen]
+    finally:
+        reporter.close()
+    if arguments.json:
+        found = [verdict.as_dict() for verdict in verdicts]
+        _print_json(found if arguments.all else found[0])
+    else:
+        for verdict in verdicts:
+            words = "every checksum is right" if verdict.ok else "%s faults" % count(verdict.faults_total)
+            _print_lines(
+                [
+                    "%s %s: %s files, %s read in %s: %s"
+                    % (job.name, verdict.generation, count(verdict.files), size(verdict.bytes), duration(verdict.duration_s), words)
+                ]
+            )
+            _print_lines(["  %s" % fault.text() for fault in verdict.faults])
+            if verdict.faults_total > len(verdict.faults):
+                _print_lines(["  and %s more" % count(verdict.faults_total - len(verdict.faults))])
+    bad = [verdict.generation for verdict in verdicts if not verdict.ok]
+    if bad:
+        _complain(
+            "%s: %s of %s is damaged and will not be restored or counted as a backup: restore another one, and take a new backup"
+            % (PROGRAM, ", ".join(bad), job.name)
+        )
+    return StillpointError.exit_code if bad else 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from . import restore
+
+    job = jobs.load(arguments.job)
+    if arguments.discard_replaced:
+        return _discard_replaced(arguments, job)
+    generation = _directory(job, arguments.host).find(arguments.generation or _interrupted(arguments, job))
+    plan = restore.make(generation, to=arguments.to, parts=arguments.parts or "all")
+    if arguments.dry_run:
+        if arguments.json:
+            _print_json(plan.as_dict())
+        else:
+            _print_lines(plan.lines())
+        return 0
+    if not arguments.json:
+        _print_lines(plan.lines())
+    if arguments.to is None:  # elsewhere, nothing is replaced
+        _confirm(arguments, "replace what is there now with %s of %s" % (generation.name, job.name))
+    reporter = _reporter(arguments, job)
+    try:
+        done = restore.execute(plan, reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        _print_json(done)
+        return 0
+    _print_lines(
+        [
+            "%s of %s is back: %s files, %s in %s"
+            % (done["generation"], job.name, count(done["files"]), size(done["bytes"]), duration(done["duration_s"]))
+        ]
+    )
+    if done.get("replaced"):
+        _print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
+        _print_lines(["  %s" % kept for kept in done["replaced"]])
+    return 0
+
+
+def _interrupted(arguments: argparse.Namespace, job: Job) -> Optional[str]:
+    """Return the generation whose restore in place was interrupted half way, so that saying the same again finishes it."""
+    from . import restore
+
+    journal = restore.pending() if arguments.to is None else None
+    return str(journal["generation"]) if journal and journal["job"] == job.name else None
+
+
+def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
+    from . import restore
+
+    kept = restore.replaced(job.name)
+    if not arguments.json:
+        _print_lines(
+            ["%s: what was %s until %s" % (each.path, each.target, each.time) for each in kept]
+            or ["no restore of %s has left anything to discard" % job.name]
+        )
+    if not kept or arguments.dry_run:
+        if arguments.json:
+            _print_json({"discarded": [], "kept": [each.path for each in kept]})
+        return 0
+    _confirm(arguments, "delete that for good")
+    reporter = _reporter(arguments, job)
+    try:
+        gone = restore.discard(kept, reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        _print_json({"discarded": gone, "kept": []})
+    else:
+        _print_lines(["deleted %s" % path for path in gone])
+    return 0
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    job = jobs.load(arguments.job)
+    if job.keep is None:
+        raise UsageError("%s: the job has no keep, so every generation is kept: say how many it shall keep" % job.where)
+    directory = _directory(job, None)
+    if arguments.dry_run:
+        decisions = directory.prune(job.keep, dry_run=True)
+    else:
+        with directory.lock():
+            decisions = directory.prune(job.keep)
+    if arguments.json:
+        _print_json([{"generation": each.name, "keep": each.keep, "reasons": list(each.reasons)} for each in decisions])
+        return 0
+    gone = "would be removed" if arguments.dry_run else "removed"
+    _print_lines(
+        ["%s  %s" % (each.name, "kept: " + ", ".join(each.reasons) if each.keep else gone) for each in decisions]
+        or ["there is no backup yet of %s" % job.name]
+    )
+    return 0
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from .storage import leftovers
+
+    snapshots = leftovers.clean(kept=arguments.kept)
+    unfinished, troubles = [], []
+    for name in jobs.names():
+        try:
+            directory = _directory(jobs.load(name), None)
+            if os.path.isdir(directory.path):
+                with directory.lock():
+                    unfinished += [os.path.join(directory.path, each) for each in directory.clean()]
+        except BusyError:
+            continue  # it is being written by a run that lives
+        except StillpointError as error:
+            troubles.append(str(error))
+    if arguments.json:
+        _print_json({"snapshots": snapshots, "unfinished": unfinished})
+    else:
+        lines = ["removed the snapshot %s/%s of the run %s" % (each["vg"], each["name"], each["run_id"]) for each in snapshots]
+        _print_lines(lines + ["removed %s" % path for path in unfinished] or ["nothing was left behind"])
+    for trouble in troubles:
+        _complain("%s: %s" % (PROGRAM, trouble))
+    return StillpointError.exit_code if troubles else 0
+
+
+def _version(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        _print_json({"version": VERSION, "python": "%d.%d.%d" % sys.version_info[:3]})
+    else:
+        _print_lines(["%s %s" % (PROGRAM, VERSION)])
+    return 0
+
+
+# --- what the commands share
+
+
+def _directory(job: Job, host: Optional[str]) -> "JobDirectory":
+    from .repository.generations import JobDirectory
+
+    return JobDirectory.open(job.repository, host or jobs.host_name(), job.name)
+
+
+def _reporter(arguments: argparse.Namespace, job: Job) -> progress.Reporter:
+    """Return a Reporter on stderr; with --json it speaks only to a person who looks on."""
+    return progress.for_stream(sys.stderr, job.name, quiet=arguments.json and not sys.stderr.isatty())
+
+
+def _confirm(arguments: argparse.Namespace, what: str) -> None:
+    """Return when whoever called agrees.
+
+    :raises UsageError: there is nobody to ask
+    :raises StillpointError: they don't
+    """
+    if arguments.yes:
+        return
+    if arguments.json or not sys.stdin.isatty():
+        raise UsageError("nothing was changed: say --yes to %s" % what)
+    sys.stderr.write("Really %s? Type yes: " % what)
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() != "yes":
+        raise StillpointError("not confirmed: nothing was changed")
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _warn(text: str) -> None:
+    _complain(("<4>" if progress.is_journal(sys.stderr) else "") + "warning: " + text)
+
+
+def _complain(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody is left to hear it; the exit code says it too
+
+
+def _print_json(value: Any) -> None:
+    _print_lines([json.dumps(value, indent=2)])
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    """Print lines to stdout; a reader who has gone away (`| head`) does not change how the command ended."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

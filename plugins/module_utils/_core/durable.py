@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Changes to the disk that a power cut can't take back or leave half done, and the few system calls that Python lacks."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+from typing import Any, Optional
+
+from .process import run
+
+_AT_FDCWD = -100  # fcntl.h
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
+
+# renameat2 fails so where the kernel (< 3.15), the C library (glibc < 2.28) or the file system does not know it.
+_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+
+# A tree of millions of files takes its time.
+_REMOVE_TIMEOUT = 86400.0
+
+
+class NotSupported(Exception):
+    """This file system can't do that in one step."""
+
+
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def sync_directory(path: str) -> None:
+    """Bring the names in a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: str) -> None:
+    """Bring everything that was written to the file system of a path to the disk.
+
+    :raises OSError: something could not be written (the kernel tells since 5.8)
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc().syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(descriptor)
+
+
+def rename(old: str, new: str) -> None:
+    """Rename and bring that to the disk; what has the new name is replaced, as rename(2) does it."""
+    os.rename(old, new)
+    _sync_parents(old, new)
+
+
+def rename_to_free_name(old: str, new: str) -> None:
+    """Rename and bring that to the disk.
+
+    :raises FileExistsError: something has the new name
+    """
+    try:
+        _renameat2(old, new, _RENAME_NOREPLACE)
+    except NotSupported:
+        if os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
+        os.rename(old, new)
+    _sync_parents(old, new)
+
+
+def exchange(one: str, other: str) -> None:
+    """Let two names change places, in one step, and bring that to the disk.
+
+    :raises NotSupported: not here
+    """
+    _renameat2(one, other, _RENAME_EXCHANGE)
+    _sync_parents(one, other)
+
+
+def _renameat2(old: str, new: str, flags: int) -> None:
+    call = getattr(_libc(), "renameat2", None)
+    if call is None:
+        raise NotSupported
+    if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) != 0:
+        number = ctypes.get_errno()
+        if number in _UNSUPPORTED:
+            raise NotSupported
+        raise OSError(number, os.strerror(number), old, None, new)
+
+
+def _sync_parents(old: str, new: str) -> None:
+    parents = {os.path.dirname(old) or ".", os.path.dirname(new) or "."}
+    for parent in parents:
+        sync_directory(parent)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Replace a file by a JSON text, as a whole or not at all, readable by root alone."""
+    new = path + ".new"
+    with open(new, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        json.dump(value, file, indent=1, sort_keys=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    rename(new, path)
+
+
+def read_json(path: str) -> Optional[Any]:
+    """Return what a JSON file holds; None when there is no such file, or it holds no JSON."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory tree, however deep, but nothing that is mounted in it.
+
+    :raises CommandError: something of it can't be removed
+    """
+    run(["rm", "-rf", "--one-file-system", "--", path], timeout=_REMOVE_TIMEOUT)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lock that makes a snapshot of a server one point in time: which one, by which statements, and whether it held."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Tuple
+
+from ..errors import NotNowError, StillpointError, UsageError
+from .connection import ServerError, Session
+from .server import Server, Version
+
+AUTO = "auto"
+
+# After the last writer has been stopped, the engines write out what they still hold in memory. Without it the recorded
+# coordinates are ahead of what InnoDB in the snapshot has durably committed, and a transaction can be left prepared.
+FLUSH_ENGINE_LOGS = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
+
+_LOCK_WAIT_TIMEOUT = 1205
+_ACCESS_DENIED = 1227
+
+
+@dataclass(frozen=True)
+class Method:
+    """The statements of one kind of lock.
+
+    :ivar early: harmless to writers, sent while the snapshot is being prepared
+    :ivar late: writers wait from the first of these on
+    :ivar release: undo both
+    """
+
+    name: str
+    early: Tuple[str, ...]
+    late: Tuple[str, ...]
+    release: Tuple[str, ...]
+
+
+_BACKUP_STAGE = Method(
+    "backup_stage",
+    ("BACKUP STAGE START",),
+    # MyISAM and Aria writers wait from FLUSH on, commits from BLOCK_COMMIT on (MariaDB documentation, BACKUP STAGE)
+    ("BACKUP STAGE FLUSH", "BACKUP STAGE BLOCK_DDL", "BACKUP STAGE BLOCK_COMMIT"),
+    ("BACKUP STAGE END",),
+)
+_FTWRL = Method("ftwrl", (), ("FLUSH TABLES WITH READ LOCK",), ("UNLOCK TABLES",))
+
+# (method, flavour) -> the first version that has it, and its statements; a MySQL method is Percona's too
+_METHODS: Dict[Tuple[str, str], List[Tuple[Version, Method]]] = {
+    ("backup_stage", "mariadb"): [((10, 4), _BACKUP_STAGE)],
+    ("ftwrl", "mariadb"): [((5, 1), _FTWRL)],
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The lock that a run takes, and why."""
+
+    method: Optional[Method]  # None: no lock
+    name: str
+    reason: str
+
+
+def choose(asked: str, server: Server) -> Choice:
+    """Return the Choice for what was asked for, or for ``auto`` the cheapest lock that is enough.
+
+    :raises UsageError: the server does not have the lock
+    """
+    if asked == "none":
+        return Choice(None, "none", "asked for: what is not InnoDB, and the order of rows and files, is not one point in time")
+    if asked != AUTO:
+        method = _method(asked, server)
+        if method is None:
+            raise UsageError("lock %s does not exist on %s %s: use auto" % (asked, server.flavour, server.version_text))
+        return Choice(method, asked, "asked for")
+    stage = _method("backup_stage", server)
+    if stage:
+        return Choice(stage, stage.name, "%s stops commits without waiting for running statements" % server.version_text)
+    method = _method("ftwrl", server)
+    if method:
+        return Choice(method, method.name, "%s has nothing cheaper that stops commits" % server.version_text)
+    raise StillpointError("%s %s is not supported yet: MariaDB is" % (server.flavour, server.version_text))
+
+
+def _method(name: str, server: Server) -> Optional[Method]:
+    flavour = "mysql" if server.flavour == "percona" else server.flavour
+    found = None
+    for least, method in _METHODS.get((name, flavour), []):
+        if server.version >= least:
+            found = method
+    return found
+
+
+class Lock:
+    """A lock on one session. Whoever ends the session, ends the lock; `release` tells whether somebody did.
+
+    :ivar waited: seconds from the first late statement until the lock was granted
+    :ivar held: seconds from the first late statement until the lock was given back, the waiting included: what a writer can feel
+    """
+
+    def __init__(self, session: Session, method: Method, wait_timeout: int) -> None:
+        self._session = session
+        self._method = method
+        self._wait_timeout = wait_timeout
+        self._asked: Optional[float] = None
+        self.waited = 0.0
+        self.held = 0.0
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    def prepare(self) -> None:
+        """Set the limits and send what does not stop anybody."""
+        self._session.do("SET SESSION lock_wait_timeout = %d" % self._wait_timeout)
+        self._send(self._method.early)
+        self._session.do(FLUSH_ENGINE_LOGS)  # most of what the one under the lock would have to write
+
+    def take(self) -> None:
+        """Stop the writers and flush the engines' logs.
+
+        :raises NotNowError: the lock was not granted within its limit; the session is closed, and whatever it held is free
+        """
+        self._asked = time.monotonic()
+        self._send(self._method.late)
+        self.waited = time.monotonic() - self._asked
+        self._session.do(FLUSH_ENGINE_LOGS)
+
+    def release(self) -> None:
+        """Give the lock back.
+
+        :raises StillpointError: the session was gone: the lock was not held all the time
+        """
+        try:
+            self._session.do(*self._method.release)
+        except ServerError as error:
+            self._session.close()
+            if error.connection_lost:
+                raise StillpointError(
+                    "the session that held the lock was ended before the snapshot was known to be taken (%s): what the snapshot holds is no "
+                    "point in time, and it was dropped" % error.text
+                ) from None
+            raise
+        finally:
+            if self._asked is not None:
+                self.held = time.monotonic() - self._asked
+                self._asked = None
+
+    def drop(self) -> None:
+        """Free whatever is held at once, by closing the session. May be called at any time, more than once."""
+        self._session.close()
+        if self._asked is not None:
+            self.held = time.monotonic() - self._asked
+            self._asked = None
+
+    def _send(self, statements: Tuple[str, ...]) -> None:
+        for statement in statements:
+            try:
+                self._session.do(statement)
+            except ServerError as error:
+                self.drop()
+                if error.number == _LOCK_WAIT_TIMEOUT:
+                    raise NotNowError(
+                        "the server did not grant %s within lock_wait_timeout = %d s: a statement that it has to wait for is running; "
+                        "nothing was backed up" % (statement, self._wait_timeout)
+                    ) from None
+                raise
+
+
+Opener = Callable[[], Lock]

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Generations as people read them: the facts of one, the table of many."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from .text import age, count, duration, iso, moment, size, table
+
+_WIDTH = 13
+
+
+def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
+    """Return what is known of a generation, as lines.
+
+    :param facts: the manifest's summary, and ``path``, ``state`` and ``reason`` where they are known
+    """
+    lines = ["%s %s" % (facts.get("job"), facts.get("generation"))]
+
+    def say(head: str, text: str) -> None:
+        lines.append("  %s%s" % (head.ljust(_WIDTH), text))
+
+    say("taken", _taken(facts, now))
+    if facts.get("state"):
+        say("state", "%s%s" % (facts["state"], ": " + facts["reason"] if facts.get("reason") else ""))
+    if facts.get("path"):
+        say("path", facts["path"])
+    server = facts.get("server")
+    if server:
+        say("server", "%s %s, %s" % (server.get("flavour"), server.get("version"), server.get("datadir")))
+        lock = facts.get("lock")
+        say("lock", _lock(lock) if lock else "none")
+        if lock and lock.get("reason"):
+            say("", "because %s" % lock["reason"])
+        for statement in (lock or {}).get("killed") or []:
+            say("", "ended %s" % statement)
+        say("coordinates", _coordinates(facts.get("coordinates")))
+        for source in (facts.get("coordinates") or {}).get("replica") or []:
+            say(
+                "replica of",
+                "%s:%s at %s:%s%s" % (source.get("host"), source.get("port"), source.get("file"), source.get("position"), _gtid(source)),
+            )
+    for snapshot in facts.get("snapshots") or []:
+        used = snapshot.get("used_percent")
+        say(
+            "snapshot",
+            "%s/%s%s%s"
+            % (snapshot.get("vg"), snapshot.get("origin"), _snapshot_size(snapshot), ", %.1f %% used" % used if used is not None else ""),
+        )
+    copy = facts.get("copy")
+    if copy:
+        say("copy", _copy(copy))
+    for tree in facts.get("trees") or []:
+        say(
+            "holds",
+            "%s in %s: %s files, %s" % (tree.get("source"), tree.get("name"), count(tree.get("files", 0)), size(tree.get("bytes", 0))),
+        )
+    say("proof", proof(facts.get("proof")))
+    verified = facts.get("verified")
+    if verified:
+        say(
+            "verified",
+            "%s: %s"
+            % (
+                verified.get("time"),
+                "every checksum is right" if verified.get("ok") else "%s faults" % count(verified.get("faults_total", 0)),
+            ),
+        )
+    for name in facts.get("removed") or []:
+        say("removed", "%s, as keep says" % name)
+    for warning in facts.get("warnings") or []:
+        say("warning", str(warning))
+    return lines
+
+
+def generations(listed: Sequence[Mapping[str, Any]], now: datetime) -> str:
+    """Return the table of generations as ``list`` describes them."""
+    head = ("JOB", "GENERATION", "AGE", "SIZE", "STATE", "LOCK HELD", "PROOF")
+    rows = []
+    for each in listed:
+        held = (each.get("lock") or {}).get("held_ms")
+        rows.append(
+            (
+                str(each["job"]),
+                str(each["generation"]),
+                age((now - moment(each["time"])).total_seconds()),
+                size(each["size_bytes"]),
+                str(each["state"]),
+                "%d ms" % round(held) if held is not None else "-",
+                {True: "passed", False: "failed", None: "-"}[_passed(each.get("proof"))],
+            )
+        )
+    return table(head, rows, right=(2, 3, 5))
+
+
+def proof(facts: Optional[Mapping[str, Any]]) -> str:
+    """Return in words what a proof found."""
+    return {True: "passed", False: "failed", None: "none: nobody has tried yet whether it starts"}[_passed(facts)]
+
+
+def _passed(facts: Optional[Mapping[str, Any]]) -> Optional[bool]:
+    return bool(facts.get("passed")) if facts else None
+
+
+def _taken(facts: Mapping[str, Any], now: datetime) -> str:
+    when = moment(facts["time"])
+    text = "%s UTC (%s ago)" % (when.strftime("%Y-%m-%d %H:%M:%S"), age((now - when).total_seconds()))
+    return text + (", in %s" % duration(facts["duration_s"]) if facts.get("duration_s") is not None else "")
+
+
+def _lock(lock: Mapping[str, Any]) -> str:
+    text = str(lock.get("method"))
+    if lock.get("method") == "none":
+        return text
+    if lock.get("held_ms") is not None:
+        text += ", held %d ms" % round(lock["held_ms"])
+        if lock.get("waited_ms") is not None:
+            text += " (%d ms of them to get it)" % round(lock["waited_ms"])
+    if lock.get("frozen_ms") is not None:
+        text += ", file system frozen %d ms" % round(lock["frozen_ms"])
+    if lock.get("guard_waited_ms"):
+        text += "; waited %s for long statements before" % duration(lock["guard_waited_ms"] / 1000)
+    return text
+
+
+def _coordinates(coordinates: Optional[Mapping[str, Any]]) -> str:
+    if not coordinates:
+        return "none: the server wrote no binary log, or nothing was locked"
+    where = "%s:%s" % (coordinates["file"], coordinates["position"]) if coordinates.get("file") else "no binary log of its own"
+    return where + _gtid(coordinates)
+
+
+def _gtid(facts: Mapping[str, Any]) -> str:
+    return ", GTID %s" % facts["gtid"] if facts.get("gtid") else ""
+
+
+def _snapshot_size(snapshot: Mapping[str, Any]) -> str:
+    if snapshot.get("thin"):
+        return ", thin"
+    return ", %s" % size(snapshot["size_bytes"]) if snapshot.get("size_bytes") else ""
+
+
+def _copy(copy: Mapping[str, Any]) -> str:
+    text = "%s files, %s, of which %s were new" % (
+        count(copy.get("files", 0)),
+        size(copy.get("bytes", 0)),
+        size(copy.get("bytes_transferred", 0)),
+    )
+    return text + (", in %s" % duration(copy["duration_s"]) if copy.get("duration_s") is not None else "")
+
+
+def known(job: str, found: Any) -> Dict[str, Any]:
+    """Return all that is known of a generation, also of one whose manifest can't be read."""
+    return {
+        "job": job,
+        "generation": found.name,
+        "time": iso(found.time),
+        **found.summary,
+        "path": found.path,
+        "state": found.state,
+        "reason": found.reason,
+        "size_bytes": found.size_bytes,
+        "verified": found.verified,
+    }
+
+
+def listed(job: str, host: str, found: Any, now: datetime) -> Dict[str, Any]:
+    """Return the object that ``list --json`` prints for a generation."""
+    summary = found.summary
+    return {
+        "job": job,
+        "host": host,
+        "generation": found.name,
+        "path": found.path,
+        "time": iso(found.time),
+        "age_s": int((now - found.time).total_seconds()),
+        "size_bytes": found.size_bytes,
+        "state": found.state,
+        "reason": found.reason,
+        "lock": summary.get("lock"),
+        "coordinates": summary.get("coordinates"),
+        "proof": summary.get("proof"),
+        "duration_s": summary.get("duration_s"),
+        "warnings": summary.get("warnings") or [],
+    }

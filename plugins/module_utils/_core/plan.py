@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: everything that is known, chosen and refused before anything is changed. It is also `stillpoint plan` and check mode."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from .copy.estimate import estimate
+from .errors import StillpointError, UsageError
+from .job import Job, host_name
+from .mysql import account, locks
+from .mysql import server as servers
+from .mysql.connection import Login, Session
+from .mysql.locks import Choice
+from .mysql.server import Server
+from .point import LockOptions, Quiesce
+from .process import require
+from .repository.generations import JobDirectory
+from .storage import layout, lvm, sizes
+from .storage.layout import FILES
+from .storage.mounts import Tree
+from .storage.snapshots import Target
+
+MYSQL_TREE = "mysql"
+
+# Room that must stay in a repository beyond the copy itself: manifests, directories, the file system's own.
+_SPARE = 64 * sizes.MIB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    :ivar trees: what will be copied, as it lies on the live system
+    :ivar bytes_total: bytes of file data in the trees now; bytes_new: of them, what the newest generation does not have
+    """
+
+    job: Job
+    quiesce: Optional[Quiesce]
+    targets: Tuple[Target, ...]
+    trees: Tuple[Tree, ...]
+    bytes_total: int
+    bytes_new: int
+    repository_free: int
+    warnings: Tuple[str, ...]
+
+    def as_dict(self) -> Dict[str, Any]:
+        quiesce = self.quiesce
+        return {
+            "job": self.job.name,
+            "server": quiesce.server.summary() if quiesce else None,
+            "lock": {"method": quiesce.choice.name, "reason": quiesce.choice.reason} if quiesce else None,
+            "binary_log": quiesce.server.log_bin if quiesce else None,
+            "volumes": [target_facts(target) for target in self.targets],
+            "repository": {"path": self.job.repository, "free_bytes": self.repository_free},
+            "bytes_total": self.bytes_total,
+            "bytes_new": self.bytes_new,
+            "warnings": list(self.warnings),
+        }
+
+    def lines(self) -> List[str]:
+        """Return the plan as lines for people."""
+        lines = ["job %s" % self.job.name]
+        if self.quiesce:
+            server = self.quiesce.server
+            lines.append("server      %s %s, data directory %s" % (server.flavour, server.version_text, server.datadir))
+            lines.append("lock        %s: %s" % (self.quiesce.choice.name, self.quiesce.choice.reason))
+            lines.append(
+                "binary log  %s"
+                % ("coordinates will be recorded" if server.log_bin else "off: no coordinates, and no recovery to a point in time after the backup")
+            )
+        for target in self.targets:
+            volume = target.volume
+            size = (
+                "thin snapshot in pool %s/%s" % (volume.vg, volume.pool)
+                if target.size is None
+                else "snapshot of %s (%s free in %s)"
+                % (
+                    sizes.human(target.size),
+                    sizes.human(volume.vg_free),
+                    volume.vg,
+                )
+            )
+            lines.append("volume      %s, %s on %s: %s" % (volume.full_name, target.fs_type, target.mount_point, size))
+            lines.extend("            holds %s (%s)" % (hold.path, hold.role) for hold in target.holds)
+        lines.append("copy        %s, of which %s are new" % (sizes.human(self.bytes_total), sizes.human(self.bytes_new)))
+        lines.append("repository  %s, %s free" % (self.job.repository, sizes.human(self.repository_free)))
+        lines.extend("warning     %s" % warning for warning in self.warnings)
+        return lines
+
+
+def target_facts(target: Target) -> Dict[str, Any]:
+    """Return a volume of a plan as the modules and `plan --json` show it."""
+    return {
+        "vg": target.volume.vg,
+        "origin": target.volume.name,
+        "thin": target.size is None,
+        "size_bytes": target.size,
+        "fs_type": target.fs_type,
+        "mount_point": target.mount_point,
+        "holds": [{"role": hold.role, "path": hold.path, "below": hold.below} for hold in target.holds],
+    }
+
+
+def make(job: Job) -> Plan:
+    """Return the Plan for a job. Nothing is changed.
+
+    :raises StillpointError: one sentence for the first reason why a run would not succeed
+    """
+    require("lvs", "rsync", "mount")
+    server = None
+    quiesce = None
+    if job.mysql is not None:
+        quiesce = quiescing(job.mysql)
+        server = quiesce.server
+    known = lvm.volumes()
+    wanted = server_paths(server) + [(FILES, path) for path in job.files]
+    located = layout.locate(wanted, known)
+    one_volume_for_the_engine(located)
+    sources = [path for _role, path in wanted]
+    check_repository(job.repository, sources)
+    trees = tuple(tree_for(role, path, job.exclude) for role, path in wanted)
+    total, new = estimate(trees, newest_trees(JobDirectory.open(job.repository, host_name(), job.name)))
+    free = shutil.disk_usage(job.repository).free
+    if new + _SPARE > free:
+        raise StillpointError(
+            "the repository %s has %s free and the copy needs about %s: free space there, or keep fewer generations"
+            % (job.repository, sizes.human(free), sizes.human(new + _SPARE))
+        )
+    warnings = []
+    own_writes = {}
+    inside = layout.volume_of(job.repository, known)
+    if inside is not None and inside.full_name in [one.volume.full_name for one in located]:
+        own_writes[inside.full_name] = new
+        warnings.append(
+            "the repository %s lies on %s, which is backed up: the copy itself fills the snapshot, and both are lost together with the "
+            "volume" % (job.repository, inside.full_name)
+        )
+    targets = layout.targets(located, [], job.snapshot_size, known, own_writes)
+    if server and not server.log_bin:
+        warnings.append("binary logging is off: the backup has no coordinates")
+    for name in layout.kept_by_playbooks(known):
+        warnings.append("the snapshot %s was left by a playbook and fills up: `stillpoint clean --kept` removes it" % name)
+    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings))
+
+
+def quiescing(options: LockOptions) -> Quiesce:
+    """Return the Quiesce for a job's or a module's options, from what the server says.
+
+    :raises StillpointError: the server can't be reached or followed, or the account lacks a privilege (the sentence has the GRANT)
+    """
+    login = Login.of(options)
+    with Session(login) as session:
+        server = servers.read(session)
+        choice = locks.choose(options.lock, server)
+        check_privileges(session, server, choice)
+    return Quiesce(
+        login, server, choice, options.lock_wait_timeout, options.long_query_threshold, options.long_query_timeout, options.long_query_action
+    )
+
+
+def check_privileges(session: Session, server: Server, choice: Choice) -> None:
+    """Raise StillpointError with the GRANT that is needed where the account lacks a privilege."""
+    missing = account.missing_privileges(session, server.flavour, server.version, choice.name)
+    if missing:
+        user, _at, at_host = str(session.value("SELECT CURRENT_USER()")).rpartition("@")
+        raise StillpointError(
+            "the account %s@%s lacks privileges for the lock %s; run as an administrator: %s"
+            % (user, at_host, choice.name, account.grant_sql(user, at_host, missing))
+        )
+
+
+def server_paths(server: Optional[Server]) -> List[Tuple[str, str]]:
+    """Return ``(role, path)`` for each directory that the server's data needs."""
+    return [(part.role, part.path) for part in server.paths] if server else []
+
+
+def tree_for(role: str, path: str, exclude: Sequence[str]) -> Tree:
+    """Return the Tree of a path: ``mysql`` for the data directory, ``mysql-redo`` and so on, ``files/opt/processmaker``."""
+    if role == FILES:
+        return Tree(os.path.join(FILES, path.strip("/")).rstrip("/"), path, path, tuple(exclude))
+    return Tree(MYSQL_TREE if role == "datadir" else "%s-%s" % (MYSQL_TREE, role), path, path)
+
+
+def newest_trees(directory: JobDirectory) -> Dict[str, str]:
+    """Return tree name -> path for the generation that the next one will share unchanged files with."""
+    newest = next((generation for generation in directory.generations() if generation.state != "bad"), None)
+    return {tree.name: os.path.join(newest.path, tree.name) for tree in newest.trees} if newest else {}
+
+
+def one_volume_for_the_engine(located: Sequence[layout.Located]) -> None:
+    """Refuse engine files on several volumes: InnoDB goes on writing pages under every lock, and snapshots of two volumes
+    are two points in time to it."""
+    parts = [one for one in located if one.role != FILES]
+    for part in parts[1:]:
+        if part.volume.full_name != parts[0].volume.full_name:
+            raise StillpointError(
+                "the data directory %s lies on %s and the server's %s directory %s on %s: no lock makes snapshots of two volumes one point "
+                "in time for InnoDB; move them to one volume"
+                % (parts[0].path, parts[0].volume.full_name, part.role, part.path, part.volume.full_name)
+            )
+
+
+def check_repository(repository: str, sources: Sequence[str]) -> None:
+    """Raise UsageError for a repository that does not exist, can't be written, or lies in what is backed up."""
+    if not os.path.isdir(repository):
+        raise UsageError("the repository %s does not exist: create it with mode 0700, or mount what should be there" % repository)
+    source = layout.lies_in(repository, sources)
+    if source is not None:
+        raise UsageError(
+            "the repository %s lies in %s, which the job backs up: a backup would contain itself; move it out of there" % (repository, source)
+        )
+    if not os.access(repository, os.W_OK) or os.statvfs(repository).f_flag & os.ST_RDONLY:
+        raise StillpointError("the repository %s can't be written: it is mounted read-only, or this is not root" % repository)

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The point in time: guard, lock, snapshot, release."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence
+
+from .errors import StillpointError
+from .mysql import coordinates as coords
+from .mysql import guard
+from .mysql.connection import Login, Session
+from .mysql.locks import Choice, Lock
+from .mysql.server import Server
+from .process import run
+from .storage import dm
+from .storage.leftovers import Owner
+from .storage.snapshots import Snapshot, Taking, Target
+
+# The first try takes the lock when the snapshot's table is already loaded; one that loses the race is dropped, and the
+# second takes the lock before LVM starts, which can't lose.
+_TRIES = 2
+
+
+class LockOptions(Protocol):
+    """The options of a job, or of a module, that say how to lock; times in seconds."""
+
+    @property
+    def lock(self) -> str: ...
+
+    @property
+    def lock_wait_timeout(self) -> int: ...
+
+    @property
+    def long_query_threshold(self) -> int: ...
+
+    @property
+    def long_query_timeout(self) -> int: ...
+
+    @property
+    def long_query_action(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Quiesce:
+    """What to lock, and how patiently."""
+
+    login: Login
+    server: Server
+    choice: Choice
+    lock_wait_timeout: int
+    long_query_threshold: int
+    long_query_timeout: int
+    long_query_action: str
+
+
+@dataclass
+class Point:
+    """One point in time: the snapshots that hold it, and what is known of it.
+
+    :ivar time: when the last of the origins was seen frozen (UTC)
+    :ivar lock: ``{method, reason, waited_ms, held_ms, frozen_ms, skew_ms, …}``; None without a server
+    :ivar coordinates: ``{file, position, gtid, replica}``; None where the server writes no binary log, or no lock was taken
+    """
+
+    run_id: str
+    time: datetime
+    snapshots: List[Snapshot]
+    lock: Optional[Dict[str, Any]] = None
+    coordinates: Optional[Dict[str, Any]] = None
+    server: Optional[Dict[str, Any]] = None
+    warnings: List[str] = field(default_factory=list)
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "time": iso(self.time),
+            "snapshots": [snapshot.as_dict() for snapshot in self.snapshots],
+            "lock": self.lock,
+            "coordinates": self.coordinates,
+            "server": self.server,
+        }
+
+
+def iso(moment: datetime) -> str:
+    """Return a UTC moment as ISO 8601 with milliseconds: 2026-11-22T02:00:05.123Z."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.") + "%03dZ" % (moment.microsecond // 1000)
+
+
+def new_run_id() -> str:
+    """Return an identifier for a run, good for names of volumes and directories: 20261122t020005-1a2b."""
+    return time.strftime("%Y%m%dt%H%M%S", time.gmtime()) + "-%04x" % (time.monotonic_ns() & 0xFFFF)
+
+
+@contextmanager
+def point_in_time(
+    targets: Sequence[Target], owner: Owner, quiesce: Optional[Quiesce], note: Callable[[str], None], *, hand_over: bool = False
+) -> Iterator[Point]:
+    """Take snapshots of the targets at one point in time and give the Point; remove them at the end.
+
+    :param quiesce: the server whose data lies there; None for files alone
+    :param hand_over: leave the snapshots in place at the end, unless the body raises
+    """
+    with dm.Control() as control:
+        takings: List[Taking] = []
+        point: Optional[Point] = None
+        done = False
+        try:
+            for attempt in range(_TRIES):
+                takings = [Taking(target, owner, number, control) for number, target in enumerate(targets)]
+                for taking in takings:
+                    taking.prepare()
+                point = _take(takings, owner.run_id, quiesce, note, late=attempt == 0)
+                if point is not None:
+                    break
+                note("the lock came after the snapshot; once more, with the lock first")
+                _discard(takings)
+            if point is None:
+                raise StillpointError("the lock was not granted before the snapshot was taken; nothing was kept")
+            yield point
+            done = True
+        finally:
+            if not done:
+                _discard(takings)
+            elif not hand_over and point is not None:
+                try:
+                    _discard(takings)
+                except StillpointError as error:  # what was read is whole; the next run removes it
+                    point.warnings.append(str(error))
+
+
+def _discard(takings: Sequence[Taking]) -> None:
+    """Remove what was taken or prepared, all of it, also when one of them fails."""
+    failures = []
+    for taking in takings:
+        try:
+            taking.discard()
+        except StillpointError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def sync_file_systems(targets: Sequence[Target]) -> None:
+    """Write out what the file systems hold in memory: all that is written now need not be written while they are frozen."""
+    for target in targets:
+        run(["sync", "-f", target.mount_point], timeout=600)
+
+
+def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], note: Callable[[str], None], *, late: bool) -> Optional[Point]:
+    """Return the Point, or None where the lock came too late to be proven in time."""
+    targets = [taking.target for taking in takings]
+    sync_file_systems(targets)
+    if quiesce is None or quiesce.choice.method is None:
+        return _without_lock(takings, run_id, quiesce)
+    with Session(quiesce.login, read_timeout=quiesce.lock_wait_timeout + 30) as session:
+        cleared = guard.clear_the_way(
+            session,
+            quiesce.server,
+            quiesce.choice.name,
+            threshold=quiesce.long_query_threshold,
+            timeout=quiesce.long_query_timeout,
+            action=quiesce.long_query_action,
+            note=note,
+        )
+        lock = Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout)
+        lock.prepare()
+        sync_file_systems(targets)
+        first = takings[0]
+        late = late and len(takings) == 1 and first.can_be_late
+        try:
+            if late:
+                first.begin()
+                if not first.wait_loaded():
+                    return None
+                lock.take()
+                if not first.still_before():
+                    return None
+            else:
+                lock.take()
+            seen, position = None, None
+            for taking in takings:
+                if not late:
+                    taking.begin()
+                if position is None:
+                    position = coords.read(session, quiesce.server)
+                seen = taking.wait_frozen()
+                moment = datetime.now(timezone.utc)
+                if taking is not takings[-1]:
+                    taking.finish()
+            lock.release()
+        finally:
+            lock.drop()
+    snapshots = [taking.finish() for taking in takings]
+    facts = {
+        "method": quiesce.choice.name,
+        "reason": quiesce.choice.reason,
+        "waited_ms": _ms(lock.waited),
+        "held_ms": _ms(lock.held),
+        "frozen_ms": _frozen(takings),
+        "released_at": seen,
+        "guard_waited_ms": cleared["waited_ms"],
+        "killed": cleared["killed"],
+    }
+    return Point(run_id, moment, snapshots, facts, position.as_dict() if position else None, quiesce.server.summary())
+
+
+def _without_lock(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce]) -> Point:
+    moment = datetime.now(timezone.utc)
+    snapshots = []
+    for taking in takings:
+        taking.begin()
+        taking.wait_frozen()
+        moment = datetime.now(timezone.utc)
+        snapshots.append(taking.finish())
+    if quiesce is None:
+        return Point(run_id, moment, snapshots)
+    facts = {"method": "none", "reason": quiesce.choice.reason, "waited_ms": 0, "held_ms": 0, "frozen_ms": _frozen(takings)}
+    return Point(run_id, moment, snapshots, facts, None, quiesce.server.summary())
+
+
+def _frozen(takings: Sequence[Taking]) -> Optional[float]:
+    times = [taking.frozen for taking in takings]
+    return max((_ms(seconds) for seconds in times if seconds is not None), default=None)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Other programs: run as argument lists, in the C locale, with a time limit and no inherited descriptors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from .errors import CommandError
+
+# Where system programs live; a timer's or a module's PATH may lack the sbin directories.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+# Debian package of each program that a run needs, for the sentence that says it is missing.
+PACKAGES = {
+    "lvs": "lvm2",
+    "lvcreate": "lvm2",
+    "rsync": "rsync",
+    "mount": "mount",
+    "umount": "mount",
+    "sync": "coreutils",
+    "zstd": "zstd",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a program that ended left: exit status and text output."""
+
+    argv: List[str]
+    rc: int
+    stdout: str
+    stderr: str
+
+
+def environment() -> Dict[str, str]:
+    """Return the environment that programs get: C locale, a full PATH, UTC left alone, LVM quiet about descriptors."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "RSYNC_", "MYSQL_"))}
+    env.update(LC_ALL="C", PATH=PATH, LVM_SUPPRESS_FD_WARNINGS="1")
+    return env
+
+
+def require(*programs: str) -> None:
+    """Raise CommandError for the first program that is not installed, naming its Debian package."""
+    for program in programs:
+        if shutil.which(program, path=PATH) is None:
+            package = PACKAGES.get(program, program)
+            raise CommandError("the program %s is missing on this host: install the package %s" % (program, package), [program])
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies. For use between fork and exec, and never for an LVM
+    command: one that is killed while an origin is suspended leaves that origin suspended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def start(argv: Sequence[str], *, dies_with_us: bool = False, **popen: Any) -> "subprocess.Popen[Any]":
+    """Start a program and return it running, in a session of its own: a Ctrl-C at the terminal reaches us alone, and we
+    decide what it means for the program.
+
+    :raises CommandError: the program is missing
+    """
+    before_exec: Optional[Callable[[], None]] = end_with_parent if dies_with_us else None
+    try:
+        return subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,consider-using-with
+            list(argv),
+            env=environment(),
+            close_fds=True,
+            start_new_session=True,
+            preexec_fn=before_exec,
+            **{"stdin": subprocess.DEVNULL, **popen},
+        )
+    except OSError as error:
+        require(argv[0])
+        raise CommandError("%s can't be started: %s" % (argv[0], error.strerror), argv) from error
+
+
+def run(argv: Sequence[str], *, timeout: float = 60, check: bool = True, stdin: Optional[str] = None) -> Result:
+    """Run a program to its end and return its Result.
+
+    :param timeout: seconds after which it is told to end (SIGTERM) and given up on
+    :raises CommandError: it is missing, did not end in time, or (with ``check``) ended with another status than 0
+    """
+    process = start(
+        argv,
+        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        errors="surrogateescape",
+    )
+    try:
+        out, err = process.communicate(stdin, timeout=timeout)
+    except subprocess.TimeoutExpired as expired:
+        _end(process)
+        raise CommandError("%s did not end within %g s" % (" ".join(argv[:2]), timeout), argv) from expired
+    except BaseException:
+        _end(process)
+        raise
+    if check and process.returncode != 0:
+        raise CommandError("%s failed: %s" % (argv[0], sentence(err) or "exit status %d" % process.returncode), argv, process.returncode, err)
+    return Result(list(argv), process.returncode, out, err)
+
+
+def _end(process: "subprocess.Popen[Any]", patience: float = 10) -> None:
+    """Tell a program to end and wait for it, for a bounded time: LVM puts a signal off until its volumes are consistent."""
+    process.terminate()
+    try:
+        process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        pass  # uninterruptible, in the kernel: waiting longer would pass its hang on to us
+
+
+def sentence(stderr: str) -> str:
+    """Return the last line that says something of what a program wrote to stderr."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

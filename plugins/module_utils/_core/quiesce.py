@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A quiesced snapshot by itself, for a playbook: the module mysql_quiesce_snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from . import plan as planning
+from .mysql.connection import Login
+from .point import Quiesce, new_run_id, point_in_time
+from .process import require
+from .storage import layout, leftovers, lvm, sizes
+from .storage.layout import FILES
+from .storage.leftovers import KEPT, this_process
+from .storage.lvm import LogicalVolume
+from .storage.snapshots import Target
+
+MODULE_JOB = "playbook"
+
+
+@dataclass(frozen=True)
+class QuiesceRequest(Login):
+    """The module's options, by their names."""
+
+    volumes: Tuple[str, ...] = ()
+    snapshot_size: str = "auto"
+    lock: str = "auto"
+    lock_wait_timeout: int = 5
+    long_query_threshold: int = 5
+    long_query_timeout: int = 60
+    long_query_action: str = "wait"
+
+
+def quiesce_snapshot(request: QuiesceRequest, note: Callable[[str], None] = lambda text: None) -> Dict[str, Any]:
+    """Take the snapshots, leave them in place, and return the point in time as the module does.
+
+    :raises StillpointError: nothing was left behind
+    """
+    quiesce, targets = _prepare(request)
+    owner = this_process(new_run_id(), MODULE_JOB)
+    with point_in_time(targets, owner, quiesce, note, hand_over=True) as point:
+        for snapshot in point.snapshots:
+            lvm.retag(snapshot.full_name, add=[KEPT])
+    return point.as_dict()
+
+
+def quiesce_plan(request: QuiesceRequest) -> Dict[str, Any]:
+    """Return what `quiesce_snapshot` would do, as far as it can be known: no run_id, no time, no coordinates."""
+    quiesce, targets = _prepare(request)
+    return {
+        "run_id": None,
+        "time": None,
+        "snapshots": [planning.target_facts(target) for target in targets],
+        "lock": {"method": quiesce.choice.name, "reason": quiesce.choice.reason},
+        "coordinates": None,
+        "server": quiesce.server.summary(),
+    }
+
+
+def removable(run_id: Optional[str]) -> List[Dict[str, Any]]:
+    """Return the snapshots that state=absent would remove, as ``{vg, name, origin}``."""
+    return [{"vg": volume.vg, "name": volume.name, "origin": volume.origin} for volume in leftovers.find(lvm.volumes(), run_id=run_id, kept=True)]
+
+
+def _prepare(request: QuiesceRequest) -> "tuple[Quiesce, List[Target]]":
+    require("lvs", "sync")
+    quiesce = planning.quiescing(request)
+    known = lvm.volumes()
+    by_name, paths = split(request.volumes, known)
+    located = layout.locate(planning.server_paths(quiesce.server) + [(FILES, path) for path in paths], known)
+    planning.one_volume_for_the_engine(located)
+    return quiesce, layout.targets(located, by_name, sizes.parse(request.snapshot_size), known, {})
+
+
+def split(asked: Sequence[str], known: Sequence[LogicalVolume]) -> "tuple[List[LogicalVolume], List[str]]":
+    """Return the volumes and the paths among what was asked for by ``vg00/root``, ``/dev/vg00/root`` or ``/opt/tree``."""
+    volumes: List[LogicalVolume] = []
+    paths: List[str] = []
+    for text in asked:
+        volume = lvm.named(known, text)
+        if volume is None:
+            paths.append(text)
+        else:
+            volumes.append(volume)
+    return volumes, paths

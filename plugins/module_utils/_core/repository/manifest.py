@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The manifest of a generation: what it is, and every file in it with size, owner, mode, time and checksum.
+
+It is one JSON object that is written and read a line at a time, so that memory does not grow with the number of files:
+one summary key a line, then ``"files": [`` and one entry a line, and last the SHA-256 of all bytes before that line. Entries
+come in the order of a walk: a directory, then what is in it, by name; that is the order of paths with ``/`` for ``NUL``.
+Names are UTF-8; a byte that is not has the form of a lone surrogate (``\\udcff`` for 0xff), as Python has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+from contextlib import contextmanager
+from json.encoder import encode_basestring_ascii as _quoted
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+
+from ..errors import StillpointError
+
+NAME = "manifest.json"
+FORMAT = 1
+
+_FILES = b'"files": [\n'
+_FILES_END = b"],\n"
+_SEAL = b'"sha256": "'
+_END = b'"\n}\n'
+
+FILE, DIRECTORY, LINK = "file", "directory", "symlink"
+_TYPES = {
+    stat.S_IFREG: FILE,
+    stat.S_IFDIR: DIRECTORY,
+    stat.S_IFLNK: LINK,
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+}
+_DEVICES = ("character device", "block device")
+
+
+class Damaged(StillpointError):
+    """A manifest is not what was written."""
+
+
+class Entry(NamedTuple):
+    """One name in a generation.
+
+    :ivar path: relative to the generation
+    :ivar size: bytes; 0 for anything but a regular file
+    :ivar mode: permission bits
+    :ivar checksum: of a regular file
+    :ivar target: of a symlink; of a device, its "major:minor"
+    :ivar first: another path in the generation that is the same file, where rsync said so
+    """
+
+    path: bytes
+    type: str
+    size: int
+    mtime_ns: int
+    mode: int
+    uid: int
+    gid: int
+    checksum: str = ""
+    target: bytes = b""
+    first: bytes = b""
+
+
+def order(path: bytes) -> bytes:
+    """Return the key by which entries are in order."""
+    return path.replace(b"/", b"\0")
+
+
+def walk(root: bytes, below: bytes = b"", *, leave_out: Tuple[bytes, ...] = ()) -> Iterator[Tuple[Entry, int]]:
+    """Return each name below a directory as an Entry without checksum, in order, with the bytes allocated for it.
+
+    :param below: start at this path, relative to the root, and give itself first; default: all, but not the root itself
+    :param leave_out: names in the root that are no part of it
+    """
+    # Not recursive: a tree may be deeper than Python's stack. Names only: a directory may hold a million of them.
+    waiting: List[bytes] = [below] if below else _names(root, b"", leave_out)
+    while waiting:
+        path = waiting.pop()
+        full = os.path.join(root, path)
+        status = os.lstat(full)
+        kind = _TYPES[stat.S_IFMT(status.st_mode)]
+        target = b""
+        if kind == LINK:
+            target = os.readlink(full)
+        elif kind in _DEVICES:
+            target = b"%d:%d" % (os.major(status.st_rdev), os.minor(status.st_rdev))
+        elif kind == DIRECTORY:
+            waiting += _names(full, path + b"/", ())
+        size = status.st_size if kind == FILE else 0
+        yield (
+            Entry(path, kind, size, status.st_mtime_ns, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, "", target),
+            status.st_blocks * 512,
+        )
+
+
+def _names(directory: bytes, prefix: bytes, leave_out: Tuple[bytes, ...]) -> List[bytes]:
+    """Return the paths of what is in a directory, last first."""
+    return sorted((prefix + name for name in os.listdir(directory) if name not in leave_out), reverse=True)
+
+
+# -- checksums, on their way from rsync, which tells them in its own order
+
+
+class Sums:
+    """Checksums by path, on disk: a database that is nobody's business after the run, so it is neither logged nor synced.
+
+    :param path: its file; default: an unnamed one that the system removes
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        self._new: List[Tuple[bytes, str, Optional[bytes]]] = []
+        with _storage_errors(path):
+            self._db = sqlite3.connect(path, isolation_level=None)
+            for setting in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-8000"):
+                self._db.execute("PRAGMA " + setting)
+            self._db.execute("CREATE TABLE sums (place BLOB PRIMARY KEY, sum TEXT NOT NULL, first BLOB) WITHOUT ROWID")
+
+    def add(self, path: bytes, checksum: str, first: bytes = b"") -> None:
+        """Keep a checksum, instead of an earlier one of the same path.
+
+        :param first: another path of the same file, which has the checksum if `checksum` is ""
+        """
+        self._new.append((order(path), checksum, order(first) if first else None))
+        if len(self._new) >= 2000:
+            self._store()
+
+    def _store(self) -> None:
+        with _storage_errors(self.path):
+            self._db.execute("BEGIN")
+            self._db.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", self._new)
+            self._db.execute("COMMIT")
+        self._new = []
+
+    def __contains__(self, path: bytes) -> bool:
+        if self._new:
+            self._store()
+        with _storage_errors(self.path):
+            return self._db.execute("SELECT 1 FROM sums WHERE place = ?", (order(path),)).fetchone() is not None
+
+    def resolve(self, others: Callable[[], Iterable["Entry"]]) -> None:
+        """Give further names of a file the checksum of the first.
+
+        :param others: gives entries that know the checksums of files that were not copied
+        """
+        self._store()
+        with _storage_errors(self.path):
+            self._resolve()
+            wanted = {row[0] for row in self._db.execute("SELECT DISTINCT first FROM sums WHERE sum = ''")}
+            if wanted:
+                self._db.execute("CREATE INDEX IF NOT EXISTS by_first ON sums (first) WHERE sum = ''")
+                for entry in others():
+                    if entry.checksum and order(entry.path) in wanted:
+                        self._db.execute("UPDATE sums SET sum = ? WHERE first = ? AND sum = ''", (entry.checksum, order(entry.path)))
+            self._db.execute("DELETE FROM sums WHERE sum = ''")
+
+    def _resolve(self) -> None:
+        self._db.execute(
+            "UPDATE sums SET sum = coalesce((SELECT other.sum FROM sums other WHERE other.place = sums.first), '') "
+            "WHERE sum = '' AND first IS NOT NULL"
+        )
+
+    def in_order(self) -> Iterator[Tuple[bytes, Tuple[str, bytes]]]:
+        """Return ``(order key, (checksum, first))`` for all, in order."""
+        self._store()
+        with _storage_errors(self.path):
+            for place, checksum, first in self._db.execute("SELECT place, sum, first FROM sums ORDER BY place"):
+                yield place, (checksum, first.replace(b"\0", b"/") if first else b"")
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._db.close()
+        if self.path and os.path.lexists(self.path):
+            os.unlink(self.path)
+
+
+@contextmanager
+def _storage_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        number = errno.ENOSPC if "full" in str(error) else errno.EIO
+        raise OSError(number, "%s (sqlite: %s)" % (os.strerror(number), error), os.path.dirname(path) or "/var/tmp") from error
+
+
+class Ahead:
+    """Goes through ``(key, value)`` pairs that are in order, along with something else in the same order."""
+
+    def __init__(self, pairs: Iterable[Tuple[bytes, Any]]) -> None:
+        self._pairs = iter(pairs)
+        self._next: Optional[Tuple[bytes, Any]] = next(self._pairs, None)
+
+    def at(self, key: bytes) -> Any:
+        """Return the value of a key, None where there is none. Keys are asked for in order."""
+        while self._next is not None and self._next[0] < key:
+            self._next = next(self._pairs, None)
+        return self._next[1] if self._next is not None and self._next[0] == key else None
+
+
+# -- writing
+
+
+class Totals(NamedTuple):
+    """Regular files below a tree: how many, their bytes, and the bytes that the disk has allocated for them."""
+
+    files: int
+    bytes: int
+    allocated: int
+
+
+def write(
+    generation: str,
+    sums: Sums,
+    base: Callable[[], Iterable[Entry]],
+    trees: Iterable[str],
+    summary: Callable[[Dict[str, Totals]], Dict[str, Any]],
+    *,
+    leave_out: Tuple[bytes, ...] = (),
+) -> List[bytes]:
+    """Write the manifest of a generation and bring it to the disk. Return the paths whose checksum is not known; then nothing
+    was written.
+
+    :param sums: what rsync told
+    :param base: gives the entries of the generation that unchanged files were taken from
+    :param trees: names of the trees, to be counted
+    :param summary: is given the totals by tree and returns the summary
+    """
+    root = os.fsencode(generation)
+    entries = os.path.join(generation, "." + NAME + ".entries")
+    leave_out = (*leave_out, os.fsencode(os.path.basename(entries)), os.fsencode(NAME))
+    totals = _Counter(trees)
+    unknown: List[bytes] = []
+    try:
+        with open(entries, "wb", opener=_private) as file:
+            separator = b""
+            for entry, allocated in _summed(root, sums, base, leave_out):
+                if entry.type == FILE and not entry.checksum:
+                    unknown.append(entry.path)
+                totals.count(entry, allocated)
+                file.write(separator + _line(entry))
+                separator = b",\n"
+        if unknown:
+            return unknown
+        head = summary(totals.totals())
+        with open(os.path.join(generation, NAME), "wb", opener=_private) as file:
+            seal = hashlib.sha256()
+            for part in _parts(head, entries, bool(separator)):
+                seal.update(part)
+                file.write(part)
+            file.write(_SEAL + seal.hexdigest().encode() + _END)
+            file.flush()
+            os.fsync(file.fileno())
+        return []
+    finally:
+        if os.path.lexists(entries):
+            os.unlink(entries)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _summed(root: bytes, sums: Sums, base: Callable[[], Iterable[Entry]], leave_out: Tuple[bytes, ...]) -> Iterator[Tuple[Entry, int]]:
+    """Return the entries of a generation with their checksums, in order, and the bytes allocated for each."""
+    told = Ahead(sums.in_order())
+    before = Ahead((order(entry.path), entry) for entry in base())
+    for entry, allocated in walk(root, leave_out=leave_out):
+        if entry.type == FILE:
+            key = order(entry.path)
+            old: Optional[Entry] = before.at(key)
+            new: Optional[Tuple[str, bytes]] = told.at(key)
+            if new is not None:
+                entry = entry._replace(checksum=new[0], first=new[1])
+            elif old is not None and (old.type, old.size, old.mtime_ns) == (FILE, entry.size, entry.mtime_ns):
+                # What rsync goes by, too: these are the contents that the generation before has under this name.
+                first = old.first if old.first and _same_file(root, entry.path, old.first) else b""
+                entry = entry._replace(checksum=old.checksum, first=first)
+        yield entry, allocated
+
+
+def _same_file(root: bytes, one: bytes, other: bytes) -> bool:
+    try:
+        return os.path.samestat(os.lstat(os.path.join(root, one)), os.lstat(os.path.join(root, other)))
+    except FileNotFoundError:
+        return False
+
+
+class _Counter:
+    """Counts what lies below each tree."""
+
+    def __init__(self, trees: Iterable[str]) -> None:
+        self._counts: Dict[str, List[int]] = {name: [0, 0, 0] for name in trees}
+        # A tree may lie in another one's directory: the longest name is the one that a path belongs to.
+        self._prefixes = sorted(((os.fsencode(name), count) for name, count in self._counts.items()), key=lambda pair: -len(pair[0]))
+
+    def count(self, entry: Entry, allocated: int) -> None:
+        if entry.type != FILE:
+            return
+        for name, count in self._prefixes:
+            if entry.path == name or entry.path.startswith(name + b"/"):
+                count[0] += 1
+                count[1] += entry.size
+                count[2] += 0 if entry.first else allocated
+                return
+
+    def totals(self) -> Dict[str, Totals]:
+        return {name: Totals(*count) for name, count in self._counts.items()}
+
+
+def _parts(summary: Dict[str, Any], entries: str, any_entry: bool) -> Iterator[bytes]:
+    yield b"{\n"
+    for key, value in summary.items():
+        yield b"%s: %s,\n" % (_quoted(key).encode(), json.dumps(value).encode())
+    yield _FILES
+    with open(entries, "rb") as file:
+        part = file.read(1 << 18)
+        while part:
+            yield part
+            part = file.read(1 << 18)
+    yield (b"\n" if any_entry else b"") + _FILES_END
+
+
+def _line(entry: Entry) -> bytes:
+    more = ""
+    if entry.checksum:
+        more += ',"checksum":"%s"' % entry.checksum
+    if entry.target:
+        more += ',"target":%s' % _text(entry.target)
+    if entry.first:
+        more += ',"same_as":%s' % _text(entry.first)
+    return (
+        '{"path":%s,"type":"%s","size":%d,"mtime_ns":%d,"mode":"%04o","uid":%d,"gid":%d%s}'
+        % (_text(entry.path), entry.type, entry.size, entry.mtime_ns, entry.mode, entry.uid, entry.gid, more)
+    ).encode()
+
+
+def _text(name: bytes) -> str:
+    return _quoted(name.decode("utf-8", "surrogateescape"))
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+# -- reading
+
+
+def summary(generation: str) -> Dict[str, Any]:
+    """Return the summary of a generation, without a look at its files.
+
+    :raises Damaged: there is none
+    """
+    lines: List[bytes] = []
+    try:
+        with open(os.path.join(generation, NAME), "rb") as file:
+            for line in file:
+                if line == _FILES:
+                    value = json.loads(b"".join(lines) + b'"files":[]}')
+                    del value["files"]
+                    return dict(value)
+                lines.append(line)
+    except (OSError, ValueError) as error:
+        raise _damaged(generation, error) from error
+    raise _damaged(generation)
+
+
+def _damaged(generation: str, error: Optional[Exception] = None) -> Damaged:
+    return Damaged("the manifest of %s can't be read: %s" % (generation, getattr(error, "strerror", None) or "it is not what was written"))
+
+
+def entries(generation: str) -> Iterator[Entry]:
+    """Return the entries of a generation's manifest, in order.
+
+    :raises Damaged: at the end, when the manifest is not what was written; at any entry that can't be read
+    """
+    try:
+        for line in _sealed(generation):
+            yield _entry(line)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(generation, error) from error
+
+
+def check(generation: str) -> None:
+    """Make sure that a manifest is what was written, by its own checksum.
+
+    :raises Damaged: it is not
+    """
+    try:
+        for _entry_line in _sealed(generation):
+            pass
+    except OSError as error:
+        raise _damaged(generation, error) from error
+
+
+def _sealed(generation: str) -> Iterator[bytes]:
+    """Return the lines of the entries, and find out at the end whether any bit of the file has changed."""
+    seal = hashlib.sha256()
+    found = b""
+    inside = False
+    with open(os.path.join(generation, NAME), "rb") as file:
+        for line in file:
+            if line.startswith(_SEAL) and not inside:
+                found = line + file.read(len(_END) + 1)
+                break
+            seal.update(line)
+            if inside and line == _FILES_END:
+                inside = False
+            elif inside:
+                yield line
+            elif line == _FILES:
+                inside = True
+    if found != _SEAL + seal.hexdigest().encode() + _END:
+        raise Damaged("the manifest of %s is damaged: it does not have the checksum that it states" % generation)
+
+
+def _entry(line: bytes) -> Entry:
+    value = json.loads(line.rstrip(b",\n"))
+    return Entry(
+        _bytes(value["path"]),
+        value["type"],
+        value["size"],
+        value["mtime_ns"],
+        int(value["mode"], 8),
+        value["uid"],
+        value["gid"],
+        value.get("checksum", ""),
+        _bytes(value.get("target", "")),
+        _bytes(value.get("same_as", "")),
+    )
+
+
+# -- comparing
+
+
+class Fault(NamedTuple):
+    """Something in a copy that is not as its manifest says.
+
+    :ivar path: for people; what is not printable is escaped
+    """
+
+    path: str
+    what: str
+
+    def text(self) -> str:
+        return "%s: %s" % (self.path, self.what)
+
+
+def shown(path: bytes) -> str:
+    """Return a path for people, on one line."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def compare(expected: Iterable[Entry], found: Iterable[Entry], sums: Sums, *, times: bool = True) -> Iterator[Fault]:
+    """Return every Fault of what was found against what is expected, both in order.
+
+    :param times: times of modification count too
+    """
+    told = Ahead(sums.in_order())
+    left, right = iter(expected), iter(found)
+    one, other = next(left, None), next(right, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and order(one.path) < order(other.path)):
+            assert one is not None
+            yield Fault(shown(one.path), "missing")
+            one = next(left, None)
+        elif one is None or order(other.path) < order(one.path):
+            yield Fault(shown(other.path), "not in the manifest")
+            other = next(right, None)
+        else:
+            checksum = told.at(order(one.path))
+            for what in _differences(one, other, checksum[0] if checksum else "", times):
+                yield Fault(shown(one.path), what)
+            one, other = next(left, None), next(right, None)
+
+
+def _differences(expected: Entry, found: Entry, checksum: str, times: bool) -> Iterator[str]:
+    if expected.type != found.type:
+        yield "is a %s, was a %s" % (found.type, expected.type)
+        return
+    if expected.type == FILE:
+        if expected.size != found.size:
+            yield "has %d bytes, had %d" % (found.size, expected.size)
+        elif not checksum:
+            yield "can't be read"
+        elif expected.checksum != checksum:
+            yield "contents changed (checksum %s, was %s)" % (checksum, expected.checksum)
+    if expected.target != found.target:
+        yield "points to %s, pointed to %s" % (shown(found.target), shown(expected.target))
+    if expected.mode != found.mode:
+        yield "has mode %04o, had %04o" % (found.mode, expected.mode)
+    if (expected.uid, expected.gid) != (found.uid, found.gid):
+        yield "belongs to %d:%d, belonged to %d:%d" % (found.uid, found.gid, expected.uid, expected.gid)
+    if times and expected.mtime_ns != found.mtime_ns:
+        yield "was modified at another time"

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The server's process and its systemd unit, for a restore: found, stopped, started, and asked whether it answers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import time
+from dataclasses import dataclass
+from typing import List, Optional
+
+from .errors import CommandError, StillpointError
+from .mysql.server import unit_of
+from .process import PATH, run
+
+PROGRAMS = ("mysqld", "mariadbd")  # and what begins so: mysqld_safe would start the server again
+
+_STOP_TIMEOUT = 1800.0  # a large buffer pool is written out first; Debian's own unit gives it 900 s
+_START_TIMEOUT = 1800.0  # it may have to recover
+_ANSWER_TIMEOUT = 60.0
+
+_LISTENING = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
+_PROTOCOL_10, _ERROR = 0x0A, 0xFF  # first byte of what a server says to whoever connects
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server's process that works in a data directory.
+
+    :ivar unit: the systemd unit whose main process it is; None when it is none's
+    """
+
+    pid: int
+    program: str
+    unit: Optional[str]
+
+
+def running_in(directory: str) -> Optional[Running]:
+    """Return the server that works in a data directory (it has that for its working directory); None when there is none."""
+    try:
+        wanted = os.stat(directory)
+    except OSError:
+        return None
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open("/proc/%s/comm" % name, encoding="utf-8", errors="replace") as file:
+                program = file.read().strip()
+            if program.startswith(PROGRAMS) and os.path.samestat(os.stat("/proc/%s/cwd" % name), wanted):
+                return Running(int(name), program, _unit(int(name)))
+        except OSError:
+            continue  # it has ended
+    return None
+
+
+def systemd_runs() -> bool:
+    """Tell whether units can be asked for here."""
+    return os.path.isdir("/run/systemd/system") and shutil.which("systemctl", path=PATH) is not None
+
+
+def _unit(pid: int) -> Optional[str]:
+    """Return the unit whose main process this is. Merely to run in a unit's control group is not enough: a server that was
+    started by hand runs in that of the login."""
+    unit = unit_of(pid)
+    if unit is None or not systemd_runs():
+        return None
+    main = _show(unit, "MainPID")
+    return unit if main in (str(pid), str(_parent(pid))) else None
+
+
+def _parent(pid: int) -> int:
+    with open("/proc/%d/status" % pid, encoding="utf-8", errors="replace") as file:
+        match = re.search(r"^PPid:\s+(\d+)", file.read(), re.MULTILINE)
+    return int(match.group(1)) if match else 0
+
+
+def _show(unit: str, what: str) -> str:
+    return run(["systemctl", "show", "--property=" + what, "--value", "--", unit], check=False).stdout.strip()
+
+
+def exists(unit: str) -> bool:
+    """Tell whether systemd here knows a unit and would start it."""
+    return systemd_runs() and _show(unit, "LoadState") == "loaded"
+
+
+def stop(unit: str) -> None:
+    """Stop a unit.
+
+    :raises CommandError: it does not stop
+    """
+    run(["systemctl", "stop", "--", unit], timeout=_STOP_TIMEOUT)
+
+
+def start(unit: str, directory: str) -> None:
+    """Start a unit, and wait until its server answers from a data directory.
+
+    :raises StillpointError: it does not start, or does not answer
+    """
+    try:
+        run(["systemctl", "start", "--", unit], timeout=_START_TIMEOUT)
+    except CommandError as error:
+        raise StillpointError("%s does not start (journalctl -u %s says why)" % (unit, unit)) from error
+    deadline = time.monotonic() + _ANSWER_TIMEOUT
+    while True:
+        server = running_in(directory)
+        if server is not None and answers(server.pid):
+            return
+        if time.monotonic() > deadline or _show(unit, "ActiveState") == "failed":
+            raise StillpointError("%s was started, and its server does not answer (journalctl -u %s says why)" % (unit, unit))
+        time.sleep(0.5)
+
+
+def answers(pid: int) -> bool:
+    """Tell whether a server greets who connects to one of its sockets. No account is needed for that."""
+    return any(_greets(path) for path in _sockets(pid))
+
+
+def _sockets(pid: int) -> List[str]:
+    """Return the paths of the sockets that a process listens on."""
+    own = set()
+    try:
+        for name in os.listdir("/proc/%d/fd" % pid):
+            try:
+                match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink("/proc/%d/fd/%s" % (pid, name)))
+            except OSError:
+                continue  # closed since
+            if match:
+                own.add(match.group(1))
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.rstrip("\n").split(None, 7) for line in file.readlines()[1:]]
+    except OSError:
+        return []
+    return [line[7] for line in lines if len(line) == 8 and line[6] in own and int(line[3], 16) & _LISTENING]
+
+
+def _greets(path: str) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(2)
+            connection.connect(path)
+            said = connection.recv(5)
+    except OSError:
+        return False
+    return len(said) == 5 and said[4] in (_PROTOCOL_10, _ERROR)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A copy from snapshots by itself, for a playbook: the module lvm_snapshot_rsync."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from . import plan as planning
+from .backup import copy_trees, snapshot_facts
+from .copy import rsync
+from .copy.estimate import estimate
+from .errors import StillpointError, UsageError
+from .job import host_name
+from .observe.progress import Reporter
+from .point import Point, iso, new_run_id, point_in_time
+from .process import require
+from .quiesce import MODULE_JOB
+from .reading import mounted
+from .repository.generations import JobDirectory
+from .storage import dm, layout, leftovers, lvm, sizes
+from .storage import snapshots as snapshot_values
+from .storage.layout import FILES
+from .storage.leftovers import COLLECTION, KEPT, Owner, this_process
+from .storage.mounts import Tree
+from .storage.snapshots import Snapshot, Target, Watch
+from .version import VERSION
+
+GENERATIONS, MIRROR = "generations", "mirror"
+
+
+@dataclass(frozen=True)
+class CopyRequest:
+    """The module's options, by their names."""
+
+    dest: str
+    snapshots: Tuple[Mapping[str, Any], ...] = ()
+    src: Tuple[str, ...] = ()
+    point: Optional[Mapping[str, Any]] = None
+    layout: str = GENERATIONS
+    rsync_opts: Tuple[str, ...] = ()
+    exclude: Tuple[str, ...] = ()
+    bwlimit: Optional[str] = None
+    snapshot_size: str = "auto"
+    keep_snapshot: bool = False
+    checksum: bool = False
+
+
+def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
+    """Copy from the snapshots and return what the module returns. Snapshots are removed at the end, also after a failure,
+    unless keep_snapshot asks for them to stay.
+
+    :raises StillpointError: nothing was published; a mirror may be half way
+    """
+    started = time.monotonic()
+    owner = this_process(new_run_id(), MODULE_JOB)
+    with ExitStack() as stack:
+        point = stack.enter_context(_given(request, owner) if request.snapshots else _taken(request, owner, reporter))
+        trees = _trees(request, point.snapshots)
+        planning.check_repository(request.dest, [tree.source for tree in trees])
+        watch = Watch(list(point.snapshots), stack.enter_context(dm.Control()))
+        directory = JobDirectory(request.dest)
+        total, _new = estimate(trees, {})
+        if request.layout == MIRROR:
+            with mounted(point.snapshots, owner) as to_snapshot:
+                copied = rsync.mirror(
+                    [to_snapshot(tree) for tree in trees],
+                    request.dest,
+                    bwlimit=request.bwlimit,
+                    options=request.rsync_opts,
+                    checksum=request.checksum,
+                    on_progress=lambda done: reporter.progress(done, total),
+                    watch=watch,
+                )
+                watch.check()
+            result = {
+                "generation": None,
+                "path": request.dest,
+                "files": copied.files,
+                "bytes": copied.bytes,
+                "bytes_transferred": copied.bytes_transferred,
+            }
+        else:
+            with directory.lock():
+                directory.clean()
+                with directory.begin(owner.run_id) as partial:
+                    with mounted(point.snapshots, owner) as to_snapshot:
+                        copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)
+                    generation = partial.publish(point.time, _summary(point, request, watch, started))
+            result = {
+                "generation": generation.name,
+                "path": generation.path,
+                "files": sum(copied.files for copied in copies),
+                "bytes": sum(copied.bytes for copied in copies),
+                "bytes_transferred": sum(copied.bytes_transferred for copied in copies),
+            }
+    used = max(watch.used_percent.values(), default=None)
+    removed = [] if request.keep_snapshot else [snapshot.full_name for snapshot in point.snapshots]
+    return {**result, "duration_s": round(time.monotonic() - started, 1), "snapshot_used_percent": used, "removed": removed}
+
+
+def copy_plan(request: CopyRequest) -> Dict[str, Any]:
+    """Return what `copy` would do, as far as it can be known, with nothing changed."""
+    if request.snapshots:
+        given = _checked(request)
+        trees = _trees(request, given)
+        removed = [snapshot.full_name for snapshot in given]
+    else:
+        targets = _targets(request)
+        trees = [planning.tree_for(FILES, path, request.exclude) for path in request.src]
+        removed = ["%s/(a new snapshot of %s)" % (target.volume.vg, target.volume.name) for target in targets]
+    planning.check_repository(request.dest, [tree.source for tree in trees])
+    directory = JobDirectory(request.dest)
+    total, new = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(directory))
+    return {
+        "generation": None,
+        "path": request.dest,
+        "files": None,
+        "bytes": total,
+        "bytes_transferred": new,
+        "duration_s": 0,
+        "snapshot_used_percent": None,
+        "removed": [] if request.keep_snapshot else removed,
+    }
+
+
+def _targets(request: CopyRequest) -> List[Target]:
+    """Return the volumes to snapshot for `src` alone."""
+    require("lvs", "rsync", "mount", "sync")
+    if not request.src:
+        raise UsageError("give snapshots (what mysql_quiesce_snapshot returned) or src (paths to snapshot and copy)")
+    known = lvm.volumes()
+    located = layout.locate([(FILES, path) for path in request.src], known)
+    inside = layout.volume_of(request.dest, known) if os.path.isdir(request.dest) else None
+    own_writes = {}
+    if inside is not None:
+        trees = [planning.tree_for(FILES, path, request.exclude) for path in request.src]
+        own_writes[inside.full_name] = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(JobDirectory(request.dest)))[1]
+    return layout.targets(located, [], sizes.parse(request.snapshot_size), known, own_writes)
+
+
+@contextmanager
+def _taken(request: CopyRequest, owner: Owner, reporter: Reporter) -> Iterator[Point]:
+    """Take snapshots for `src` alone: sync, snapshot; no server is asked."""
+    targets = _targets(request)
+    reporter.stage("snapshot")
+    with point_in_time(targets, owner, None, reporter.note, hand_over=request.keep_snapshot) as point:
+        yield point
+        if request.keep_snapshot:
+            for snapshot in point.snapshots:
+                lvm.retag(snapshot.full_name, add=[KEPT])
+
+
+@contextmanager
+def _given(request: CopyRequest, owner: Owner) -> Iterator[Point]:
+    """Make the snapshots that a playbook holds this process's own for as long as it lasts, and remove them at the end."""
+    given = _checked(request)
+    for snapshot in given:
+        _hand(snapshot, add=owner.tags(), drop_kept=not request.keep_snapshot)
+    facts = request.point or {}
+    try:
+        yield Point(
+            run_id=str(facts.get("run_id") or owner.run_id),
+            time=_moment(facts.get("time")),
+            snapshots=given,
+            lock=facts.get("lock"),
+            coordinates=facts.get("coordinates"),
+            server=facts.get("server"),
+        )
+    finally:
+        if not request.keep_snapshot:
+            for snapshot in given:
+                leftovers.remove(snapshot.full_name)
+
+
+def _hand(snapshot: Snapshot, *, add: Sequence[str], drop_kept: bool) -> None:
+    """Replace the tags that name a snapshot's owner. It is never without one: a kill in between leaves it to be found."""
+    volume = lvm.by_name(lvm.volumes(), snapshot.full_name)
+    old = [tag for tag in (volume.tags if volume else ()) if tag.startswith(COLLECTION + ".") and tag not in add and (drop_kept or tag != KEPT)]
+    lvm.retag(snapshot.full_name, add=add, remove=old)
+
+
+def _checked(request: CopyRequest) -> List[Snapshot]:
+    """Return the snapshots that were given, made sure of: each exists, is ours, and is of the origin that it should be of."""
+    require("lvs", "rsync", "mount")
+    known = lvm.volumes()
+    given = [snapshot_values.from_dict(facts) for facts in request.snapshots]
+    for snapshot in given:
+        volume = lvm.by_name(known, snapshot.full_name)
+        if volume is None:
+            raise StillpointError("the snapshot %s does not exist any more" % snapshot.full_name)
+        if leftovers.owner(volume.tags) is None or volume.origin != snapshot.origin:
+            raise StillpointError(
+                "%s is not a snapshot of %s/%s that mysql_quiesce_snapshot made" % (snapshot.full_name, snapshot.vg, snapshot.origin)
+            )
+    return given
+
+
+def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:
+    """Return the trees to copy: `src`, or all that the snapshots hold."""
+    roles = {hold.path: hold.role for snapshot in given for hold in snapshot.holds}
+    paths = request.src or tuple(roles)
+    if not paths:
+        raise UsageError("the snapshots hold no path that was asked for: name the paths to copy in src")
+    return [planning.tree_for(roles.get(path.rstrip("/") or "/", FILES), path.rstrip("/") or "/", request.exclude) for path in paths]
+
+
+def _moment(text: Any) -> datetime:
+    """Return the moment that an ISO 8601 text names; now where there is none."""
+    if not text:
+        return datetime.now(timezone.utc)
+    try:
+        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+    except ValueError as error:
+        raise UsageError("point.time %r is not a time as mysql_quiesce_snapshot returns it" % text) from error
+
+
+def _summary(point: Point, request: CopyRequest, watch: Watch, started: float) -> Dict[str, Any]:
+    return {
+        "job": os.path.basename(request.dest.rstrip("/")),
+        "host": host_name(),
+        "time": iso(point.time),
+        "run_id": point.run_id,
+        "stillpoint": VERSION,
+        "server": point.server,
+        "lock": point.lock,
+        "coordinates": point.coordinates,
+        "snapshots": [snapshot_facts(snapshot, watch) for snapshot in watch.snapshots],
+        "copy": {"duration_s": round(time.monotonic() - started, 1), "rsync": rsync.version()},
+        "proof": None,
+        "warnings": [*point.warnings, *watch.warnings],
+        "duration_s": round(time.monotonic() - started, 1),
+    }

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which logical volumes hold the paths of a backup, and every reason why a snapshot of them would not do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ..errors import StillpointError
+from . import lvm, sizes
+from .leftovers import KEPT, owner
+from .lvm import LogicalVolume
+from .mounts import Mount, Place, is_below, mounted_below, place, table
+from .snapshots import Hold, Target
+
+FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs")
+FILES = "files"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A path of the backup with the volume that it lies on."""
+
+    role: str
+    path: str
+    place: Place
+    volume: LogicalVolume
+
+
+def locate(wanted: Sequence[Tuple[str, str]], known: Sequence[LogicalVolume]) -> List[Located]:
+    """Return where each ``(role, path)`` lies.
+
+    :raises StillpointError: one does not lie on a logical volume that can be snapshotted, or another file system is
+        mounted inside it, which the snapshot would lack
+    """
+    mounts = table()
+    found = [_located(role, path, known, mounts) for role, path in wanted]
+    covered = [one.place.path for one in found]
+    for one in found:
+        for point in mounted_below(one.place.path, mounts):
+            if point not in covered:
+                raise StillpointError(
+                    "%s is a file system of its own inside %s, and a snapshot would leave it out: %s"
+                    % (
+                        point,
+                        one.path,
+                        "name it in files beside it" if one.role == FILES else "the server's directories must lie on one file system each",
+                    )
+                )
+    return found
+
+
+def _located(role: str, path: str, known: Sequence[LogicalVolume], mounts: List[Mount]) -> Located:
+    where = place(path, mounts)
+    what = "the path" if role == FILES else "the server's %s directory" % role if role != "datadir" else "the data directory"
+    if where.mount.fs_type == "btrfs":
+        raise StillpointError("%s %s lies on btrfs, and a snapshot of its volume can't be mounted beside it: use btrfs' own snapshots" % (what, path))
+    volume = lvm.by_device(known, where.mount.major, where.mount.minor)
+    if volume is None:
+        raise StillpointError(
+            "%s %s lies on %s (%s), which is not a logical volume of LVM: no snapshot can be taken of it; move it to a logical volume"
+            % (what, path, where.mount.source, where.mount.fs_type)
+        )
+    return Located(role, path, where, volume)
+
+
+def check_volume(volume: LogicalVolume) -> None:
+    """Raise StillpointError where a volume can't be snapshotted, or should not be now."""
+    if volume.is_snapshot and not volume.thin:
+        raise StillpointError(
+            "%s is itself a snapshot (of %s), and LVM takes none of a snapshot: back up its origin" % (volume.full_name, volume.origin)
+        )
+    if volume.vg_missing_pvs:
+        raise StillpointError(
+            "volume group %s lacks %d of its physical volumes: repair it first (vgs -o+vg_missing_pv_count)" % (volume.vg, volume.vg_missing_pvs)
+        )
+
+
+def targets(
+    located: Sequence[Located], extra: Sequence[LogicalVolume], size: sizes.Size, known: Sequence[LogicalVolume], own_writes: Mapping[str, int]
+) -> List[Target]:
+    """Return a Target for each volume that holds something, or that was asked for by name; sizes fit the groups together.
+
+    :param extra: volumes asked for by name
+    :param own_writes: full name of a volume -> bytes that the copy itself will write to it
+    :raises StillpointError: a volume can't be snapshotted, or its group has no room
+    """
+    volumes: Dict[str, LogicalVolume] = {}
+    for volume in [one.volume for one in located] + list(extra):
+        volumes.setdefault(volume.full_name, volume)
+    found = []
+    free = {volume.vg: volume.vg_free for volume in volumes.values()}
+    for volume in volumes.values():
+        check_volume(volume)
+        mount = _main_mount(volume, located)
+        bytes_needed: Optional[int] = None
+        if not volume.thin:
+            bytes_needed = sizes.snapshot_size(
+                size,
+                name=volume.full_name,
+                origin_size=volume.size,
+                free=free[volume.vg],
+                extent=volume.extent,
+                own_writes=own_writes.get(volume.full_name, 0),
+            )
+            free[volume.vg] -= bytes_needed
+        holds = tuple(Hold(one.role, one.path, one.place.below) for one in located if one.volume.full_name == volume.full_name)
+        found.append(Target(volume, bytes_needed, mount.fs_type, mount.mount_point, holds))
+    return found
+
+
+def _main_mount(volume: LogicalVolume, located: Sequence[Located]) -> Mount:
+    """Return the mount by which a volume is synced: the one its paths were found through, or any."""
+    for one in located:
+        if one.volume.full_name == volume.full_name:
+            return _checked(volume, one.place.mount)
+    for mount in table():
+        if (mount.major, mount.minor) == (volume.major, volume.minor):
+            return _checked(volume, mount)
+    raise StillpointError("%s is not mounted: there is no file system to sync, and nothing of a server's on it" % volume.full_name)
+
+
+def _checked(volume: LogicalVolume, mount: Mount) -> Mount:
+    if mount.fs_type not in FILE_SYSTEMS:
+        raise StillpointError(
+            "%s carries %s: file systems that can be backed up from a snapshot here are %s"
+            % (volume.full_name, mount.fs_type, ", ".join(FILE_SYSTEMS))
+        )
+    return mount
+
+
+def kept_by_playbooks(known: Sequence[LogicalVolume]) -> List[str]:
+    """Return the snapshots that a playbook was given and that still exist: they fill up as long as they are kept."""
+    return [volume.full_name for volume in known if KEPT in volume.tags and owner(volume.tags) is not None]
+
+
+def volume_of(path: str, known: Sequence[LogicalVolume]) -> Optional[LogicalVolume]:
+    """Return the volume that a path lies on; None where it lies on none."""
+    where = place(path)
+    return lvm.by_device(known, where.mount.major, where.mount.minor)
+
+
+def lies_in(path: str, directories: Sequence[str]) -> Optional[str]:
+    """Return the first of the directories that a path is or lies in, symlinks followed; None where it lies in none."""
+    real = place(path).path
+    return next((directory for directory in directories if is_below(real, place(directory).path)), None)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to this collection: may change with any release.
+"""The door of a module: what goes wrong behind it becomes one ``fail_json``, here and nowhere else."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ._core.errors import CommandError, StillpointError, Stopped
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Raise Stopped for the first signal; those that follow must not cut the clean-up short."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(signal.Signals(number).name)
+
+
+def failure(error: BaseException) -> Dict[str, Any]:
+    """Return the arguments of ``fail_json`` for what was raised."""
+    if isinstance(error, CommandError):
+        return {"msg": str(error), "exit_code": error.exit_code, "cmd": error.cmd, "rc": error.rc, "stderr": error.stderr}
+    if isinstance(error, StillpointError):
+        return {"msg": str(error), "exit_code": error.exit_code}
+    if isinstance(error, Stopped):
+        return {"msg": "%s; what had been opened was closed, and nothing was published" % error, "exit_code": 1}
+    return {
+        "msg": "unexpected %s: %s (a fault in stillpoint.backup: please report it with the traceback that -vvv shows)" % (type(error).__name__, error),
+        "exit_code": 1,
+        "exception": traceback.format_exc(),
+    }
+
+
+@contextmanager
+def door(module: AnsibleModule) -> Iterator[None]:
+    """Turn whatever is raised inside into ``fail_json``, and SIGTERM, SIGINT and SIGHUP into a clean-up and a failure."""
+    for each in _SIGNALS:
+        signal.signal(each, _stop)
+    try:
+        yield
+    except (Stopped, Exception) as error:  # pylint: disable=broad-exception-caught
+        module.fail_json(**failure(error))
+
+
+def difference(header: str, before: List[str], after: List[str]) -> Dict[str, str]:
+    """Return the ``diff`` of a module whose work is a list of things that are there or not, one to a line."""
+    return {
+        "before_header": header,
+        "after_header": header,
+        "before": "".join("%s\n" % line for line in before),
+        "after": "".join("%s\n" % line for line in after),
+    }

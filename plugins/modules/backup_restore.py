@@ -1,0 +1,178 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_restore
+version_added: 0.1.0
+author: The Stillpoint contributors (@stillpoint)
+short_description: Put a backup of a host back
+description:
+  - Puts a generation back in place with the host's agent. The files are copied beside the live ones and compared with the
+    checksums of the manifest first; only then is the server stopped, old and new are exchanged, and the server is started.
+  - What is replaced is kept beside it, as C(/var/lib/mysql.replaced-TIME), until somebody runs C(stillpoint restore JOB --discard-replaced).
+  - A generation that does not agree with its checksums is refused before anything live is touched.
+  - The restore does not depend on the connection. If that breaks, the restore goes on, and the module follows it again when
+    the host can be reached.
+options:
+  job:
+    description: The job whose backup it is. May be left out where the host has a single job.
+    type: str
+  generation:
+    description: The generation to put back. Default is the newest good one.
+    type: str
+  dest:
+    description: Put the trees below this directory and leave everything live alone. No server is stopped.
+    type: path
+  parts:
+    description: What of it to put back, all of it, the database alone or the files alone.
+    type: str
+    choices: [all, database, files]
+    default: all
+  timeout:
+    description: Seconds after which a restore that is still running is told to end and to clean up.
+    type: int
+    default: 86400
+  poll_interval:
+    description: Seconds between two looks at how far it is.
+    type: int
+    default: 3
+  reconnect_timeout:
+    description: Seconds for which a host that can't be reached any more is tried again before the module gives up following the restore.
+    type: int
+    default: 600
+extends_documentation_fragment:
+  - stillpoint.backup.attributes
+  - stillpoint.backup.attributes.action
+  - stillpoint.backup.failures
+attributes:
+  check_mode:
+    support: full
+    details: Returns what would be done, and fails where the restore would be refused.
+  diff_mode:
+    support: none
+  async:
+    support: none
+    details: It is started asynchronously anyway.
+seealso:
+  - module: stillpoint.backup.backup_info
+  - module: stillpoint.backup.backup_run
+"""
+
+EXAMPLES = r"""
+- name: See what a restore of the newest good backup would do
+  stillpoint.backup.backup_restore:
+    job: etrial
+  check_mode: true
+  register: plan
+
+- name: Put it below another directory, with nothing live touched
+  stillpoint.backup.backup_restore:
+    job: etrial
+    dest: /backups/look
+
+- name: Put it back in place
+  stillpoint.backup.backup_restore:
+    job: etrial
+  register: restored
+"""
+
+RETURN = r"""
+job:
+  description: The job.
+  type: str
+  returned: success
+  sample: etrial
+generation:
+  description: The generation that was put back, in check mode the one that would be.
+  type: str
+  returned: success
+  sample: 2026-11-22T02-00-05Z
+replaced:
+  description: What was there before, and where it is kept.
+  type: list
+  elements: raw
+  returned: success, not in check mode
+files:
+  description: Number of files that were put back.
+  type: int
+  returned: success, not in check mode
+  sample: 5124
+bytes:
+  description: Their size in bytes.
+  type: int
+  returned: success, not in check mode
+  sample: 1503238553
+duration_s:
+  description: Seconds that it took.
+  type: float
+  returned: success, not in check mode
+  sample: 41.5
+service:
+  description: The server's unit that was stopped and started, V(none) where none was.
+  type: raw
+  returned: success, not in check mode
+report:
+  description: What was done, for people. In check mode what would be, one step to a line.
+  type: list
+  elements: str
+  returned: always
+  sample: ["db1: etrial 2026-11-22T02-00-05Z is back: 1.4 GiB in 5,124 files, 41.5 s"]
+"""
+
+from typing import Any, Dict, List
+
+from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
+from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe import text
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import door
+
+OWN = ArgumentSpec(
+    {
+        "job": {"type": "str"},
+        "generation": {"type": "str"},
+        "dest": {"type": "path"},
+        "parts": {"type": "str", "choices": ["all", "database", "files"], "default": "all"},
+        "timeout": {"type": "int", "default": 86400},
+        "poll_interval": {"type": "int", "default": 3},
+        "reconnect_timeout": {"type": "int", "default": 600},
+    }
+)
+
+
+def command(params: Dict[str, Any], job: str) -> List[str]:
+    """Return the agent's words for a restore."""
+    words = ["restore", job, *([params["generation"]] if params["generation"] else [])]
+    words += ["--to", params["dest"]] if params["dest"] else []
+    words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
+    return words
+
+
+def plan(words: List[str]) -> Dict[str, Any]:
+    """Return what the restore would do."""
+    facts = _agent.ask(*words, "--dry-run")
+    return {"generation": facts["generation"], "report": _agent.tell(*words, "--dry-run").splitlines()}
+
+
+def perform(words: List[str], job: str, timeout: int) -> Dict[str, Any]:
+    """Restore; return what came of it."""
+    done = _agent.ask(*words, "--yes", timeout=timeout)
+    size, files, took = text.size(done["bytes"]), text.count(done["files"]), text.duration(done["duration_s"])
+    line = "%s %s is back: %s in %s files, %s" % (job, done["generation"], size, files, took)
+    return {**done, "report": [line, *("what was replaced is kept as %s" % kept for kept in done["replaced"])]}
+
+
+def main() -> None:
+    module = OWN.module()
+    params = module.params
+    with door(module):
+        job = _agent.only_job(params["job"])
+        words = command(params, job)
+        result = plan(words) if module.check_mode else perform(words, job, params["timeout"])
+    module.exit_json(changed=True, job=job, **{key: value for key, value in result.items() if key not in ("job", "changed")})
+
+
+if __name__ == "__main__":
+    main()

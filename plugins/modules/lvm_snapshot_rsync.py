@@ -1,0 +1,214 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lvm_snapshot_rsync
+version_added: 0.1.0
+author: The Stillpoint contributors (@stillpoint)
+short_description: Copy directory trees from LVM snapshots with rsync
+description:
+  - Mounts LVM snapshots read-only where only this module sees them, copies trees from them with rsync, unmounts and removes them.
+  - The snapshots are those of M(stillpoint.backup.mysql_quiesce_snapshot); or, with O(src) alone, the module takes them
+    itself (sync, snapshot), which is the backup of a file tree that changes while it is being copied.
+  - With O(layout=generations) each run adds a new directory below O(dest) that shares unchanged files with the last one and
+    is there whole or not at all. With O(layout=mirror) there is one tree, kept in step.
+  - A thick snapshot is watched while rsync runs and extended while the volume group has room. A copy of which the snapshot
+    became invalid, even after its last byte was read, fails and is not published.
+  - Owners, modes, times, ACLs, extended attributes, hard links and sparse files are kept.
+options:
+  snapshots:
+    description: The snapshots to copy from, as RV(stillpoint.backup.mysql_quiesce_snapshot#module:snapshots) has them.
+    type: list
+    elements: dict
+  point:
+    description:
+      - All that M(stillpoint.backup.mysql_quiesce_snapshot) returned. Its time, lock, coordinates and server go into the
+        manifest of the new generation.
+      - O(snapshots) may then be left out.
+    type: dict
+  src:
+    description:
+      - The paths to copy, as they are called on the live system (V(/var/lib/mysql)).
+      - With O(snapshots), default is all that these hold. Without, the module takes the snapshots itself.
+    type: list
+    elements: path
+  dest:
+    description: The directory to copy to. It has to exist, so that a disk that is not mounted is noticed.
+    type: path
+    required: true
+  layout:
+    description:
+      - V(generations) makes a new generation each time, C(DEST/2026-11-22T02-00-05Z) with a C(manifest.json) in it.
+      - V(mirror) keeps the tree C(DEST) itself in step with the sources, and deletes there what is no longer at the source.
+    type: str
+    choices: [generations, mirror]
+    default: generations
+  exclude:
+    description: Patterns of rsync for files that are left out. Never applied to the files of the server, which all belong together.
+    type: list
+    elements: str
+    default: []
+  rsync_opts:
+    description: Further options for rsync, one to an element.
+    type: list
+    elements: str
+    default: []
+  bwlimit:
+    description: The most that rsync may read, in KiB/s or with a unit as in V(50m).
+    type: str
+  checksum:
+    description: Compare files by their contents and not by size and time. Reads everything on both sides.
+    type: bool
+    default: false
+  keep_snapshot:
+    description: Leave the snapshots there when the copy is done. M(stillpoint.backup.mysql_quiesce_snapshot) with O(ignore:state=absent) removes them.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - stillpoint.backup.attributes
+  - stillpoint.backup.storage
+  - stillpoint.backup.failures
+requirements:
+  - rsync 3.1 or later on the host
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: stillpoint.backup.mysql_quiesce_snapshot
+  - module: stillpoint.backup.backup_run
+"""
+
+EXAMPLES = r"""
+- name: Have a directory for the copies
+  ansible.builtin.file:
+    path: "{{ item }}"
+    state: directory
+    mode: "0700"
+  loop: [/backups/before-upgrade, /backups/processmaker, /backups/processmaker-mirror]
+
+- name: Snapshot the server and the application tree at one point in time
+  stillpoint.backup.mysql_quiesce_snapshot:
+    volumes: [/opt/processmaker]
+  register: point
+
+- name: Copy both from the snapshots, which are then removed
+  stillpoint.backup.lvm_snapshot_rsync:
+    point: "{{ point }}"
+    dest: /backups/before-upgrade
+  register: copy
+
+- name: Say where it is
+  ansible.builtin.debug:
+    msg: "{{ copy.path }}: {{ copy.files }} files, {{ copy.bytes_transferred | human_readable }} transferred in {{ copy.duration_s }} s"
+
+- name: Copy a file tree alone, from a snapshot that the module takes itself
+  stillpoint.backup.lvm_snapshot_rsync:
+    src: [/opt/processmaker]
+    dest: /backups/processmaker
+    exclude: ["*.log"]
+
+- name: Keep one tree in step, as a plain rsync would
+  stillpoint.backup.lvm_snapshot_rsync:
+    src: [/opt/processmaker]
+    dest: /backups/processmaker-mirror
+    layout: mirror
+    bwlimit: 50m
+"""
+
+RETURN = r"""
+generation:
+  description: Name of the new generation.
+  type: str
+  returned: success, O(layout=generations), not in check mode
+  sample: 2026-11-22T02-00-05Z
+path:
+  description: The directory that holds the copy. In check mode, the directory that a new one would be made in.
+  type: str
+  returned: success
+  sample: /backups/before-upgrade/2026-11-22T02-00-05Z
+files:
+  description: Number of files in the copy.
+  type: int
+  returned: success, not in check mode
+  sample: 5124
+bytes:
+  description: Their size in bytes, in check mode an estimate.
+  type: int
+  returned: success
+  sample: 2147483648
+bytes_transferred:
+  description: Bytes that were not there already and had to be copied, in check mode an estimate.
+  type: int
+  returned: success
+  sample: 1048576
+duration_s:
+  description: Seconds that the copy took.
+  type: float
+  returned: success, not in check mode
+  sample: 12.5
+snapshot_used_percent:
+  description: How full the fullest thick snapshot was at the end. V(none) where there was none.
+  type: float
+  returned: success, not in check mode
+  sample: 3.1
+removed:
+  description: The snapshots that were removed, as C(VG/NAME); in check mode those that would be.
+  type: list
+  elements: str
+  returned: success
+  sample: [vg00/stillpoint-20261122t020004-3f9a-0]
+"""
+
+from typing import Any, Dict, List
+
+from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, request, storage
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe.progress import Silent
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.snapshot_copy import CopyRequest, copy, copy_plan
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
+
+OWN = ArgumentSpec(
+    {
+        "snapshots": {"type": "list", "elements": "dict"},
+        "point": {"type": "dict"},
+        "src": {"type": "list", "elements": "path"},
+        "dest": {"type": "path", "required": True},
+        "layout": {"type": "str", "choices": ["generations", "mirror"], "default": "generations"},
+        "exclude": {"type": "list", "elements": "str", "default": []},
+        "rsync_opts": {"type": "list", "elements": "str", "default": []},
+        "bwlimit": {"type": "str"},
+        "checksum": {"type": "bool", "default": False},
+        "keep_snapshot": {"type": "bool", "default": False},
+    },
+    required_one_of=[["snapshots", "point", "src"]],
+)
+
+
+def perform(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """Copy, or only plan it; return the module's result."""
+    point = params["point"]
+    if point and not params["snapshots"]:
+        params = {**params, "snapshots": point.get("snapshots")}
+    asked = request(CopyRequest, params)
+    result = copy_plan(asked) if check_mode else copy(asked, Silent())
+    return {"changed": True, "diff": difference("generations", [], made(result)), **result}
+
+
+def made(result: Dict[str, Any]) -> List[str]:
+    """Return what a copy adds, as lines of a diff."""
+    return [result["path"]] if result.get("path") else []
+
+
+def main() -> None:
+    module = OWN.merge(storage()).module()
+    with door(module):
+        result = perform(module.params, module.check_mode)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mysql_backup_account
+version_added: 0.1.0
+author: The Stillpoint contributors (@stillpoint)
+short_description: Have a database account for backups, with the least privileges
+description:
+  - Makes an account on the host's MySQL or MariaDB server that holds exactly the privileges that a backup needs with this
+    flavour and version of the server, and an option file of mode C(0600) that logs in as it.
+  - The password is random, is made on the host, and is kept in the option file alone. It is in no argument, output or log,
+    and is replaced only when the option file does not log in.
+  - Privileges that the account holds beyond those are revoked.
+  - The account belongs to this one server. It is kept out of the binary log (C(sql_log_bin)), so that every server of a
+    replication topology has its own account, its own password and its own option file, and a replica gets no transaction
+    that its source does not have.
+options:
+  name:
+    description: The account's user name.
+    type: str
+    default: stillpoint
+  host:
+    description: The account's host. Backups run on the server's own host.
+    type: str
+    default: localhost
+  option_file:
+    description:
+      - The option file that logs in as the account.
+      - One that is there already, that this module has not written and that does not log in as the account, is refused.
+    type: path
+    default: /etc/stillpoint/my.cnf
+  kill:
+    description: Whether the account may end other users' statements, as jobs with V(kill) as their C(long_query_action) need it.
+    type: bool
+    default: false
+  state:
+    description: V(absent) drops the account, and removes the option file if this module has written it.
+    type: str
+    choices: [present, absent]
+    default: present
+extends_documentation_fragment:
+  - stillpoint.backup.attributes
+  - stillpoint.backup.mysql
+  - stillpoint.backup.failures
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Shows the account's privileges and the option file's mode, and nothing secret.
+notes:
+  - The connection options are those of an administrator, who has to hold all that is granted, C(CREATE USER), and where the
+    server writes a binary log the privilege to leave it out (C(SUPER), C(BINLOG ADMIN), C(SYSTEM_VARIABLES_ADMIN) or
+    C(SESSION_VARIABLES_ADMIN)).
+  - A server with C(super_read_only) refuses account management to everybody.
+seealso:
+  - module: stillpoint.backup.mysql_quiesce_snapshot
+  - ref: stillpoint.backup.backup_client <ansible_collections.stillpoint.backup.backup_client_role>
+    description: The role makes the account for its jobs.
+"""
+
+EXAMPLES = r"""
+- name: Have an account for backups, made as root over the local socket
+  stillpoint.backup.mysql_backup_account:
+  register: account
+
+- name: Say what it may do
+  ansible.builtin.debug:
+    msg: "{{ account.privileges | join(', ') }}"
+
+- name: Have one that may also end statements that a lock would wait for
+  stillpoint.backup.mysql_backup_account:
+    kill: true
+
+- name: Take a quiesced snapshot with it
+  stillpoint.backup.mysql_quiesce_snapshot:
+    config_file: "{{ account.option_file }}"
+
+- name: Drop the account and remove its option file
+  stillpoint.backup.mysql_backup_account:
+    state: absent
+"""
+
+RETURN = r"""
+name:
+  description: The account's user name.
+  type: str
+  returned: success
+  sample: stillpoint
+host:
+  description: The account's host.
+  type: str
+  returned: success
+  sample: localhost
+option_file:
+  description: The option file that logs in as it.
+  type: str
+  returned: success
+  sample: /etc/stillpoint/my.cnf
+privileges:
+  description: What the account holds, on all databases unless said otherwise.
+  type: list
+  elements: str
+  returned: success
+  sample: [RELOAD, PROCESS, BINLOG MONITOR, SLAVE MONITOR]
+actions:
+  description: What was done, in check mode what would be.
+  type: list
+  elements: str
+  returned: success
+  sample: ["create account 'stillpoint'@'localhost'", "grant RELOAD on *.*", "write option file /etc/stillpoint/my.cnf"]
+"""
+
+from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, connection, request
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.account import Account, ensure
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.connection import Login, Session
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
+
+OWN = ArgumentSpec(
+    {
+        "name": {"type": "str", "default": "stillpoint"},
+        "host": {"type": "str", "default": "localhost"},
+        "option_file": {"type": "path", "default": "/etc/stillpoint/my.cnf"},
+        "kill": {"type": "bool", "default": False},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    }
+)
+
+
+def main() -> None:
+    module = OWN.merge(connection()).module()
+    params = module.params
+    account = Account(params["name"], params["host"], params["option_file"], params["kill"], params["state"] == "present")
+    with door(module), Session(request(Login, params)) as session:
+        ensured = ensure(session, account, check=module.check_mode)
+    module.exit_json(
+        changed=ensured.changed,
+        name=account.user,
+        host=account.host,
+        option_file=account.option_file,
+        privileges=list(ensured.privileges),
+        actions=list(ensured.actions),
+        diff=difference("account", list(ensured.before), list(ensured.after)),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mysql_quiesce_snapshot
+version_added: 0.1.0
+author: The Stillpoint contributors (@stillpoint)
+short_description: Snapshot the volumes of a running MySQL or MariaDB server at one point in time
+description:
+  - Takes the cheapest lock that is enough for the storage engines in use, flushes the server's logs, reads the binary log's
+    coordinates, takes an LVM snapshot of every logical volume that holds files of the server (and of those named in
+    O(volumes)), and lets the server go on. Users wait for a snapshot, not for a copy.
+  - What holds the server's files is found by asking the server, never assumed. Volumes that can't be snapshotted together,
+    a volume group without room, a missing privilege are refused before anything is locked.
+  - Statements that the lock would have to queue behind, with every other user behind it, are looked for first. See
+    O(long_query_action).
+  - That the lock was still held when the snapshot was taken is proven before the snapshots are handed over; if it was not,
+    for example because somebody killed the session, they are removed and the module fails.
+  - The snapshots stay until O(state=absent), or until M(stillpoint.backup.lvm_snapshot_rsync) has copied what they hold.
+    They carry LVM tags, by which O(state=absent) finds them again; somebody else's snapshots are never touched.
+options:
+  volumes:
+    description:
+      - Further logical volumes (V(vg00/root), V(/dev/vg00/root)), or paths on them, that belong to the same point in time.
+        The volumes of the server's own files need not be named.
+    type: list
+    elements: str
+    default: []
+  lock:
+    description:
+      - V(auto) takes the cheapest lock that is enough for the engines in use and says in RV(lock.reason) why.
+      - V(backup_stage) is C(BACKUP STAGE) of MariaDB 10.4 and later, which waits for no running transaction.
+      - V(instance) is C(LOCK INSTANCE FOR BACKUP) of MySQL 8 and later.
+      - V(ftwrl) is C(FLUSH TABLES WITH READ LOCK).
+      - V(none) takes no lock. InnoDB recovers from an atomic snapshot as from a power cut; other engines may not, and there
+        are no exact coordinates.
+    type: str
+    choices: [auto, backup_stage, instance, ftwrl, none]
+    default: auto
+  lock_wait_timeout:
+    description: Seconds for which the lock may be waited for, and other users with it, before it is given up.
+    type: int
+    default: 5
+  long_query_threshold:
+    description: Seconds after which a running statement that the lock would have to wait for counts as long.
+    type: int
+    default: 5
+  long_query_timeout:
+    description: Seconds to wait for long statements to end, with O(long_query_action=wait) and O(long_query_action=kill). Nothing is locked meanwhile.
+    type: int
+    default: 60
+  long_query_action:
+    description:
+      - What to do about long statements.
+      - V(wait) waits for O(long_query_timeout), then fails with nothing locked.
+      - V(fail) fails at once.
+      - V(kill) ends those that still run after O(long_query_timeout).
+    type: str
+    choices: [wait, fail, kill]
+    default: wait
+  state:
+    description:
+      - V(present) takes new snapshots each time.
+      - V(absent) removes the snapshots of O(run_id), or without it all that this collection has left on the host and that no
+        running process owns.
+    type: str
+    choices: [present, absent]
+    default: present
+  run_id:
+    description: With O(state=absent), remove only the snapshots of this run, as returned in RV(run_id).
+    type: str
+extends_documentation_fragment:
+  - stillpoint.backup.attributes
+  - stillpoint.backup.mysql
+  - stillpoint.backup.storage
+  - stillpoint.backup.failures
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: stillpoint.backup.lvm_snapshot_rsync
+  - module: stillpoint.backup.backup_run
+"""
+
+EXAMPLES = r"""
+- name: Take a quiesced snapshot before an upgrade
+  stillpoint.backup.mysql_quiesce_snapshot:
+    volumes: [/opt/processmaker]
+  register: before_upgrade
+
+- name: Say how long users were held up, and where the binary log stood
+  ansible.builtin.debug:
+    msg: >-
+      {{ before_upgrade.lock.method }} for {{ before_upgrade.lock.held_ms }} ms,
+      {{ before_upgrade.coordinates.file | default('no binary log', true) }}
+
+- name: The upgrade went well, so drop the snapshot
+  stillpoint.backup.mysql_quiesce_snapshot:
+    state: absent
+    run_id: "{{ before_upgrade.run_id }}"
+
+- name: Rather give up at once than wait for a long report to end
+  stillpoint.backup.mysql_quiesce_snapshot:
+    long_query_action: fail
+    long_query_threshold: 30
+    snapshot_size: 10%ORIGIN
+
+- name: Remove every snapshot that this collection has left on the host
+  stillpoint.backup.mysql_quiesce_snapshot:
+    state: absent
+"""
+
+RETURN = r"""
+run_id:
+  description: Names the run. It is in the tags of its snapshots.
+  type: str
+  returned: success, O(state=present), not in check mode
+  sample: 20261122t020004-3f9a
+time:
+  description: The point in time, UTC, ISO 8601.
+  type: str
+  returned: success, O(state=present), not in check mode
+  sample: "2026-11-22T02:00:05.123Z"
+snapshots:
+  description: The snapshots, one for each logical volume. In check mode those that would be taken, as far as is known.
+  type: list
+  elements: dict
+  returned: success, O(state=present)
+  contains:
+    vg:
+      description: The volume group.
+      type: str
+      sample: vg00
+    origin:
+      description: The logical volume that the snapshot is of.
+      type: str
+      sample: root
+    name:
+      description: The snapshot's name.
+      type: str
+      returned: not in check mode
+      sample: stillpoint-20261122t020004-3f9a-0
+    device:
+      description: The snapshot's device.
+      type: str
+      returned: not in check mode
+      sample: /dev/vg00/stillpoint-20261122t020004-3f9a-0
+    dm_name:
+      description: The snapshot's name in the device mapper.
+      type: str
+      returned: not in check mode
+      sample: vg00-stillpoint--20261122t020004--3f9a--0
+    thin:
+      description: Whether it is a thin snapshot, which takes its space from the pool.
+      type: bool
+      sample: false
+    size_bytes:
+      description: What may be rewritten before the snapshot is full. V(none) for a thin snapshot in check mode.
+      type: int
+      sample: 1073741824
+    fs_type:
+      description: The file system on it.
+      type: str
+      sample: ext4
+    mount_point:
+      description: Where the origin is mounted.
+      type: str
+      sample: /
+    holds:
+      description:
+          - Which of the server's paths and of the asked paths lie on it (C(path)), where below its root (C(below)), and what
+            they are (C(role), V(datadir) for the data directory, V(files) for a path that was asked for).
+      type: list
+      elements: dict
+      sample: [{role: datadir, path: /var/lib/mysql, below: var/lib/mysql}]
+lock:
+  description: What was locked and for how long.
+  type: dict
+  returned: success, O(state=present)
+  contains:
+    method:
+      description: The lock that was taken.
+      type: str
+      sample: backup_stage
+    reason:
+      description: Why this one.
+      type: str
+      sample: MariaDB 10.11 has BACKUP STAGE, which waits for no running transaction
+    waited_ms:
+      description: Milliseconds from asking for the lock until it was granted.
+      type: float
+      sample: 1.4
+    held_ms:
+      description: Milliseconds from then until it was released.
+      type: float
+      sample: 21.9
+    frozen_ms:
+      description: Milliseconds for which the device mapper held back writes to the volumes.
+      type: float
+      sample: 8.0
+coordinates:
+  description: Where the binary log stood. V(none) where the server writes none, and with O(lock=none).
+  type: dict
+  returned: success, O(state=present), not in check mode
+  contains:
+    file:
+      description: The binary log's file.
+      type: str
+      sample: mysqld-bin.000042
+    position:
+      description: The position in it.
+      type: int
+      sample: 3083129
+    gtid:
+      description: The global transaction identifiers that had been executed.
+      type: str
+      sample: 0-1-48213
+    replica:
+      description: On a replica, what it had executed of its source.
+      type: dict
+server:
+  description: The server.
+  type: dict
+  returned: success, O(state=present)
+  contains:
+    flavour:
+      description: V(mariadb) or V(mysql).
+      type: str
+      sample: mariadb
+    version:
+      description: Its version.
+      type: str
+      sample: 10.11.6-MariaDB
+    datadir:
+      description: Its data directory.
+      type: str
+      sample: /var/lib/mysql
+    uuid:
+      description: Its identity, where it has one.
+      type: str
+removed:
+  description: The snapshots that were removed, in check mode those that would be.
+  type: list
+  elements: dict
+  returned: success, O(state=absent)
+  sample: [{vg: vg00, name: stillpoint-20261122t020004-3f9a-0, origin: root}]
+"""
+
+from typing import Any, Dict, List, Optional
+
+from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, connection, request, storage
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.quiesce import QuiesceRequest, quiesce_plan, quiesce_snapshot, removable
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.storage import leftovers
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
+
+OWN = ArgumentSpec(
+    {
+        "volumes": {"type": "list", "elements": "str", "default": []},
+        "lock": {"type": "str", "choices": ["auto", "backup_stage", "instance", "ftwrl", "none"], "default": "auto"},
+        "lock_wait_timeout": {"type": "int", "default": 5},
+        "long_query_threshold": {"type": "int", "default": 5},
+        "long_query_timeout": {"type": "int", "default": 60},
+        "long_query_action": {"type": "str", "choices": ["wait", "fail", "kill"], "default": "wait"},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "run_id": {"type": "str"},
+    }
+)
+
+
+def present(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """Take the snapshots, or only plan them; return the module's result."""
+    asked = request(QuiesceRequest, params)
+    result = quiesce_plan(asked) if check_mode else quiesce_snapshot(asked)
+    return {"changed": True, "diff": difference("snapshots", [], lines(result["snapshots"])), **result}
+
+
+def absent(run_id: Optional[str], check_mode: bool) -> Dict[str, Any]:
+    """Remove the snapshots of a run, or all leftovers, or only find them; return the module's result."""
+    removed = removable(run_id) if check_mode else leftovers.clean(run_id=run_id, kept=True)
+    return {"changed": bool(removed), "removed": removed, "diff": difference("snapshots", lines(removed), [])}
+
+
+def lines(snapshots: List[Dict[str, Any]]) -> List[str]:
+    """Return each snapshot as one line of a diff."""
+    return ["%s of %s/%s" % ("snapshot %(vg)s/%(name)s" % each if "name" in each else "a snapshot", each["vg"], each["origin"]) for each in snapshots]
+
+
+def main() -> None:
+    module = OWN.merge(connection()).merge(storage()).module()
+    params = module.params
+    with door(module):
+        if params["state"] == "present":
+            result = present(params, module.check_mode)
+        else:
+            result = absent(params["run_id"], module.check_mode)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

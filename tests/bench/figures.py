@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tables for people, made of the benchmarks' records, written between their markers in docs/figures.md."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from bench import Record, Results
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "figures.md"
+WAYS = {
+    "original": "the original script",
+    "auto": "ours",
+    "ftwrl": "ours, `lock: ftwrl`",
+    "lvcreate": "a bare `lvcreate`, no lock",
+    "freeze": "suspend and resume of the volume alone",
+    "alone": "no backup: the writers alone",
+}
+ENGINES = {"all": "with MyISAM and Aria tables", "innodb": "InnoDB alone"}
+MIB = 1 << 20
+
+
+def write() -> None:
+    """Bring the page up to date with every benchmark that has results."""
+    text = PAGE.read_text()
+    for name, render in TABLES.items():
+        results = Results.read(name)
+        if results:
+            text = between_markers(text, name, render(results))
+    PAGE.write_text(text)
+
+
+def between_markers(text: str, name: str, table: str) -> str:
+    """Return `text` with `table` in place of what was between the markers of `name`."""
+    pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"{PAGE.name} has no markers for {name}")
+    return pattern.sub(lambda match: f"{match.group(1)}{table}\n{match.group(2)}", text)
+
+
+def lock(results: Results) -> str:
+    rows = []
+    for engines, title in ENGINES.items():
+        of_engines = [r for r in results.records if r["engines"] == engines]
+        for way, label in WAYS.items():
+            records = [r for r in of_engines if r["way"] == way]
+            if records:
+                rows.append([
+                    title,
+                    label + _methods(records),
+                    _spread(records, "held_ms"),
+                    _ratio(of_engines, way, "held_ms"),
+                    _spread(records, "worst_commit_ms"),
+                    _ratio(of_engines, way, "worst_commit_ms"),
+                    _spread(records, "worst_step_ms"),
+                    _spread(records, "median_commit_ms"),
+                ])
+    head = ["load", "way", "lock held", "times shorter", "worst commit", "times shorter", "worst step of any kind", "median commit"]
+    rate = f"{results.conditions['rate']:g} keys a second each" if results.conditions["rate"] else "without a pause"
+    return _table(head, rows) + _conditions(
+        results,
+        f"Milliseconds: median (lowest to highest) of {results.conditions['pairs']} runs of each way, in turn; three writers, {rate}. "
+        "*Times shorter*: the original's figure by this one's, median over the pairs.",
+    )
+
+
+def copy(results: Results) -> str:
+    rows = []
+    for way in dict.fromkeys(r["way"] for r in results.records):
+        records = [r for r in results.records if r["way"] == way]
+        ratio = _median_ratio(results.records, way, "rsync", "copy_s")
+        rows.append([
+            WAYS_OF_COPYING[way],
+            _spread(records, "copy_s", 1),
+            f"{ratio:.2f}" if way == "first auto" and ratio else "",
+            _spread(records, "whole_s", 1),
+            _median(records, "files", 1),
+            _median(records, "bytes", MIB),
+            _median(records, "bytes_transferred", MIB),
+            _median(records, "own_files", MIB),
+            _median(records, "own_directories", MIB),
+            _median(records, "own_manifest", MIB),
+        ])
+    head = ["", "copy (s)", "times the bare copy", "whole run (s)", "files", "MiB", "MiB transferred"]
+    head += ["own file data (MiB)", "own directories (MiB)", "own manifest (MiB)"]
+    return _table(head, rows) + _conditions(
+        results,
+        f"Median (lowest to highest) of {results.conditions['pairs']} pairs, from cold caches. "
+        "The bare rsync's whole run ends when its copy is on the disk. "
+        "*Own*: on the disk and not shared with the generation before.",
+    )
+
+
+WAYS_OF_COPYING = {
+    "rsync": "bare `rsync -a` of a snapshot",
+    "first auto": "first backup, both halves",
+    "second auto": "second backup, both halves, no writers",
+    "first files": "first backup, files only",
+    "second files": "second backup, files only, unchanged",
+}
+
+
+def memory(results: Results) -> str:
+    rows = [
+        [r["what"], f"{r['peak_kib']['command itself'] / 1024:.0f}", f"{r['peak_kib'].get('rsync', 0) / 1024:.0f}", f"{r['seconds']:.0f}"]
+        for r in results.records
+    ]
+    head = ["", "agent, peak (MiB)", "rsync, largest process, peak (MiB)", "time (s)"]
+    return _table(head, rows) + _conditions(results, f"{results.conditions['files']:,} files.")
+
+
+TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "copy": copy, "memory": memory}
+
+
+def _methods(records: Sequence[Record]) -> str:
+    found = sorted({r["method"] for r in records if r.get("method")})
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _values(records: Iterable[Record], key: str) -> list[float]:
+    return [r[key] for r in records if r.get(key) is not None]
+
+
+def _spread(records: Sequence[Record], key: str, digits: int = 0) -> str:
+    values = _values(records, key)
+    if not values:
+        return "-"
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _median(records: Sequence[Record], key: str, unit: int) -> str:
+    values = _values(records, key)
+    return f"{statistics.median(values) / unit:.{0 if unit == 1 else 1}f}" if values else ""
+
+
+def _median_ratio(records: Sequence[Record], way: str, base: str, key: str) -> float | None:
+    """Return the median over the pairs of `way` by `base`."""
+    by_pair: dict[int, dict[str, float]] = {}
+    for record in records:
+        if record.get(key):
+            by_pair.setdefault(record["pair"], {})[record["way"]] = record[key]
+    ratios = [pair[way] / pair[base] for pair in by_pair.values() if way in pair and base in pair]
+    return statistics.median(ratios) if ratios else None
+
+
+def _ratio(records: Sequence[Record], way: str, key: str) -> str:
+    ratio = _median_ratio(records, "original", way, key)
+    return f"{ratio:.1f}" if ratio and way != "original" else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _conditions(results: Results, text: str) -> str:
+    found = results.conditions
+    return (
+        f"\n{text} Machine: QEMU with {found['accelerator']}, {found['cpus']} CPUs on a host with {found['host_cpus']}, "
+        f"{found['memory_mib']} MiB, MariaDB {found['server']}, Linux {found['kernel']}.\n"
+    )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the tests that run in virtual machines.
+
+`machine` is a replica of ETrial in state `ready`, or in another one by `@pytest.mark.state("binlog")`. Each pytest-xdist
+worker has one virtual machine; a test gets it back in its saved state, not booted anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "tests" / "lab"))
+
+sys.path.insert(0, str(PROJECT / "tests" / "integration"))
+
+from etrial import AGENT, Etrial  # noqa: E402
+from machine import LabError, Machine  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "state(name): the saved state that `machine` starts from; default: ready")
+
+
+class Worker:
+    """The one machine of this worker, started when the first test asks for it."""
+
+    def __init__(self) -> None:
+        self._machine: Machine | None = None
+
+    def machine(self, state: str) -> Machine:
+        """Return the machine in that state; a broken one is replaced."""
+        if self._machine:
+            try:
+                self._machine.load(state)
+            except (LabError, OSError, subprocess.TimeoutExpired):
+                self.close()
+        if not self._machine:
+            self._machine = Machine.start(state)
+        return self._machine
+
+    def close(self) -> None:
+        if self._machine:
+            self._machine.kill()
+        self._machine = None
+
+
+@pytest.fixture(scope="session")
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, worker: Worker) -> Machine:
+    """A replica of ETrial that only this test uses."""
+    marker = request.node.get_closest_marker("state")
+    return worker.machine(marker.args[0] if marker else "ready")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """With a failed test, show the end of the machine's journal."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    machine = getattr(item, "funcargs", {}).get("machine")
+    if report.when == "call" and report.failed and isinstance(machine, Machine):
+        try:
+            journal = machine.run("journalctl -n 60 --no-pager -o short-precise", check=False, timeout=20).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            journal = f"no journal: {error}\n{machine.console()[-2000:]}"
+        report.sections.append(("journal of the machine", journal))
+
+
+def build_agent() -> bytes:
+    """Return the one-file agent, built as the action plugin `agent` builds it; in a process of its own, so that `_core` stays out of ours."""
+    script = "import sys; from _core import bundle; sys.stdout.buffer.write(bundle.build(bundle.INTERPRETER))"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "plugins" / "module_utils"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, check=True).stdout
+
+
+@pytest.fixture(scope="session")
+def agent_file() -> bytes:
+    return build_agent()
+
+
+@pytest.fixture
+def agent(machine: Machine, agent_file: bytes) -> Machine:
+    """The machine, with the agent installed."""
+    machine.put(agent_file, AGENT, mode="0755")
+    return machine
+
+
+@pytest.fixture
+def etrial(agent: Machine) -> Etrial:
+    """The machine with the agent installed, and what tests do on it."""
+    return Etrial(agent)
+
+
+@pytest.fixture(scope="session")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collections path with this project in it."""
+    folder = tmp_path_factory.mktemp("collections")
+    home = folder / "ansible_collections" / "stillpoint"
+    home.mkdir(parents=True)
+    (home / "backup").symlink_to(PROJECT)
+    return folder
+
+
+@pytest.fixture
+def playbook(machine: Machine, collections: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A function that runs a playbook (a path, or its text) against the machine as host `etrial`."""
+    inventory = tmp_path / "inventory.json"
+    inventory.write_text(json.dumps({"all": {"hosts": {"etrial": dict(machine.ansible_variables())}}}))
+
+    def run(play: str | Path, *arguments: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        if isinstance(play, str) and "\n" in play:
+            (tmp_path / "play.yml").write_text(play)
+            play = tmp_path / "play.yml"
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
+            "ANSIBLE_HOME": str(tmp_path / "ansible"),
+            "ANSIBLE_LOCALHOST_WARNING": "false",
+            "ANSIBLE_PIPELINING": "true",
+            "ANSIBLE_NOCOLOR": "true",
+        }
+        program = Path(sys.executable).with_name("ansible-playbook")
+        command = [str(program), "-i", str(inventory), *arguments, str(play)]
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode:
+            pytest.fail(f"ansible-playbook: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    return run

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the tests do on the replica over and over: jobs, runs, load, and a look at what is left behind."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from machine import Machine, Result
+
+LOAD = Path(__file__).resolve().parents[1] / "load"
+AGENT = "/usr/local/sbin/stillpoint"
+
+#: A small part of the application tree: enough to be copied, little enough to be copied often.
+SMALL = "/opt/processmaker/shared"
+
+# Runs the agent's own code with something done to it first, as `faults` says: Python that sees the package as `stillpoint`.
+FAULTY = f"""
+import sys
+sys.path.insert(0, {AGENT!r})
+import os, signal, time
+import stillpoint.cli, stillpoint.backup, stillpoint.restore
+from stillpoint import cli
+
+def hook(path, *, before=None, after=None, times=1):
+    'Call something before or after the function at a dotted path, the first times that it is called.'
+    import importlib
+    module_name, _, rest = path.partition(':')
+    owner = importlib.import_module('stillpoint.' + module_name)
+    *parts, name = rest.split('.')
+    for part in parts:
+        owner = getattr(owner, part)
+    original, left = getattr(owner, name), [times]
+    def replacement(*arguments, **options):
+        now = left[0] > 0
+        left[0] -= 1
+        if now and before:
+            before(*arguments, **options)
+        result = original(*arguments, **options)
+        if now and after:
+            after(*arguments, **options)
+        return result
+    setattr(owner, name, replacement)
+
+def die(*_arguments, **_options):
+    os.kill(os.getpid(), SIGNAL)
+    time.sleep(60)
+
+"""
+
+
+class Etrial:
+    """A replica with the agent installed."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def job(self, text: str, name: str = "etrial") -> None:
+        """Write a job file."""
+        self.machine.run("mkdir -p -m 700 /etc/stillpoint/jobs")
+        self.machine.put(textwrap.dedent(text).encode(), f"/etc/stillpoint/jobs/{name}.yml", mode="0600")
+
+    def small_job(self, extra: str = "", mysql: str = "mysql: {method: snapshot}") -> None:
+        """Write the job `etrial`: the databases and a small part of the tree."""
+        self.job(f"name: etrial\n{mysql}\nfiles: [{SMALL}]\nrepository: /backups\n{textwrap.dedent(extra)}")
+
+    def stillpoint(self, *arguments: str, check: bool = True, timeout: float = 300) -> Result:
+        """Run the agent; its progress and complaints are in stderr."""
+        return self.machine.run([AGENT, *arguments], check=check, timeout=timeout)
+
+    def backup(self, job: str = "etrial") -> dict[str, Any]:
+        """Run a job and return the summary of its manifest."""
+        summary: dict[str, Any] = json.loads(self.stillpoint("run", job, "--json").stdout)
+        return summary
+
+    def generations(self, job: str = "etrial") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.stillpoint("list", job, "--json").stdout)
+        return found
+
+    def faulty(self, faults: str, *arguments: str, signal: str = "SIGKILL", timeout: float = 300) -> Result:
+        """Run the agent with faults injected into it."""
+        script = FAULTY.replace("SIGNAL", f"signal.{signal}") + textwrap.dedent(faults) + f"\nsys.exit(cli.main({list(arguments)!r}))\n"
+        self.machine.put(script.encode(), "/root/faulty.py")
+        return self.machine.run(["/usr/bin/python3", "/root/faulty.py"], check=False, timeout=timeout)
+
+    def sql(self, statement: str) -> str:
+        """Return what a statement answers, tab-separated."""
+        return self.machine.run(["mariadb", "-BN", "-e", statement], timeout=120).stdout
+
+    def volumes(self) -> set[str]:
+        return set(self.machine.run("lvs --noheadings -o lv_name vg00").stdout.split())
+
+    def left_behind(self) -> list[str]:
+        """Return every trace of an unfinished run: volumes, mounts, mount points, partial generations, LVM commands, locks."""
+        script = f"""
+            lvs --noheadings -o lv_full_name @stillpoint
+            grep -l stillpoint /proc/[0-9]*/mountinfo 2>/dev/null | head -3
+            ls -d /run/stillpoint/mount-* 2>/dev/null
+            find /backups -maxdepth 3 \\( -name '*.partial' -o -name '*.deleting' \\)
+            pgrep -fa '^(rsync|lvconvert|lvcreate) '
+            pgrep -fa '{AGENT} run'
+            mariadb -BN -e "SELECT CONCAT('session ', ID, ' ', IFNULL(STATE, ''), ' ', IFNULL(INFO, '')) FROM information_schema.PROCESSLIST
+                            WHERE INFO LIKE '%BACKUP STAGE%' AND ID <> CONNECTION_ID()"
+            true
+        """
+        return self.machine.run(textwrap.dedent(script)).stdout.splitlines()
+
+    def write_takes(self) -> float:
+        """Return the seconds that a commit takes now: long, if somebody holds a lock."""
+        self.sql("CREATE TABLE IF NOT EXISTS test.probe (t TIMESTAMP(6)) ENGINE=InnoDB")
+        answer = self.machine.run(
+            "python3 -c \"import pymysql, time; c = pymysql.connect(unix_socket='/run/mysqld/mysqld.sock', user='root', autocommit=True).cursor();"
+            " t = time.monotonic(); c.execute('INSERT INTO test.probe VALUES (NOW(6))'); print(time.monotonic() - t)\"",
+            timeout=120,
+        )
+        return float(answer.stdout)
+
+    def install_load(self) -> None:
+        self.machine.run("mkdir -p /root/load")
+        for source in LOAD.glob("*.py"):
+            self.machine.put(source, f"/root/load/{source.name}")
+
+    @contextmanager
+    def load(self, rate: float = 5, *, engines: str = "all") -> Iterator[dict[str, Any]]:
+        """Three writers at work while the body runs, each with so many keys a second; what they report is in the dictionary afterwards."""
+        self.install_load()
+        self.machine.run(["python3", "/root/load/writer.py", "setup", "--engines", engines], timeout=120)
+        self.machine.run(["python3", "/root/load/writer.py", "start", "--rate", str(rate)], timeout=120)
+        report: dict[str, Any] = {}
+        try:
+            yield report
+        finally:
+            report.update(json.loads(self.machine.run(["python3", "/root/load/writer.py", "stop"], timeout=240).stdout))
+
+    def judge(self, *arguments: str) -> tuple[bool, dict[str, Any]]:
+        """Return whether the judge finds one point in time, and its verdict."""
+        done = self.machine.run(["python3", "/root/load/judge.py", *arguments], check=False, timeout=600)
+        if done.rc not in (0, 1):
+            raise AssertionError(f"the judge failed: {done.stderr}")
+        return done.rc == 0, json.loads(done.stdout)
+
+    def judge_generation(self, path: str, *arguments: str) -> tuple[bool, dict[str, Any]]:
+        """Judge a copy of a generation's data directory with its tree."""
+        return self.judge("copy", "--datadir", f"{path}/mysql", "--application", f"{path}/files/opt/processmaker", "--work", "/var/tmp", *arguments)
+
+
+def running(machine: Machine, command: Sequence[str]) -> int:
+    """Start a command in the background of the machine and return its process id."""
+    quoted = " ".join(f"'{word}'" for word in command)
+    return int(machine.run(f"setsid {quoted} >/var/tmp/background.log 2>&1 </dev/null & echo $!").stdout)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A backup is one point in time: database and files together, at exactly the coordinates that it states."""
+
+from __future__ import annotations
+
+import pytest
+from etrial import Etrial
+
+JOB = """
+    name: etrial
+    mysql: {{method: snapshot, lock: {lock}}}
+    files: [/opt/processmaker]
+    exclude: ["/core/", "/plugins/", "/translations/"]
+    repository: /backups
+"""
+BINLOGS = "/var/log/mysql"
+
+
+@pytest.mark.state("binlog")
+@pytest.mark.parametrize("lock", ["auto", "ftwrl"])
+def test_a_backup_under_load_is_one_point_in_time_at_the_recorded_coordinates(etrial: Etrial, lock: str) -> None:
+    etrial.job(JOB.format(lock=lock))
+    with etrial.load() as report:
+        summary = etrial.backup()
+    coordinates = summary["coordinates"]
+    # the binary logs are outside the data directory, so the copy recovers without them; the judge reads the live ones only to
+    # show that what lies between InnoDB's position and the recorded one is not transactional
+    good, verdict = etrial.judge_generation(summary["path"], "--coordinates", f"{coordinates['file']}:{coordinates['position']}", "--binlogs", BINLOGS)
+    assert good, verdict["violations"]
+    assert verdict["recovery"]["prepared"] == []
+    assert verdict["rows"] > 0
+    assert verdict["files"] > 0
+    assert summary["lock"]["method"] == ("backup_stage" if lock == "auto" else "ftwrl")
+    assert 0 < summary["lock"]["held_ms"] < 1000 * report["commit"]["worst"] + 5000
+
+
+def test_an_rsync_of_the_live_directories_is_no_point_in_time(etrial: Etrial) -> None:
+    with etrial.load():
+        etrial.machine.run("mkdir -p /backups/rsync/files/opt && rsync -a /var/lib/mysql /backups/rsync/ && rsync -a /opt/processmaker /backups/rsync/files/opt/", timeout=300)
+    good, verdict = etrial.judge_generation("/backups/rsync")
+    assert not good
+    assert verdict["violations"]
+
+
+def test_without_binary_logging_the_backup_is_as_good_and_says_that_it_has_no_coordinates(etrial: Etrial) -> None:
+    etrial.job(JOB.format(lock="auto"))
+    with etrial.load():
+        summary = etrial.backup()
+    assert summary["coordinates"] is None
+    assert any("binary logging is off" in warning for warning in summary["warnings"])
+    good, verdict = etrial.judge_generation(summary["path"])
+    assert good, verdict["violations"]

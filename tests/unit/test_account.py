@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from typing import List, Tuple
+
+import pytest
+from _core.errors import StillpointError
+from _core.mysql import account
+
+MARIADB_10_11 = ("mariadb", (10, 11, 19))
+
+
+@pytest.mark.parametrize(
+    "flavour, version, needed",
+    [
+        ("mariadb", (10, 4, 32), ["RELOAD", "PROCESS", "REPLICATION CLIENT"]),
+        ("mariadb", (10, 5, 8), ["RELOAD", "PROCESS", "BINLOG MONITOR", "REPLICATION SLAVE ADMIN"]),
+        ("mariadb", (10, 11, 19), ["RELOAD", "PROCESS", "BINLOG MONITOR", "SLAVE MONITOR"]),
+        ("mariadb", (11, 8, 2), ["RELOAD", "PROCESS", "BINLOG MONITOR", "SLAVE MONITOR"]),
+        ("mysql", (5, 7, 44), ["RELOAD", "PROCESS", "REPLICATION CLIENT"]),
+        ("percona", (8, 0, 36), ["RELOAD", "PROCESS", "REPLICATION CLIENT", "BACKUP_ADMIN", "SELECT ON performance_schema.log_status"]),
+    ],
+)
+def test_the_least_privileges_depend_on_flavour_and_version(flavour: str, version: Tuple[int, ...], needed: List[str]) -> None:
+    assert account.privileges(flavour, version) == needed
+
+
+def test_only_a_guard_that_may_kill_needs_more() -> None:
+    assert account.privileges(*MARIADB_10_11, kill=True)[-1] == "CONNECTION ADMIN"
+    assert account.privileges("mariadb", (10, 4, 1), kill=True)[-1] == "SUPER"
+    assert account.privileges("mysql", (8, 4, 0), kill=True)[-1] == "CONNECTION_ADMIN"
+
+
+def test_without_a_lock_nothing_is_needed() -> None:
+    assert account.privileges(*MARIADB_10_11, lock="none") == []
+
+
+def test_a_server_that_is_too_old_is_named() -> None:
+    with pytest.raises(StillpointError, match="mysql 4.1.0 is older"):
+        account.privileges("mysql", (4, 1, 0))
+
+
+def lacking(grants: str, flavour: str = "mariadb", version: Tuple[int, ...] = (10, 11, 19)) -> List[str]:
+    return account.missing(grants, account.privileges(flavour, version), flavour=flavour, version=version)
+
+
+def test_what_show_grants_lists_is_not_missing() -> None:
+    # as MariaDB 10.11 words it
+    grants = "GRANT RELOAD, PROCESS, BINLOG MONITOR ON *.* TO `stillpoint`@`localhost` IDENTIFIED BY PASSWORD '*7B9E'"
+    assert lacking(grants) == ["SLAVE MONITOR"]
+    assert lacking(grants.replace("PROCESS", "PROCESS, SLAVE MONITOR")) == []
+
+
+def test_all_privileges_are_all() -> None:
+    assert (
+        lacking(
+            "GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost` IDENTIFIED VIA unix_socket WITH GRANT OPTION\n"
+            "GRANT PROXY ON ''@'%' TO 'root'@'localhost' WITH GRANT OPTION"
+        )
+        == []
+    )
+
+
+def test_privileges_on_a_schema_do_not_count_as_global() -> None:
+    assert lacking("GRANT USAGE ON *.* TO `u`@`%`\nGRANT ALL PRIVILEGES ON `app`.* TO `u`@`%`") == account.privileges(*MARIADB_10_11)
+
+
+def test_super_holds_what_was_taken_out_of_it_until_mariadb_11() -> None:
+    grants = "GRANT RELOAD, PROCESS, SUPER ON *.* TO `u`@`localhost`"
+    assert lacking(grants) == []
+    assert lacking(grants, version=(11, 4, 2)) == ["BINLOG MONITOR", "SLAVE MONITOR"]
+
+
+def test_other_names_of_a_privilege_count() -> None:
+    assert lacking("GRANT RELOAD, PROCESS, REPLICATION CLIENT, REPLICA MONITOR ON *.* TO `u`@`localhost`") == []
+
+
+@pytest.mark.parametrize("where", ["`performance_schema`.`log_status`", "performance_schema.log_status", "`performance_schema`.*", "*.*"])
+def test_a_privilege_on_one_table_is_found_on_it_and_on_what_holds_it(where: str) -> None:
+    grants = "GRANT RELOAD, PROCESS, REPLICATION CLIENT ON *.* TO `u`@`localhost`\nGRANT BACKUP_ADMIN ON *.* TO `u`@`localhost`\n"
+    assert lacking(grants, "mysql", (8, 4, 0)) == ["SELECT ON performance_schema.log_status"]
+    assert lacking(grants + "GRANT SELECT ON %s TO `u`@`localhost`" % where, "mysql", (8, 4, 0)) == []
+
+
+def test_the_statement_to_run_can_be_pasted() -> None:
+    assert (
+        account.grant_sql("stillpoint", "localhost", ["RELOAD", "PROCESS"]) == "GRANT RELOAD, PROCESS ON *.* TO 'stillpoint'@'localhost';"
+    )
+    assert account.grant_sql("o'x", "%", ["BACKUP_ADMIN", "SELECT ON performance_schema.log_status"]) == (
+        "GRANT BACKUP_ADMIN ON *.* TO 'o''x'@'%'; GRANT SELECT ON performance_schema.log_status TO 'o''x'@'%';"
+    )
+
+
+def test_columns_and_quoted_names_in_grants_are_read_as_they_are() -> None:
+    parsed = account.parse_grants(
+        [
+            "GRANT USAGE ON *.* TO `u`@`localhost`",
+            "GRANT SELECT (`a`, `b`), insert ON `we``ird db`.`t` TO `u`@`localhost` WITH GRANT OPTION",
+            "GRANT `role` TO `u`@`localhost`",
+            "GRANT PROXY ON ''@'%' TO 'u'@'localhost'",
+        ]
+    )
+    assert parsed == {"`we``ird db`.`t`": frozenset({"SELECT (`a`, `b`)", "INSERT", "GRANT OPTION"})}
+
+
+def test_passwords_differ_and_satisfy_the_usual_policies() -> None:
+    made = {account.new_password() for _each in range(50)}
+    assert len(made) == 50
+    for password in made:
+        assert len(password) == 40
+        assert any(c.islower() for c in password) and any(c.isupper() for c in password) and any(c.isdigit() for c in password)
+        assert not set(password) - set(account._ALPHABET)
+
+
+def test_the_option_file_reads_back_as_written() -> None:
+    pymysql = pytest.importorskip("pymysql.optionfile")
+    password = account.new_password()
+    parser = pymysql.Parser(strict=False)
+    parser.read_string(account.option_file("stillpoint", password, {"socket": "/run/mysqld/mysqld.sock"}))
+    assert {key: parser.get("client", key) for key in ("user", "password", "socket")} == {
+        "user": "stillpoint",
+        "password": password,
+        "socket": "/run/mysqld/mysqld.sock",
+    }

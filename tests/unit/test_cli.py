@@ -1,0 +1,553 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent as it is delivered: one file, started as a program, on jobs and repositories in temporary directories."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from datetime import datetime, timezone
+from typing import Any, Dict, List, NoReturn
+
+import pytest
+from _core import bundle, cli
+from _core.repository.generations import JobDirectory
+from _core.storage.mounts import Tree
+from _core.version import VERSION
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root's"),
+    pytest.mark.skipif(shutil.which("rsync") is None, reason="needs rsync"),
+    pytest.mark.skipif(
+        subprocess.run(["unshare", "-m", "mount", "--bind", "/tmp", "/mnt"], stderr=subprocess.DEVNULL).returncode != 0,
+        reason="needs mount namespaces",
+    ),
+]
+
+# The agent keeps its journals in /var/lib and its progress in /run: in tests it gets directories of its own there.
+CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
+OWN_DIRECTORIES = 'mount --bind "$0" /var/lib && mount --bind "$1" /run && shift && exec "$@"'
+
+HOST = socket.gethostname()
+
+
+class Host:
+    """A host with an agent, jobs, and a repository."""
+
+    def __init__(self, top: Any) -> None:
+        self.agent = str(top / "stillpoint")
+        with open(self.agent, "wb") as file:
+            file.write(bundle.build())
+        self.jobs = top / "jobs"
+        self.jobs.mkdir()
+        self.repository = top / "backups"
+        self.repository.mkdir()
+        self.files = top / "app"
+        self.files.mkdir()
+        (self.files / "case 1").write_text("first")
+        self.var, self.run_files = top / "var", top / "run"
+        self.var.mkdir()
+        self.run_files.mkdir()
+
+    def job(self, name: str = "web", **keys: Any) -> str:
+        """Write a job's file and return its path."""
+        mapping = {"name": name, "files": [str(self.files)], "repository": str(self.repository), **keys}
+        path = self.jobs / (name + ".yml")
+        path.write_text(json.dumps({key: value for key, value in mapping.items() if value is not None}))
+        path.chmod(0o600)
+        return str(path)
+
+    def generation(self, when: datetime, name: str = "web", host: str = HOST, **summary: Any) -> str:
+        """Publish a generation of the files as they are now and return its path."""
+        directory = JobDirectory.open(str(self.repository), host, name)
+        with directory.lock(), directory.begin("run-" + name) as partial:
+            partial.add(Tree("files" + str(self.files), str(self.files), str(self.files), ()))
+            facts = {
+                "job": name,
+                "host": host,
+                "time": when.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+                "proof": None,
+                "warnings": [],
+                "duration_s": 1.5,
+            }
+            return partial.publish(when, {**facts, "server": None, "lock": None, "coordinates": None, "snapshots": [], **summary}).path
+
+    def command(self, *arguments: str) -> List[str]:
+        own = ["unshare", "-m", "sh", "-c", OWN_DIRECTORIES, str(self.var), str(self.run_files)]
+        return [*own, sys.executable, "-I", self.agent, *arguments]
+
+    def environment(self) -> Dict[str, str]:
+        return {**os.environ, "STILLPOINT_JOBS": str(self.jobs), "LC_ALL": "C"}
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run the agent in a child of this process, which is ten times faster than starting Python and reading the archive."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            pid = os.fork()
+            if not pid:
+                self._be_the_agent(out.fileno(), err.fileno(), list(arguments))
+            code = os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+            texts = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
+        assert "Traceback" not in texts[0] + texts[1], texts
+        return subprocess.CompletedProcess(arguments, code, *texts)
+
+    def _be_the_agent(self, out: int, err: int, arguments: List[str]) -> NoReturn:
+        code = 99
+        try:
+            for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
+                os.dup2(source, target)
+            sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+            os.environ.update(self.environment())
+            libc = ctypes.CDLL(None, use_errno=True)
+            done = [libc.unshare(CLONE_NEWNS), libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)]
+            for source, target in ((self.var, "/var/lib"), (self.run_files, "/run")):
+                done.append(libc.mount(os.fsencode(str(source)), os.fsencode(target), None, MS_BIND, None))
+            assert done == [0, 0, 0, 0], os.strerror(ctypes.get_errno())
+            code = cli.main(arguments)
+            sys.stdout.flush()
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    def refusal(self, *arguments: str, code: int = 2) -> str:
+        """Return the one sentence with which the agent ends, said on stderr and in JSON alike."""
+        done = self.run(*arguments, "--json")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("stillpoint: ")
+        sentence = line[len("stillpoint: ") :]
+        assert done.returncode == code
+        assert json.loads(done.stdout) == {"failed": True, "msg": sentence, "exit_code": code}
+        return sentence
+
+
+@pytest.fixture
+def host(tmp_path: Any) -> Host:
+    return Host(tmp_path)
+
+
+def at(day: int, hour: int = 2) -> datetime:
+    return datetime(2026, 11, day, hour, 0, 5, tzinfo=timezone.utc)
+
+
+def test_the_version_is_shown_for_people_and_programs(host: Host) -> None:
+    assert host.run("version").stdout == "stillpoint %s\n" % VERSION
+    assert host.json("version")["version"] == VERSION
+
+
+def test_the_one_file_does_what_its_sources_do(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    for arguments in (["list", "--json"], ["show", "web"], ["verify", "web", "--json"], ["restore", "web", "--dry-run"], ["prune", "web"]):
+        done = subprocess.run(host.command(*arguments), env=host.environment(), capture_output=True, text=True)
+        own = host.run(*arguments)
+        assert (done.returncode, done.stderr) == (own.returncode, own.stderr)
+        assert len(done.stdout.splitlines()) == len(own.stdout.splitlines())
+
+
+def test_help_lists_the_commands_and_exit_codes_without_any_library(host: Host) -> None:
+    done = subprocess.run([sys.executable, "-I", "-S", host.agent, "--help"], stdout=subprocess.PIPE, text=True, check=True)
+    for word in ("plan", "run", "list", "show", "verify", "restore", "prune", "clean", "version", "75 not now"):
+        assert word in done.stdout
+
+
+def test_a_missing_library_is_named_with_its_package(host: Host) -> None:
+    path = host.job()
+    done = subprocess.run([sys.executable, "-I", "-S", host.agent, "list", path], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "stillpoint: the Python module yaml is missing on this host: install the package python3-yaml\n"
+
+
+def test_without_a_command_the_help_is_shown_and_the_usage_is_wrong(host: Host) -> None:
+    done = host.run()
+    assert done.returncode == 2
+    assert "usage: stillpoint" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("frobnicate",), ("run",), ("list", "--frob"), ("restore", "web", "--database-only", "--files-only")]
+)
+def test_wrong_usage_is_one_sentence_and_exit_code_2(host: Host, arguments: Any) -> None:
+    assert "--help" in host.refusal(*arguments)
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "list", "show", "verify", "restore", "prune"])
+def test_a_job_that_does_not_exist_is_refused_by_every_command(host: Host, command: str) -> None:
+    host.job("etrial")
+    assert host.refusal(command, "etrail").endswith("did you mean etrial?")
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_wrong_job_and_a_missing_path_are_refused_before_anything_starts(host: Host, command: str) -> None:
+    assert "excludes is not a key that a job has" in host.refusal(command, host.job(excludes=[]))
+    assert "files has /missing, which does not exist" in host.refusal(command, host.job(files=["/missing"]))
+
+
+def test_somebody_who_is_not_root_is_sent_to_sudo(host: Host) -> None:
+    code = (
+        "import os, sys; os.geteuid = lambda: 1000; sys.path.insert(0, %r); from stillpoint.cli import main; sys.exit(main())" % host.agent
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code, "list"], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "stillpoint: root is needed to read databases, volumes and repositories: run it with sudo\n",
+    )
+
+
+def test_list_has_the_agreed_keys_newest_first_over_all_jobs(host: Host) -> None:
+    host.job("web")
+    host.job("etrial")
+    old = host.generation(at(20))
+    middle = host.generation(at(21), "etrial")
+    new = host.generation(at(22))
+    listed = host.json("list")
+    assert [each["path"] for each in listed] == [new, middle, old]
+    assert {key: listed[0][key] for key in ("job", "host", "generation", "path", "time", "size_bytes", "state")} == {
+        "job": "web",
+        "host": HOST,
+        "generation": "2026-11-22T02-00-05Z",
+        "path": new,
+        "time": "2026-11-22T02:00:05.000Z",
+        "size_bytes": 5,
+        "state": "good",
+    }
+    assert [each["path"] for each in host.json("list", "etrial")] == [middle]
+
+
+def test_list_for_people_is_a_table(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    head, row = host.run("list").stdout.splitlines()
+    assert head.split()[:5] == ["JOB", "GENERATION", "AGE", "SIZE", "STATE"]
+    assert row.split()[:2] == ["web", "2026-11-22T02-00-05Z"]
+
+
+def test_list_without_jobs_or_generations_says_so(host: Host) -> None:
+    assert host.json("list") == []
+    assert "there are no jobs" in host.run("list").stdout
+    host.job()
+    assert host.json("list") == []
+    assert host.run("list").stdout == "there is no backup yet of web\n"
+
+
+def test_list_says_which_repository_is_not_reachable_and_still_lists_the_others(host: Host) -> None:
+    host.job("web")
+    host.job("etrial", repository="/missing/backups")
+    path = host.generation(at(22))
+    done = host.run("list", "--json")
+    assert done.returncode == 1
+    assert [each["path"] for each in json.loads(done.stdout)] == [path]
+    assert "/missing/backups" in done.stderr and done.stderr.startswith("stillpoint: ")
+    assert "/missing/backups" in host.refusal("list", "etrial")
+
+
+def test_another_hosts_generations_can_be_looked_at(host: Host) -> None:
+    host.job()
+    path = host.generation(at(22), host="lost.example.com")
+    assert host.json("list", "web") == []
+    assert [each["path"] for each in host.json("list", "web", "--host", "lost.example.com")] == [path]
+    assert host.json("show", "web", "--host", "lost.example.com")["path"] == path
+
+
+def test_show_tells_of_the_newest_good_generation_or_of_the_one_named(host: Host) -> None:
+    host.job()
+    host.generation(at(20), warnings=["look here"])
+    host.generation(at(21))
+    assert host.json("show", "web")["generation"] == "2026-11-21T02-00-05Z"
+    assert host.json("show", "web", "2026-11-20T02-00-05Z")["warnings"] == ["look here"]
+    text = host.run("show", "web", "2026-11-20T02-00-05Z").stdout
+    assert "web 2026-11-20T02-00-05Z\n" in text
+    assert "warning      look here" in text
+    assert "2026-11-21T02-00-05Z (good)" in host.refusal("show", "web", "2026-01-01T00-00-00Z")
+
+
+def test_verify_ends_well_on_a_whole_generation_and_badly_on_a_damaged_one(host: Host) -> None:
+    host.job()
+    path = host.generation(at(22))
+    verdict = host.json("verify", "web")
+    assert (verdict["ok"], verdict["files"], verdict["faults"]) == (True, 1, [])
+    assert "every checksum is right" in host.run("verify", "web").stdout
+    assert "verified" in host.run("show", "web").stdout
+    (damaged,) = [os.path.join(top, name) for top, _directories, names in os.walk(path) for name in names if name == "case 1"]
+    with open(damaged, "r+") as file:
+        file.write("FIRST")
+    done = host.run("verify", "web")
+    assert done.returncode == 1
+    assert "case 1: " in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("stillpoint: 2026-11-22T02-00-05Z of web is damaged")
+    assert host.json("verify", "web", "2026-11-22T02-00-05Z", code=1)["ok"] is False
+    assert host.json("list")[0]["state"] == "bad"
+
+
+def test_verify_all_reads_every_generation(host: Host) -> None:
+    host.job()
+    for day in (20, 21):
+        host.generation(at(day))
+    assert [each["ok"] for each in host.json("verify", "web", "--all")] == [True, True]
+    assert "not both" in host.refusal("verify", "web", "2026-11-20T02-00-05Z", "--all")
+
+
+def test_a_generation_whose_manifest_is_lost_is_listed_and_shown_as_bad(host: Host) -> None:
+    host.job()
+    path = host.generation(at(22))
+    os.unlink(os.path.join(path, "manifest.json"))
+    (listed,) = host.json("list")
+    assert (listed["state"], listed["size_bytes"], listed["time"]) == ("bad", 0, "2026-11-22T02:00:05.000Z")
+    assert "state        bad: " in host.run("show", "web", "2026-11-22T02-00-05Z").stdout
+    assert host.run("list").returncode == 0
+
+
+def test_prune_removes_what_keep_no_longer_asks_for_and_dry_run_only_says_so(host: Host) -> None:
+    host.job(keep={"last": 1})
+    for day in (20, 21, 22):
+        host.generation(at(day))
+    foretold = host.json("prune", "web", "--dry-run")
+    assert [(each["generation"][:10], each["keep"]) for each in foretold] == [
+        ("2026-11-22", True),
+        ("2026-11-21", False),
+        ("2026-11-20", False),
+    ]
+    assert len(host.json("list")) == 3
+    assert host.json("prune", "web") == foretold
+    assert [each["generation"] for each in host.json("list")] == ["2026-11-22T02-00-05Z"]
+    assert "kept: " in host.run("prune", "web").stdout
+
+
+def test_prune_without_keep_is_refused(host: Host) -> None:
+    host.job()
+    assert "the job has no keep" in host.refusal("prune", "web")
+
+
+def test_prune_waits_for_nobody(host: Host) -> None:
+    host.job(keep={"last": 1})
+    host.generation(at(22))
+    with JobDirectory.open(str(host.repository), HOST, "web").lock():
+        assert "another run" in host.refusal("prune", "web", code=3)
+
+
+def test_a_reader_who_leaves_early_does_not_make_a_traceback(host: Host) -> None:
+    host.job()
+    for day in range(1, 20):
+        host.generation(at(day))
+    done = subprocess.run(
+        ["sh", "-c", '"$@" --json | head -n 1', "sh", *host.command("list")], env=host.environment(), capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+def test_an_unexpected_fault_is_one_sentence_and_debug_shows_where(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    sources = os.path.join(os.path.dirname(host.agent), "sources")
+    subprocess.run(
+        [sys.executable, "-c", "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])", host.agent, sources], check=True
+    )
+    shown = os.path.join(sources, "stillpoint", "observe", "show.py")
+    with open(shown) as text:
+        changed = text.read().replace("def generations(", "def gone(")
+    with open(shown, "w") as text:
+        text.write(changed)
+    command = [sys.executable, "-I", sources, "list"]
+    done = subprocess.run(command, env=host.environment(), stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("stillpoint: unexpected AttributeError: ") and len(done.stderr.splitlines()) == 1
+    done = subprocess.run([*command, "--debug"], env=host.environment(), stderr=subprocess.PIPE, text=True)
+    assert "Traceback" in done.stderr
+
+
+def in_process(code: str) -> "subprocess.Popen[str]":
+    """Start Python with the core at hand."""
+    core = os.path.dirname(os.path.dirname(bundle.__file__))
+    return subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.path.insert(0, %r)\n%s" % (core, code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+SIGNALLED = """
+import os, signal, subprocess, sys, time
+from _core import cli
+def command(arguments):
+    try:
+        print("started", flush=True)
+        time.sleep(30)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("child", subprocess.run(["sh", "-c", "kill -TERM $$; sleep 1"]).returncode)
+        print("cleaned up", flush=True)
+cli._version = command
+sys.exit(cli.main(["version", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_once_and_those_after_it_do_not_cut_the_clean_up_short(number: signal.Signals) -> None:
+    process = in_process(SIGNALLED)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    # the child of the clean-up can be ended by the signals that we take no notice of any more
+    assert out == "child -15\ncleaned up\n"
+    assert err == "stillpoint: stopped by %s; what had been opened was closed\n" % number.name
+    assert process.returncode == 1
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_ignored() -> None:
+    code = SIGNALLED.replace("import os,", "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nimport os,").replace(
+        "time.sleep(30)", "time.sleep(1)"
+    )
+    process = in_process(code)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGHUP)
+    _out, err = process.communicate(timeout=20)
+    assert "SIGHUP" not in err
+
+
+def test_files_that_the_agent_makes_are_for_root_alone() -> None:
+    process = in_process("import os, sys\nfrom _core import cli\ncli._version = lambda _a: print(oct(os.umask(0)))\ncli.main(['version'])")
+    assert process.communicate(timeout=20)[0] == "0o77\n"
+
+
+class Terminal:
+    """The agent on a terminal."""
+
+    def __init__(self, host: Host, *arguments: str) -> None:
+        self.pid, self.descriptor = pty.fork()
+        if not self.pid:
+            os.environ.update(host.environment(), TERM="xterm", COLUMNS="80")
+            command = host.command(*arguments)
+            os.execvp(command[0], command)
+
+    def read(self, until: str = "", timeout: float = 20) -> str:
+        """Return what the terminal shows up to a text, or up to the end."""
+        shown = ""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end and not (until and until in shown):
+            if select.select([self.descriptor], [], [], 0.1)[0]:
+                try:
+                    shown += os.read(self.descriptor, 4096).decode()
+                except OSError:
+                    break
+        return shown
+
+    def type(self, text: str) -> None:
+        os.write(self.descriptor, text.encode())
+
+    def end(self) -> int:
+        status = os.waitpid(self.pid, 0)[1]
+        os.close(self.descriptor)
+        return os.WEXITSTATUS(status)
+
+
+def test_on_a_terminal_there_is_a_bar_that_is_erased_at_the_end(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    terminal = Terminal(host, "verify", "web")
+    shown = terminal.read()
+    assert terminal.end() == 0
+    assert "\r\x1b[Kverify" in shown
+    assert "every checksum is right" in shown.split("\r\x1b[K")[-1]
+
+
+def test_a_restore_needs_to_be_told_yes_where_nobody_can_be_asked(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    (host.files / "case 1").write_text("changed since")
+    done = host.run("restore", "web")
+    assert done.returncode == 2
+    assert "in place" in done.stdout and str(host.files) in done.stdout, "the plan is shown"
+    assert done.stderr == "stillpoint: nothing was changed: say --yes to replace what is there now with 2026-11-22T02-00-05Z of web\n"
+    assert host.json("restore", "web", code=2)["exit_code"] == 2
+    assert (host.files / "case 1").read_text() == "changed since"
+
+
+def test_a_dry_run_shows_the_plan_alone(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    (host.files / "case 1").write_text("changed since")
+    assert host.json("restore", "web", "--dry-run")["generation"] == "2026-11-22T02-00-05Z"
+    assert str(host.files) in host.run("restore", "web", "--dry-run").stdout
+    assert (host.files / "case 1").read_text() == "changed since"
+
+
+def test_a_restore_in_place_keeps_what_it_replaces_until_that_is_discarded(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    (host.files / "case 1").write_text("changed since")
+    done = host.json("restore", "web", "--yes")
+    (kept,) = done["replaced"]
+    assert (done["generation"], done["files"], done["bytes"]) == ("2026-11-22T02-00-05Z", 1, 5)
+    assert (host.files / "case 1").read_text() == "first"
+    with open(os.path.join(kept, "case 1")) as file:
+        assert file.read() == "changed since"
+
+    assert host.run("restore", "web", "--discard-replaced").returncode == 2
+    assert host.json("restore", "web", "--discard-replaced", "--dry-run") == {"discarded": [], "kept": [kept]}
+    assert os.path.isdir(kept)
+    assert host.json("restore", "web", "--discard-replaced", "--yes") == {"discarded": [kept], "kept": []}
+    assert not os.path.exists(kept)
+    assert host.run("restore", "web", "--discard-replaced").stdout == "no restore of web has left anything to discard\n"
+
+
+def test_a_restore_elsewhere_leaves_the_live_data_alone_and_asks_nothing(host: Host, tmp_path: Any) -> None:
+    host.job()
+    host.generation(at(22))
+    (host.files / "case 1").write_text("changed since")
+    done = host.run("restore", "web", "--to", str(tmp_path / "look"))
+    assert done.returncode == 0, done.stderr
+    assert "2026-11-22T02-00-05Z of web is back: 1 files, 5 B in " in done.stdout
+    assert (host.files / "case 1").read_text() == "changed since"
+    assert [name for _top, _directories, names in os.walk(str(tmp_path / "look")) for name in names] == ["case 1"]
+
+
+def test_a_part_that_a_generation_does_not_hold_is_refused(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    assert "holds no database" in host.refusal("restore", "web", "--database-only", "--yes")
+
+
+@pytest.mark.parametrize("answer, code, text", [("yes\n", 0, "first"), ("y\n", 1, "changed since"), ("\x04", 1, "changed since")])
+def test_on_a_terminal_the_person_is_asked_and_only_yes_is_yes(host: Host, answer: str, code: int, text: str) -> None:
+    host.job()
+    host.generation(at(22))
+    (host.files / "case 1").write_text("changed since")
+    terminal = Terminal(host, "restore", "web")
+    assert str(host.files) in terminal.read("Type yes: ")
+    terminal.type(answer)
+    shown = terminal.read()
+    assert terminal.end() == code
+    assert ("stillpoint: not confirmed: nothing was changed" in shown) == (code == 1)
+    assert (host.files / "case 1").read_text() == text
+
+
+def test_clean_removes_unfinished_copies_of_jobs_that_nobody_is_running(host: Host) -> None:
+    host.job()
+    path = host.generation(at(22))
+    left = os.path.join(os.path.dirname(path), ".killed.partial")
+    os.mkdir(left)
+    done = host.run("clean", "--json")
+    if shutil.which("lvs") is None:
+        pytest.skip("needs the LVM tools")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"snapshots": [], "unfinished": [left]}
+    assert not os.path.exists(left) and os.path.isdir(path)
+    assert host.run("clean").stdout == "nothing was left behind\n"

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+import textwrap
+from typing import Any, Dict
+
+import pytest
+from _core import job
+from _core.errors import UsageError
+from _core.storage import sizes
+
+WHERE = "/etc/stillpoint/jobs/etrial.yml"
+
+
+def etrial(**changes: Any) -> Dict[str, Any]:
+    """Return the job of the reference host, with some keys changed; a key set to Ellipsis is left out."""
+    mapping: Dict[str, Any] = {"name": "etrial", "mysql": {}, "files": ["/opt/processmaker"], "repository": "/backups"}
+    mapping.update(changes)
+    return {key: value for key, value in mapping.items() if value is not ...}
+
+
+def refusal(mapping: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        job.parse(mapping, WHERE)
+    sentence = str(caught.value)
+    assert sentence.startswith(WHERE + ": ")
+    assert "\n" not in sentence
+    return sentence[len(WHERE) + 2 :]
+
+
+def test_the_job_of_the_design_without_what_is_not_built_yet_is_accepted() -> None:
+    parsed = job.parse(
+        {
+            "name": "etrial",
+            "mysql": {"method": "snapshot", "lock": "auto", "config_file": "/etc/stillpoint/my.cnf"},
+            "files": ["/opt/processmaker"],
+            "exclude": ["*.log"],
+            "snapshot_size": "auto",
+            "repository": "/backups",
+            "keep": {"last": 3, "daily": 7, "weekly": 4, "monthly": 6},
+            "schedule": "02:00",
+            "notify": {"ping_url": "https://ping.example.com/abc", "command": "/usr/local/bin/tell 'the ops'"},
+        },
+        WHERE,
+    )
+    assert parsed.mysql == job.MysqlOptions(config_file="/etc/stillpoint/my.cnf")
+    assert parsed.files == ("/opt/processmaker",)
+    assert parsed.keep == job.Keep(last=3, daily=7, weekly=4, monthly=6)
+    assert parsed.notify.command == ("/usr/local/bin/tell", "the ops")
+    assert parsed.snapshot_size == sizes.Size("auto", "auto")
+
+
+def test_an_empty_mysql_section_means_the_defaults_and_an_absent_one_means_no_database() -> None:
+    assert job.parse(etrial(mysql={})).mysql == job.MysqlOptions()
+    assert job.parse(etrial(mysql=...)).mysql is None
+
+
+def test_a_mysql_key_with_nothing_behind_it_is_refused_as_it_may_mean_either() -> None:
+    assert refusal(etrial(mysql=None)).startswith("mysql is empty, expected a mapping")
+
+
+def test_a_job_without_database_and_files_is_refused() -> None:
+    assert "nothing to back up" in refusal(etrial(mysql=..., files=...))
+    assert "nothing to back up" in refusal(etrial(mysql=..., files=[]))
+
+
+@pytest.mark.parametrize("key", ["name", "repository"])
+def test_a_missing_key_is_named(key: str) -> None:
+    assert refusal(etrial(**{key: ...})) == "the job lacks the key %s" % key
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one() -> None:
+    assert refusal(etrial(excludes=["*.log"])) == "excludes is not a key that a job has; did you mean exclude?"
+    assert refusal(etrial(mysql={"lock_timeout": 3})) == "mysql.lock_timeout is not a key that a job has; did you mean lock_wait_timeout?"
+    assert "known are name, mysql, files" in refusal(etrial(zzz=1))
+
+
+def test_a_password_in_a_job_is_refused_and_not_repeated() -> None:
+    sentence = refusal(etrial(mysql={"login_password": "geheim"}))
+    assert "mysql.login_password does not belong in a job" in sentence
+    assert "config_file" in sentence
+    assert "geheim" not in sentence
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"files": "/opt"}, "files is '/opt', expected a list"),
+        ({"files": [7]}, "files[0] is 7, expected text"),
+        ({"files": ["opt"]}, "files[0] is 'opt', expected an absolute path"),
+        ({"files": ["/opt/../etc"]}, "files[0] is '/opt/../etc', expected a path without '..'"),
+        ({"files": ["/"]}, "files[0] is '/', expected a directory below the root"),
+        ({"files": ["/opt", "/opt/"]}, "files has /opt twice"),
+        ({"files": ["/opt/processmaker", "/opt"]}, "files has /opt/processmaker, which lies in /opt"),
+        ({"name": 2026}, "name is 2026, expected a name"),
+        ({"name": "-x"}, "name is '-x', expected a name"),
+        ({"name": "a/b"}, "name is 'a/b', expected a name"),
+        ({"name": "x" * 65}, "expected a name of up to 64"),
+        ({"mysql": {"lock": "fast"}}, "mysql.lock is 'fast', expected one of auto, backup_stage, instance, ftwrl, none"),
+        ({"mysql": {"method": "dump"}}, "mysql.method is dump, which is not supported yet"),
+        ({"mysql": {"method": "copy"}}, "mysql.method is 'copy', expected snapshot"),
+        ({"mysql": {"login_port": True}}, "mysql.login_port is true, expected a whole number from 1 to 65535"),
+        ({"mysql": {"lock_wait_timeout": 0}}, "mysql.lock_wait_timeout is 0, expected a whole number from 1"),
+        ({"mysql": {"lock_wait_timeout": "5"}}, "mysql.lock_wait_timeout is '5', expected a whole number"),
+        ({"mysql": {"check_hostname": "yes"}}, "mysql.check_hostname is 'yes', expected true or false"),
+        ({"mysql": ["x"]}, "mysql is a list, expected a mapping"),
+        ({"snapshot_size": "much"}, "snapshot_size is 'much', expected auto, 1g, 512m, 20%ORIGIN or 50%FREE"),
+        ({"snapshot_size": True}, "snapshot_size is true, expected auto"),
+        (
+            {"repository": "ssh://backup@vault.example.com/backups"},
+            "repository is 'ssh://backup@vault.example.com/backups', expected an absolute path on this host; "
+            "repositories elsewhere are not supported yet",
+        ),
+        ({"repository": "backups"}, "repository is 'backups', expected an absolute path"),
+        ({"keep": {"last": -1}}, "keep.last is -1, expected a whole number from 0"),
+        ({"keep": {"last": 0}}, "keep keeps nothing"),
+        ({"keep": {"dayly": 7}}, "keep.dayly is not a key that a job has; did you mean daily?"),
+        ({"bwlimit": "fast"}, "bwlimit is 'fast', expected a rate as rsync takes it"),
+        ({"bwlimit": 0}, "bwlimit is 0, expected a rate"),
+        ({"exclude": ["+ secret"]}, "exclude[0] is '+ secret', expected a pattern"),
+        ({"exclude": ["a\nb"]}, "expected text on one line"),
+        ({"notify": {"ping_url": "ftp://x"}}, "notify.ping_url is not a URL that begins with https:// or http://"),
+        ({"notify": {"command": "tell me"}}, "notify.command is 'tell me', expected a command that begins with the absolute path"),
+        ({"notify": {"command": "/bin/tell 'me"}}, "expected a command whose quotes are closed"),
+        ({"schedule": "02:00\nExecStart=/bin/sh"}, "schedule is '02:00\\nExecStart=/bin/sh', expected text on one line"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_key_and_with_what_is_expected(changes: Dict[str, Any], said: str) -> None:
+    assert said in refusal(etrial(**changes))
+
+
+@pytest.mark.parametrize("value", [True, {"server": True}, {"tables": "changed"}])
+@pytest.mark.parametrize("key", ["verify", "binlog"])
+def test_what_is_not_built_yet_is_refused_rather_than_ignored(key: str, value: Any) -> None:
+    assert refusal(etrial(**{key: value})) == "%s is not supported yet: leave it out" % key
+
+
+@pytest.mark.parametrize("value", [False, None, {}, {"server": False}])
+def test_what_is_not_built_yet_may_be_switched_off(value: Any) -> None:
+    assert job.parse(etrial(verify=value, binlog=value)).name == "etrial"
+
+
+def test_a_repository_inside_what_is_backed_up_is_refused_and_the_other_way_round() -> None:
+    assert "repository /opt/backups lies in /opt" in refusal(etrial(files=["/opt"], repository="/opt/backups"))
+    assert "files has /backups/x, which lies in the repository /backups" in refusal(etrial(files=["/backups/x"]))
+    assert job.parse(etrial(files=["/opt"], repository="/optional")).repository == "/optional"
+
+
+@pytest.mark.parametrize("value, meant", [(1320, '"22:00"'), (165, '"02:45"'), (79200, '"22:00:00"')])
+def test_a_time_that_yaml_made_a_number_of_is_explained(value: int, meant: str) -> None:
+    sentence = refusal(etrial(schedule=value))
+    assert "without quotes" in sentence
+    assert meant in sentence
+
+
+def test_numbers_are_taken_as_bandwidth() -> None:
+    assert job.parse(etrial(bwlimit=5000)).bwlimit == "5000"
+    assert job.parse(etrial(bwlimit="1.5M")).bwlimit == "1.5M"
+
+
+def test_a_trailing_slash_is_dropped() -> None:
+    parsed = job.parse(etrial(files=["/opt/processmaker/"], repository="//backups/"))
+    assert (parsed.files, parsed.repository) == (("/opt/processmaker",), "/backups")
+
+
+# --- files
+
+
+@pytest.fixture
+def directory(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("STILLPOINT_JOBS", str(tmp_path))
+    return tmp_path
+
+
+def written(directory: Any, name: str, text: str, mode: int = 0o600) -> str:
+    path = directory / name
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    path.chmod(mode)
+    return str(path)
+
+
+def loading(name_or_path: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        job.load(name_or_path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+GOOD = "name: etrial\nmysql: {}\nrepository: /backups\n"
+
+
+def test_a_job_is_found_by_name_and_by_path(directory: Any) -> None:
+    path = written(directory, "etrial.yml", GOOD)
+    assert job.load("etrial") == job.load(path)
+    assert job.load("etrial").where == path
+    assert job.names() == ["etrial"]
+
+
+def test_a_job_that_does_not_exist_is_refused_with_those_that_do(directory: Any) -> None:
+    assert loading("etrial").endswith("there are no jobs at all")
+    written(directory, "etrial.yml", GOOD)
+    assert loading("etrail").endswith("did you mean etrial?")
+    assert loading("web").endswith("there are etrial")
+
+
+def test_without_a_directory_of_jobs_there_are_none(directory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLPOINT_JOBS", str(directory / "missing"))
+    assert job.names() == []
+
+
+def test_the_file_has_to_be_called_as_the_job(directory: Any) -> None:
+    written(directory, "other.yml", GOOD)
+    assert "name is 'etrial', but the file is called other.yml" in loading("other")
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_can_write_is_refused(directory: Any, mode: int) -> None:
+    written(directory, "etrial.yml", GOOD, mode)
+    assert "can be written by others" in loading("etrial")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_that_belongs_to_somebody_else_is_refused(directory: Any) -> None:
+    os.chown(written(directory, "etrial.yml", GOOD), 4242, 0)
+    assert "belongs to user 4242" in loading("etrial")
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (GOOD + "repository: /other\n", "line 4: the key repository is given twice"),
+        ("name: etrial\nmysql: {lock: auto, lock: none}\nrepository: /b\n", "line 2: the key lock is given twice"),
+        ("name: [etrial\n", "not YAML"),
+        ("name: 'etrial\n", "not YAML"),
+        ("", "the job is empty, expected a mapping"),
+        ("- name: etrial\n", "the job is a list, expected a mapping"),
+        ("name: !!python/object/apply:os.system [id]\n", "not YAML"),
+        ("name: 2026-11-22\nmysql: {}\nrepository: /b\n", "name is 2026-11-22, expected a name"),
+        ("on: true\n", "True is not a key that a job has"),
+        (GOOD + "schedule: 22:00\n", 'write "22:00"'),
+        ("name: etrial\nmysql: &a {}\nfiles: *nowhere\n", "not YAML"),
+    ],
+)
+def test_a_file_that_says_something_else_than_it_seems_to_is_refused(directory: Any, text: str, said: str) -> None:
+    path = written(directory, "etrial.yml", text)
+    sentence = loading("etrial")
+    assert said in sentence
+    assert path in sentence
+
+
+def test_a_file_that_is_not_text_is_refused(directory: Any) -> None:
+    (directory / "etrial.yml").write_bytes(b"name: \xff\xfe\n")
+    (directory / "etrial.yml").chmod(0o600)
+    assert "not a text file in UTF-8" in loading("etrial")
+
+
+def test_paths_that_a_job_reads_from_are_checked_apart_from_its_shape(tmp_path: Any) -> None:
+    parsed = job.parse(etrial(files=[str(tmp_path / "missing")]), WHERE)
+    with pytest.raises(UsageError, match="files has .*/missing, which does not exist"):
+        job.check_paths(parsed)
+    (tmp_path / "missing").write_text("")
+    with pytest.raises(UsageError, match="which is not a directory"):
+        job.check_paths(parsed)
+    job.check_paths(job.parse(etrial(files=[str(tmp_path)])))
+
+
+def test_an_option_file_with_a_password_is_for_its_owner_alone(tmp_path: Any) -> None:
+    options = tmp_path / "my.cnf"
+    parsed = job.parse(etrial(files=..., mysql={"config_file": str(options)}))
+    with pytest.raises(UsageError, match="config_file is .*my.cnf, which is not a file"):
+        job.check_paths(parsed)
+    options.write_text("[client]\nuser = x\n")
+    options.chmod(0o644)
+    job.check_paths(parsed)
+    options.write_text("[client]\nuser = x\npassword = y\n")
+    with pytest.raises(UsageError, match="every user can read it: chmod 0600"):
+        job.check_paths(parsed)
+    options.chmod(0o600)
+    job.check_paths(parsed)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a module ends when something goes wrong behind its door."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any, Dict
+
+import pytest
+
+pytest.importorskip("ansible")
+
+from ansible_collections.stillpoint.backup.plugins.module_utils import _module  # noqa: E402
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import CommandError, NotNowError, StillpointError  # noqa: E402
+
+
+class Module:
+    """What of AnsibleModule the door uses."""
+
+    def fail_json(self, **result: Any) -> None:
+        raise Failed(result)
+
+
+class Failed(SystemExit):
+    def __init__(self, result: Dict[str, Any]) -> None:
+        super().__init__(1)
+        self.result = result
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_before() -> Any:
+    before = {each: signal.getsignal(each) for each in _module._SIGNALS}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+def through_the_door(error: BaseException) -> Dict[str, Any]:
+    with pytest.raises(Failed) as failed, _module.door(Module()):  # type: ignore[arg-type]
+        raise error
+    return failed.value.result
+
+
+def test_a_sentence_is_all_there_is_to_an_ordinary_failure() -> None:
+    assert through_the_door(StillpointError("the disk is full: free some space")) == {"msg": "the disk is full: free some space", "exit_code": 1}
+
+
+def test_a_server_that_is_too_busy_can_be_told_from_a_failure() -> None:
+    assert through_the_door(NotNowError("later"))["exit_code"] == 75
+
+
+def test_a_program_that_failed_is_named_in_values_of_its_own() -> None:
+    result = through_the_door(CommandError("lvs failed: no", ["lvs", "-a"], 5, "  no\n"))
+    assert result == {"msg": "lvs failed: no", "exit_code": 1, "cmd": ["lvs", "-a"], "rc": 5, "stderr": "  no\n"}
+
+
+def test_a_fault_of_ours_is_called_one() -> None:
+    result = through_the_door(KeyError("volume"))
+    assert "fault in stillpoint.backup" in result["msg"]
+    assert "KeyError" in result["exception"]
+
+
+def test_a_signal_lets_what_was_opened_be_closed_and_a_second_one_does_not_disturb_that() -> None:
+    closed = []
+    with pytest.raises(Failed) as failed, _module.door(Module()):  # type: ignore[arg-type]
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            closed.append(True)
+    assert closed
+    assert "SIGTERM" in failed.value.result["msg"]
+
+
+def test_a_module_that_is_done_leaves_by_itself() -> None:
+    with pytest.raises(SystemExit) as left, _module.door(Module()):  # type: ignore[arg-type]
+        raise SystemExit(0)
+    assert not isinstance(left.value, Failed)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict
+
+import pytest
+from _core.observe import show, text
+
+NOW = datetime(2026, 11, 22, 5, 0, 5, tzinfo=timezone.utc)
+
+
+def summary(**changes: Any) -> Dict[str, Any]:
+    """Return a manifest's summary, with some keys changed."""
+    facts: Dict[str, Any] = {
+        "job": "etrial",
+        "generation": "2026-11-22T02-00-05Z",
+        "time": "2026-11-22T02:00:05.123Z",
+        "path": "/backups/etrial/etrial/2026-11-22T02-00-05Z",
+        "state": "unproven",
+        "trees": [{"name": "mysql", "source": "/var/lib/mysql", "files": 321, "bytes": 943718400}],
+        "server": {
+            "flavour": "mariadb",
+            "version": "10.11.19-MariaDB",
+            "datadir": "/var/lib/mysql",
+            "uuid": None,
+            "unit": "mariadb.service",
+        },
+        "lock": {"method": "backup_stage", "reason": "it stops commits", "waited_ms": 2.6, "held_ms": 228.7, "frozen_ms": 70.1},
+        "coordinates": {"file": "bin.000003", "position": 3083129, "gtid": "0-1-17", "replica": None},
+        "snapshots": [{"vg": "vg00", "origin": "root", "name": "x", "size_bytes": 1024**3, "used_percent": 12.34}],
+        "copy": {"files": 5321, "bytes": 1288490189, "bytes_transferred": 35651584, "duration_s": 12.0, "rsync": "3.2.7"},
+        "proof": None,
+        "warnings": ["the repository lies on vg00/root"],
+        "duration_s": 14.2,
+    }
+    facts.update(changes)
+    return facts
+
+
+def test_a_generation_shows_what_was_locked_for_how_long_and_where_the_binary_log_stood() -> None:
+    lines = show.generation(summary(), NOW)
+    assert lines == [
+        "etrial 2026-11-22T02-00-05Z",
+        "  taken        2026-11-22 02:00:05 UTC (2 h ago), in 14.2 s",
+        "  state        unproven",
+        "  path         /backups/etrial/etrial/2026-11-22T02-00-05Z",
+        "  server       mariadb 10.11.19-MariaDB, /var/lib/mysql",
+        "  lock         backup_stage, held 229 ms (3 ms of them to get it), file system frozen 70 ms",
+        "               because it stops commits",
+        "  coordinates  bin.000003:3083129, GTID 0-1-17",
+        "  snapshot     vg00/root, 1.0 GiB, 12.3 % used",
+        "  copy         5,321 files, 1.2 GiB, of which 34.0 MiB were new, in 12.0 s",
+        "  holds        /var/lib/mysql in mysql: 321 files, 900.0 MiB",
+        "  proof        none: nobody has tried yet whether it starts",
+        "  warning      the repository lies on vg00/root",
+    ]
+
+
+def test_a_server_without_binary_log_and_a_replica_are_told_apart() -> None:
+    assert any("coordinates  none" in line for line in show.generation(summary(coordinates=None), NOW))
+    source = {"channel": "", "host": "db1", "port": 3306, "file": "bin.7", "position": 99, "gtid": None}
+    lines = show.generation(summary(coordinates={"file": "", "position": 0, "gtid": None, "replica": [source]}), NOW)
+    assert "  coordinates  no binary log of its own" in lines
+    assert "  replica of   db1:3306 at bin.7:99" in lines
+
+
+def test_files_alone_have_neither_server_nor_lock() -> None:
+    heads = [line.split()[0] for line in show.generation(summary(server=None, lock=None, coordinates=None), NOW)]
+    assert not {"server", "lock", "coordinates"} & set(heads)
+
+
+def test_a_failed_proof_and_the_reason_of_a_bad_state_are_shown() -> None:
+    lines = show.generation(summary(proof={"passed": False}, state="bad", reason="2 files differ"), NOW)
+    assert "  proof        failed" in lines
+    assert "  state        bad: 2 files differ" in lines
+
+
+def test_the_table_has_ages_and_sizes() -> None:
+    row = {
+        "job": "etrial",
+        "generation": "2026-11-22T02-00-05Z",
+        "time": "2026-11-22T02:00:05Z",
+        "size_bytes": 1288490189,
+        "state": "good",
+        "lock": {"held_ms": 228.7},
+        "proof": {"passed": True},
+    }
+    old = {
+        **row,
+        "job": "web",
+        "generation": "2026-11-01T02-00-05Z",
+        "time": "2026-11-01T02:00:05Z",
+        "size_bytes": 7,
+        "state": "bad",
+        "lock": None,
+        "proof": None,
+    }
+    assert show.generations([row, old], NOW).splitlines() == [
+        "JOB     GENERATION             AGE     SIZE  STATE  LOCK HELD  PROOF",
+        "etrial  2026-11-22T02-00-05Z   3 h  1.2 GiB  good      229 ms  passed",
+        "web     2026-11-01T02-00-05Z  21 d      7 B  bad            -  -",
+    ]
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(0.0004, "0 ms"), (0.35, "350 ms"), (12.46, "12.5 s"), (185, "3:05 min"), (7800, "2:10 h"), (5 * 86400, "5 d")]
+)
+def test_durations_read_well(seconds: float, said: str) -> None:
+    assert text.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(-5, "in the future"), (30, "now"), (90, "1 min"), (3 * 3600, "3 h"), (47 * 3600, "47 h"), (49 * 3600, "2 d")]
+)
+def test_ages_read_well(seconds: float, said: str) -> None:
+    assert text.age(seconds) == said
+
+
+def test_a_moment_is_read_with_and_without_a_fraction() -> None:
+    assert text.moment("2026-11-22T05:00:05Z") == NOW
+    assert text.moment("2026-11-22T05:00:05.250Z") == NOW + timedelta(milliseconds=250)

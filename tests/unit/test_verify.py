@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from _core.errors import UsageError
+from _core.repository import verify
+from _core.repository.generations import Generation
+from trees import Quiet, awkward, back_up, job, needs_root, tree, write
+
+
+@pytest.fixture
+def directory(tmp_path):
+    source = str(tmp_path / "source")
+    os.makedirs(source + "/sub")
+    write(source + "/table.ibd", b"x" * 100_000)
+    write(source + "/sub/file")
+    directory = job(tmp_path / "repository")
+    back_up(directory, tree(source))
+    return directory
+
+
+def flip_one_bit(path: str, place: int = 4711) -> None:
+    """Change one bit, as a disk does it: size and times stay."""
+    status = os.stat(path)
+    with open(path, "r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 0x10]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@needs_root
+def test_an_untouched_generation_has_no_fault_and_is_not_changed_by_the_look(tmp_path):
+    directory = job(tmp_path / "repository")
+    generation = back_up(directory, tree(awkward(str(tmp_path / "source"))))
+    before = subprocess.run(["find", generation.path, "-printf", "%p %i %C@ %T@\n"], stdout=subprocess.PIPE, check=True).stdout
+    reporter = Quiet()
+    verdict = verify.verify(generation, reporter)
+    assert verdict.ok and verdict.faults == () and reporter.warnings == []
+    assert (verdict.files, verdict.bytes) == (generation.trees[0].files, generation.size_bytes)
+    assert subprocess.run(["find", generation.path, "-printf", "%p %i %C@ %T@\n"], stdout=subprocess.PIPE, check=True).stdout == before
+
+
+def test_one_flipped_bit_is_found_named_and_remembered(directory):
+    generation = directory.find()
+    flip_one_bit(generation.path + "/files/tree/table.ibd")
+    verdict = verify.verify(generation, Quiet())
+    assert not verdict.ok
+    assert [fault.path for fault in verdict.faults] == ["files/tree/table.ibd"]
+    assert "contents changed" in verdict.faults[0].what
+    later = directory.generations()[0]
+    assert later.state == "bad"
+    assert later.reason.startswith("1 faults were found on 20")
+    assert later.verified["faults"] == [verdict.faults[0].text()]
+
+
+def test_a_flipped_bit_in_the_manifest_is_found_and_remembered(directory):
+    generation = directory.find()
+    flip_one_bit(generation.path + "/manifest.json", os.path.getsize(generation.path + "/manifest.json") - 200)
+    assert generation.state == "good"
+    verdict = verify.verify(Generation(generation.path), Quiet())
+    assert [fault.path for fault in verdict.faults] == ["manifest.json"]
+    assert Generation(generation.path).state == "bad"
+
+
+def test_a_missing_manifest_is_a_fault(directory):
+    generation = directory.find()
+    os.unlink(generation.path + "/manifest.json")
+    assert Generation(generation.path).state == "bad"
+    assert not verify.verify(Generation(generation.path), Quiet()).ok
+
+
+def test_what_is_missing_and_what_is_new_is_found(directory):
+    generation = directory.find()
+    os.unlink(generation.path + "/files/tree/sub/file")
+    write(generation.path + "/files/tree/new\nline")
+    faults = {fault.text() for fault in verify.verify(generation, Quiet()).faults}
+    assert {"files/tree/sub/file: missing", "files/tree/new\\nline: not in the manifest"} <= faults
+
+
+def test_a_generation_that_is_whole_again_is_good_again(directory):
+    generation = directory.find()
+    for expected in (False, True):
+        flip_one_bit(generation.path + "/files/tree/table.ibd")
+        assert verify.verify(Generation(generation.path), Quiet()).ok is expected
+    assert Generation(generation.path).state == "good"
+
+
+def test_the_result_lies_beside_the_generation_and_goes_with_it(directory):
+    generation = directory.find()
+    verify.verify(generation, Quiet())
+    path = os.path.join(directory.path, ".%s.verified" % generation.name)
+    with open(path, encoding="utf-8") as file:
+        recorded = json.load(file)
+    assert recorded["ok"] is True and recorded["files"] == 2 and recorded["faults"] == []
+    with directory.lock():
+        directory.remove(generation)
+    assert sorted(os.listdir(directory.path)) == [".lock", "latest"]
+
+
+def test_progress_goes_up_to_the_size_of_the_generation(directory):
+    generation = directory.find()
+    reporter = Quiet()
+    assert verify.verify(generation, reporter).ok
+    assert reporter.done[-1] == (generation.size_bytes, generation.size_bytes)
+    assert {total for _done, total in reporter.done} == {generation.size_bytes}
+    assert reporter.stages == ["verify"]
+
+
+def test_everything_wrong_is_counted_and_the_first_faults_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "MOST_FAULTS", 3)
+    source = str(tmp_path / "source")
+    os.mkdir(source)
+    for number in range(10):
+        write("%s/%d" % (source, number))
+    generation = back_up(job(tmp_path / "repository"), tree(source))
+    for number in range(10):
+        os.unlink("%s/files/tree/%d" % (generation.path, number))
+    verdict = verify.verify(generation, Quiet())
+    assert (len(verdict.faults), verdict.faults_total) == (3, 11)  # and the directory's own time
+
+
+def test_a_generation_that_is_gone_can_not_be_verified(directory):
+    generation = directory.find()
+    with directory.lock():
+        directory.remove(generation)
+    with pytest.raises(UsageError, match="can't be read: No such file or directory"):
+        verify.verify(generation, Quiet())
+
+
+def test_a_generation_is_not_removed_while_it_is_read(directory):
+    generation = directory.find()
+    with directory.lock(), generation.hold():
+        assert directory.remove(generation) is False
+    assert os.path.isdir(generation.path)

@@ -17,9 +17,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _stop(number: int, frame: Any) -> None:
-    """Raise Stopped for the first signal; those that follow must not cut the clean-up short."""
+    """Raise Stopped for the first signal; those that follow must not cut the clean-up short. Not SIG_IGN: the programs
+    that the clean-up starts would inherit it, and could not be told to end."""
     for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, lambda _number, _frame: None)
     raise Stopped(signal.Signals(number).name)
 
 

@@ -103,7 +103,7 @@ backups:
       type: list
       elements: str
 report:
-  description: What became of each job, for people, one line for each. In check mode what each would do.
+  description: What became of each job, for people, one line for each and one for each warning. In check mode what each would do.
   type: list
   elements: str
   returned: always
@@ -147,7 +147,7 @@ def perform(jobs: List[str], timeout: int) -> Dict[str, Any]:
             backups.append({"job": job, **_agent.ask("run", job, timeout=timeout)})
         except CommandError as error:
             failures.append({"job": job, **failure(error)})
-    report = [line(backup) for backup in backups] + ["%(job)s: %(msg)s" % each for each in failures]
+    report = [line for backup in backups for line in lines(backup)] + ["%(job)s: %(msg)s" % each for each in failures]
     result = {"changed": bool(backups), "backups": backups, "report": report}
     if not failures:
         return result
@@ -156,8 +156,8 @@ def perform(jobs: List[str], timeout: int) -> Dict[str, Any]:
     return {**result, **worst, "failed": True, "failures": failures, "msg": msg}
 
 
-def line(backup: Dict[str, Any]) -> str:
-    """Return a manifest's summary as one line."""
+def lines(backup: Dict[str, Any]) -> List[str]:
+    """Return a manifest's summary as one line, and one more for each warning in it."""
     parts = []
     if backup.get("lock"):
         parts.append("locked for %s" % text.duration((backup["lock"].get("held_ms") or 0) / 1000))
@@ -165,8 +165,8 @@ def line(backup: Dict[str, Any]) -> str:
     parts.append("%s in %s files" % (text.size(copy["bytes"]), text.count(copy["files"])))
     parts.append("%s of it new" % text.size(copy["bytes_transferred"]))
     parts.append(text.duration(backup["duration_s"]))
-    warnings = ["; warning: %s" % warning for warning in backup.get("warnings") or []]
-    return "%s %s: %s%s" % (backup["job"], backup["generation"], ", ".join(parts), "".join(warnings))
+    warnings = ["%s: warning: %s" % (backup["job"], warning) for warning in backup.get("warnings") or []]
+    return ["%s %s: %s" % (backup["job"], backup["generation"], ", ".join(parts)), *warnings]
 
 
 def main() -> None:

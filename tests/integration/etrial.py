@@ -102,7 +102,7 @@ class Etrial:
             ls -d /run/stillpoint/mount-* 2>/dev/null
             find /backups -maxdepth 3 \\( -name '*.partial' -o -name '*.deleting' \\)
             pgrep -fa '^(rsync|lvconvert|lvcreate) '
-            pgrep -fa '{AGENT} run'
+            pgrep -fa '^/usr/bin/python3 {AGENT} run'
             mariadb -BN -e "SELECT CONCAT('session ', ID, ' ', IFNULL(STATE, ''), ' ', IFNULL(INFO, '')) FROM information_schema.PROCESSLIST
                             WHERE INFO LIKE '%BACKUP STAGE%' AND ID <> CONNECTION_ID()"
             true
@@ -111,10 +111,10 @@ class Etrial:
 
     def write_takes(self) -> float:
         """Return the seconds that a commit takes now: long, if somebody holds a lock."""
-        self.sql("CREATE TABLE IF NOT EXISTS test.probe (t TIMESTAMP(6)) ENGINE=InnoDB")
+        self.sql("CREATE DATABASE IF NOT EXISTS probe; CREATE TABLE IF NOT EXISTS probe.probe (t TIMESTAMP(6)) ENGINE=InnoDB")
         answer = self.machine.run(
             "python3 -c \"import pymysql, time; c = pymysql.connect(unix_socket='/run/mysqld/mysqld.sock', user='root', autocommit=True).cursor();"
-            " t = time.monotonic(); c.execute('INSERT INTO test.probe VALUES (NOW(6))'); print(time.monotonic() - t)\"",
+            " t = time.monotonic(); c.execute('INSERT INTO probe.probe VALUES (NOW(6))'); print(time.monotonic() - t)\"",
             timeout=120,
         )
         return float(answer.stdout)

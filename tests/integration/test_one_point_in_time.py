@@ -31,12 +31,13 @@ def test_a_backup_under_load_is_one_point_in_time_at_the_recorded_coordinates(et
     assert verdict["rows"] > 0
     assert verdict["files"] > 0
     assert summary["lock"]["method"] == ("backup_stage" if lock == "auto" else "ftwrl")
-    assert 0 < summary["lock"]["held_ms"] < 1000 * report["commit"]["worst"] + 5000
+    assert 0 < summary["lock"]["held_ms"] < report["commit"]["worst_ms"] + 2000
 
 
 def test_an_rsync_of_the_live_directories_is_no_point_in_time(etrial: Etrial) -> None:
     with etrial.load():
-        etrial.machine.run("mkdir -p /backups/rsync/files/opt && rsync -a /var/lib/mysql /backups/rsync/ && rsync -a /opt/processmaker /backups/rsync/files/opt/", timeout=300)
+        etrial.machine.run("mkdir -p /backups/rsync/files/opt")
+        etrial.machine.run("rsync -a /var/lib/mysql /backups/rsync/; rsync -a /opt/processmaker /backups/rsync/files/opt/", check=False, timeout=300)
     good, verdict = etrial.judge_generation("/backups/rsync")
     assert not good
     assert verdict["violations"]

@@ -52,7 +52,7 @@ def site() -> list[tuple[str, str, int]]:
     """The users' own files of one trial site; return (case, path in the site, size) of every uploaded document."""
     base = ROOT / "shared" / "sites" / "workflow"
     documents = []
-    for case in range(CASES):
+    for _case in range(CASES):
         uid = f"{rng.getrandbits(128):032x}"
         for number in range(rng.randint(1, 5)):
             name = rng.choice(("Invoice {}.pdf", "scan-{}.jpg", "Résumé {}.doc", "契約書{}.pdf", "note {}.txt")).format(number)

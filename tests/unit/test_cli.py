@@ -105,7 +105,7 @@ class Host:
         try:
             for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
                 os.dup2(source, target)
-            sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+            sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ.update(self.environment())
             libc = ctypes.CDLL(None, use_errno=True)
             done = [libc.unshare(CLONE_NEWNS), libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)]
@@ -537,6 +537,29 @@ def test_on_a_terminal_the_person_is_asked_and_only_yes_is_yes(host: Host, answe
     assert terminal.end() == code
     assert ("stillpoint: not confirmed: nothing was changed" in shown) == (code == 1)
     assert (host.files / "case 1").read_text() == text
+
+
+def teller(host: Host) -> Any:
+    """Return the file that gets the facts from the job's command, once there is one."""
+    told = host.var / "told"
+    host.job(notify={"command": ["/bin/sh", "-c", "cat >/var/lib/told"]})
+    return told
+
+
+def test_a_run_that_fails_is_told_of_with_the_sentence_that_it_ends_with(host: Host) -> None:
+    told = teller(host)
+    sentence = host.refusal("run", "web", code=1)  # what is in a temporary directory is not on LVM, or there is no LVM
+    facts = json.loads(told.read_text())
+    assert facts == {"job": "web", "host": HOST, "status": "failed", "exit_code": 1, "msg": sentence}
+    assert host.json("list") == []
+    assert list((host.run_files / "stillpoint").iterdir()) == [], "the progress file is gone"
+
+
+def test_a_second_run_of_a_job_is_refused_and_nobody_is_alarmed(host: Host) -> None:
+    told = teller(host)
+    with JobDirectory.open(str(host.repository), HOST, "web").lock():
+        assert "another run" in host.refusal("run", "web", code=3)
+    assert not told.exists()
 
 
 def test_clean_removes_unfinished_copies_of_jobs_that_nobody_is_running(host: Host) -> None:

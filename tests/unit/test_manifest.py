@@ -13,7 +13,17 @@ import pytest
 from _core import durable
 from _core.copy import rsync
 from _core.repository import manifest
-from trees import START, awkward, back_up, facts, job, needs_root, tree, write
+from trees import (
+    START,
+    awkward,
+    back_up,
+    facts,
+    job,
+    needs_root,
+    no_waiting_for_the_disk,  # noqa: F401
+    tree,
+    write,
+)
 
 
 @pytest.fixture
@@ -126,7 +136,9 @@ def test_a_flipped_bit_anywhere_in_the_manifest_is_noticed(tmp_path, generation)
             list(manifest.entries(str(tmp_path)))
 
 
-@pytest.mark.parametrize("change", [lambda text: text[:-1], lambda text: text + b"\n", lambda text: b"", lambda text: text[:100], lambda text: b"{}\n"])
+@pytest.mark.parametrize(
+    "change", [lambda text: text[:-1], lambda text: text + b"\n", lambda text: b"", lambda text: text[:100], lambda text: b"{}\n"]
+)
 def test_a_manifest_with_a_part_missing_or_added_is_noticed(tmp_path, generation, change):
     with open(generation.path + "/manifest.json", "rb") as file:
         good = file.read()
@@ -211,4 +223,6 @@ def test_another_owner_is_a_difference(tmp_path, generation):
     sums = manifest.Sums()
     rsync.checksums(generation.path, algorithm=rsync.algorithm(), on_item=lambda item: sums.add(item.path, item.checksum))
     found = (entry for entry, _allocated in manifest.walk(os.fsencode(generation.path), leave_out=(b"manifest.json",)))
-    assert [fault.text() for fault in manifest.compare(manifest.entries(generation.path), found, sums)] == ["mysql/a: belongs to 1:2, belonged to 0:0"]
+    assert [fault.text() for fault in manifest.compare(manifest.entries(generation.path), found, sums)] == [
+        "mysql/a: belongs to 1:2, belonged to 0:0"
+    ]

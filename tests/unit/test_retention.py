@@ -80,13 +80,27 @@ def test_hourly_keeps_the_newest_of_each_hour():
 
 
 def test_weeks_begin_on_monday_and_are_counted_over_the_end_of_a_year():
-    times = [datetime(2027, 1, 4), datetime(2027, 1, 3), datetime(2026, 12, 31), datetime(2026, 12, 28), datetime(2026, 12, 27), datetime(2026, 12, 1)]
+    times = [
+        datetime(2027, 1, 4),
+        datetime(2027, 1, 3),
+        datetime(2026, 12, 31),
+        datetime(2026, 12, 28),
+        datetime(2026, 12, 27),
+        datetime(2026, 12, 1),
+    ]
     generations = [Made(time.strftime("%m-%d"), time.replace(tzinfo=timezone.utc)) for time in times]
     assert kept(generations, Keep(weekly=3)) == ["01-04", "01-03", "12-27"]
 
 
 def test_monthly_and_yearly_keep_the_newest_of_each():
-    times = [datetime(2026, 11, 22), datetime(2026, 11, 1), datetime(2026, 10, 31), datetime(2025, 12, 31), datetime(2025, 1, 1), datetime(2024, 6, 1)]
+    times = [
+        datetime(2026, 11, 22),
+        datetime(2026, 11, 1),
+        datetime(2026, 10, 31),
+        datetime(2025, 12, 31),
+        datetime(2025, 1, 1),
+        datetime(2024, 6, 1),
+    ]
     generations = [Made(time.strftime("%Y-%m-%d"), time.replace(tzinfo=timezone.utc)) for time in times]
     assert kept(generations, Keep(monthly=3)) == ["2026-11-22", "2026-10-31", "2025-12-31"]
     assert kept(generations, Keep(yearly=2)) == ["2026-11-22", "2025-12-31"]

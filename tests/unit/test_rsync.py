@@ -98,7 +98,7 @@ def test_a_file_written_twice_in_one_second_is_not_held_for_unchanged(tmp_path):
     assert (tmp_path / "two" / "ibdata1").read_bytes() == b"later!"
 
 
-CHANGES: Dict[str, Callable[[str], None]] = {
+CHANGES: Dict[str, Callable[[str], Any]] = {
     "mode": lambda path: os.chmod(path, 0o600),
     "owner": lambda path: os.chown(path, 4711, 0),
     "time": lambda path: os.utime(path, ns=(0, 5)),
@@ -109,8 +109,8 @@ CHANGES: Dict[str, Callable[[str], None]] = {
     "ACL removed": lambda path: os.removexattr(path, "system.posix_acl_access"),
     "contents": lambda path: write(path, b"other contents", age=1),
     "contents of the same size": lambda path: write(path, b"y", age=1),
-    "became a directory": lambda path: (os.unlink(path), os.mkdir(path)) and None,
-    "became a symlink": lambda path: (os.unlink(path), os.symlink("x", path)) and None,
+    "became a directory": lambda path: (os.unlink(path), os.mkdir(path)),
+    "became a symlink": lambda path: (os.unlink(path), os.symlink("x", path)),
     "gone": os.unlink,
 }
 
@@ -159,7 +159,9 @@ def test_a_single_file_and_a_symlink_are_copied_as_they_are(tmp_path):
         items = {}
         os.makedirs(str(tmp_path / "copy" / name))
         dest = str(tmp_path / "copy" / name / name)
-        rsync.copy_tree(tree(str(tmp_path / name)), dest, algorithm=ALGORITHM, on_item=lambda item, items=items: items.update({item.path: item}))
+        rsync.copy_tree(
+            tree(str(tmp_path / name)), dest, algorithm=ALGORITHM, on_item=lambda item, items=items: items.update({item.path: item})
+        )
         assert list(items) == ([b"my.cnf"] if name == "my.cnf" else [])
     assert (tmp_path / "copy" / "my.cnf" / "my.cnf").read_bytes() == b"[mysqld]"
     assert os.readlink(str(tmp_path / "copy" / "link" / "link")) == "my.cnf"
@@ -180,7 +182,9 @@ def test_the_figures_are_those_of_the_tree_and_of_what_was_transferred(tmp_path)
     (tmp_path / "source").mkdir()
     write(str(tmp_path / "source" / "a"), b"1" * 1_234_567)
     write(str(tmp_path / "source" / "b"), b"22")
-    assert rsync.copy_tree(tree(str(tmp_path / "source")), str(tmp_path / "one"), algorithm=ALGORITHM) == rsync.Copied(2, 1_234_569, 1_234_569)
+    assert rsync.copy_tree(tree(str(tmp_path / "source")), str(tmp_path / "one"), algorithm=ALGORITHM) == rsync.Copied(
+        2, 1_234_569, 1_234_569
+    )
     write(str(tmp_path / "source" / "b"), b"333", age=5)
     link = [str(tmp_path / "one")]
     copied = rsync.copy_tree(tree(str(tmp_path / "source")), str(tmp_path / "two"), algorithm=ALGORITHM, link_dest=link)
@@ -296,7 +300,19 @@ def test_files_that_vanish_while_they_are_copied_fail_the_copy(tmp_path):
 
 @pytest.mark.parametrize(
     "option",
-    ["--inplace", "--append", "--remove-source-files", "--dry-run", "-n", "-vn", "--out-format=%n", "--link-dest=/x", "--checksum", "-q", "-e ssh"],
+    [
+        "--inplace",
+        "--append",
+        "--remove-source-files",
+        "--dry-run",
+        "-n",
+        "-vn",
+        "--out-format=%n",
+        "--link-dest=/x",
+        "--checksum",
+        "-q",
+        "-e ssh",
+    ],
 )
 def test_options_that_would_break_a_backup_are_refused_by_name(tmp_path, option):
     (tmp_path / "source").mkdir()
@@ -309,7 +325,9 @@ def test_other_options_are_passed_on(tmp_path):
     (tmp_path / "source").mkdir()
     write(str(tmp_path / "source" / "large"), b"x" * 2000)
     write(str(tmp_path / "source" / "small"))
-    assert list(copy(str(tmp_path / "source"), tmp_path / "copy", options=["--max-size=1k", "--verbose", "--no-human-readable"])) == [b"small"]
+    assert list(copy(str(tmp_path / "source"), tmp_path / "copy", options=["--max-size=1k", "--verbose", "--no-human-readable"])) == [
+        b"small"
+    ]
     with pytest.raises(UsageError, match="does not begin with a dash"):
         rsync.check_options(["--max-size", "1k"])
 

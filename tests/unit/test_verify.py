@@ -9,7 +9,16 @@ import pytest
 from _core.errors import UsageError
 from _core.repository import verify
 from _core.repository.generations import Generation
-from trees import Quiet, awkward, back_up, job, needs_root, tree, write
+from trees import (
+    Quiet,
+    awkward,
+    back_up,
+    job,
+    needs_root,
+    no_waiting_for_the_disk,  # noqa: F401
+    tree,
+    write,
+)
 
 
 @pytest.fixture

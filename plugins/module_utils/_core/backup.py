@@ -13,8 +13,9 @@ from .copy.rsync import Copied
 from .errors import StillpointError
 from .job import Job, host_name
 from .observe.progress import Reporter
+from .observe.text import iso
 from .plan import Plan
-from .point import Point, iso, new_run_id, point_in_time
+from .point import Point, new_run_id, point_in_time
 from .reading import mounted
 from .repository.generations import JobDirectory, Partial
 from .storage import dm, leftovers

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from .copy.estimate import estimate
 from .errors import StillpointError, UsageError
 from .job import Job, host_name
-from .mysql import account, locks
+from .mysql import account, guard, locks
 from .mysql import server as servers
 from .mysql.connection import Login, Session
 from .mysql.locks import Choice
@@ -156,15 +156,15 @@ def quiescing(options: LockOptions) -> Quiesce:
     with Session(login) as session:
         server = servers.read(session)
         choice = locks.choose(options.lock, server)
-        check_privileges(session, server, choice)
+        check_privileges(session, server, choice, kill=options.long_query_action == guard.KILL)
     return Quiesce(
         login, server, choice, options.lock_wait_timeout, options.long_query_threshold, options.long_query_timeout, options.long_query_action
     )
 
 
-def check_privileges(session: Session, server: Server, choice: Choice) -> None:
+def check_privileges(session: Session, server: Server, choice: Choice, *, kill: bool = False) -> None:
     """Raise StillpointError with the GRANT that is needed where the account lacks a privilege."""
-    missing = account.missing_privileges(session, server.flavour, server.version, choice.name)
+    missing = account.missing_privileges(session, server.flavour, server.version, choice.name, kill=kill)
     if missing:
         user, _at, at_host = str(session.value("SELECT CURRENT_USER()")).rpartition("@")
         raise StillpointError(

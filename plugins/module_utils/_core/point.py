@@ -15,6 +15,7 @@ from .mysql import guard
 from .mysql.connection import Login, Session
 from .mysql.locks import Choice, Lock
 from .mysql.server import Server
+from .observe.text import iso
 from .process import run
 from .storage import dm
 from .storage.leftovers import Owner
@@ -83,11 +84,6 @@ class Point:
             "coordinates": self.coordinates,
             "server": self.server,
         }
-
-
-def iso(moment: datetime) -> str:
-    """Return a UTC moment as ISO 8601 with milliseconds: 2026-11-22T02:00:05.123Z."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.") + "%03dZ" % (moment.microsecond // 1000)
 
 
 def new_run_id() -> str:
@@ -181,16 +177,17 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
                     return None
             else:
                 lock.take()
-            seen, position = None, None
-            for taking in takings:
-                if not late:
-                    taking.begin()
-                if position is None:
-                    position = coords.read(session, quiesce.server)
-                seen = taking.wait_frozen()
-                moment = datetime.now(timezone.utc)
-                if taking is not takings[-1]:
-                    taking.finish()
+            with lock.held_or_lost():
+                seen, position = None, None
+                for taking in takings:
+                    if not late:
+                        taking.begin()
+                    if position is None:
+                        position = coords.read(session, quiesce.server)
+                    seen = taking.wait_frozen()
+                    moment = datetime.now(timezone.utc)
+                    if taking is not takings[-1]:
+                        taking.finish()
             lock.release()
         finally:
             lock.drop()

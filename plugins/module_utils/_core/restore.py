@@ -647,7 +647,10 @@ def _exchange_contents(target: Target, inode: int) -> None:
         durable.rename_to_free_name(incomplete, target.kept)
     for name in sorted(os.listdir(target.staging)):
         new = os.path.join(target.path, name)
-        if name == _LOST_AND_FOUND and os.path.lexists(new):
+        if name == _LOST_AND_FOUND and os.path.lexists(new):  # the file system's own stays; what was found before gets another name
+            if not os.listdir(os.path.join(target.staging, name)):
+                os.rmdir(os.path.join(target.staging, name))
+                continue
             new = "%s.%s" % (new, os.path.basename(target.kept)[len(_REPLACED) :])
         durable.rename_to_free_name(os.path.join(target.staging, name), new)
     _copy_attributes(target.staging, target.path)

@@ -17,7 +17,8 @@ from .copy.estimate import estimate
 from .errors import StillpointError, UsageError
 from .job import host_name
 from .observe.progress import Reporter
-from .point import Point, iso, new_run_id, point_in_time
+from .observe.text import iso
+from .point import Point, new_run_id, point_in_time
 from .process import require
 from .quiesce import MODULE_JOB
 from .reading import mounted

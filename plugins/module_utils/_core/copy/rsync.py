@@ -26,6 +26,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import BusyError, CommandError, StillpointError, UsageError
@@ -155,6 +156,7 @@ def _no_watch() -> None:
     pass
 
 
+@lru_cache(maxsize=1)
 def _about() -> str:
     return run(["rsync", "--version"], timeout=30).stdout
 

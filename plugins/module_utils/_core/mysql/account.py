@@ -122,7 +122,7 @@ def missing(grants_text: str, needed: Iterable[str], *, flavour: str, version: V
 
     def covered(privilege: str) -> bool:
         word, where = _split(privilege)
-        for place in {GLOBAL, where, where.split(".")[0] + ".*"}:
+        for place in (GLOBAL, where, where.split(".")[0] + ".*"):
             have = held.get(place, frozenset())
             if have & {word, "ALL PRIVILEGES", "ALL", *_SAME.get(word, ())}:
                 return True

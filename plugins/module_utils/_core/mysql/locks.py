@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from ..errors import NotNowError, StillpointError, UsageError
 from .connection import ServerError, Session
@@ -132,19 +133,27 @@ class Lock:
         :raises StillpointError: the session was gone: the lock was not held all the time
         """
         try:
-            self._session.do(*self._method.release)
-        except ServerError as error:
-            self._session.close()
-            if error.connection_lost:
-                raise StillpointError(
-                    "the session that held the lock was ended before the snapshot was known to be taken (%s): what the snapshot holds is no "
-                    "point in time, and it was dropped" % error.text
-                ) from None
-            raise
+            with self.held_or_lost():
+                self._session.do(*self._method.release)
         finally:
-            if self._asked is not None:
-                self.held = time.monotonic() - self._asked
-                self._asked = None
+            self.drop()
+
+    @contextmanager
+    def held_or_lost(self) -> Iterator[None]:
+        """Turn a lost connection in the body into the sentence that the lock was lost with it.
+
+        :raises StillpointError: that sentence
+        """
+        try:
+            yield
+        except ServerError as error:
+            self.drop()
+            if not error.connection_lost:
+                raise
+            raise StillpointError(
+                "the session that held the lock was ended before the snapshot was known to be taken (%s): "
+                "what the snapshot holds is no point in time, and it was dropped" % error.text
+            ) from None
 
     def drop(self) -> None:
         """Free whatever is held at once, by closing the session. May be called at any time, more than once."""
@@ -165,6 +174,3 @@ class Lock:
                         "nothing was backed up" % (statement, self._wait_timeout)
                     ) from None
                 raise
-
-
-Opener = Callable[[], Lock]

@@ -441,7 +441,7 @@ class Partial:
         """Return what keeps the checksums that rsync tells of a tree."""
         assert self._sums is not None
         sums, name = self._sums, os.fsencode(tree.name)
-        single = not stat.S_ISDIR(os.lstat(tree.path).st_mode)
+        single = os.path.islink(tree.path) or not os.path.isdir(tree.path)
 
         def inside(path: bytes) -> bytes:
             return name if single else name + b"/" + path

@@ -186,9 +186,9 @@ class Taking:
 
         :raises CommandError: it failed, or did not end in time
         """
-        assert self._process is not None
+        process = self._command
         end = time.monotonic() + _COMMAND_LIMIT
-        while self._process.poll() is None:
+        while process.poll() is None:
             if self._resumed_at is None and not self._state().suspended:
                 self._resumed_at = time.monotonic()
             if time.monotonic() > end:
@@ -228,6 +228,12 @@ class Taking:
         if lvm.by_name(lvm.volumes(), self.full_name) is not None:
             remove(self.full_name)
 
+    @property
+    def _command(self) -> "subprocess.Popen[str]":
+        if self._process is None:
+            raise RuntimeError("the snapshot was not begun")
+        return self._process
+
     def _state(self) -> dm.State:
         state = self._control.state(self._origin)
         if state is None:
@@ -240,16 +246,16 @@ class Taking:
         return ended or state.suspended or state.target != self._before.target
 
     def _check_exit(self) -> None:
-        assert self._process is not None
         if self._exit_checked:
             return
         self._exit_checked = True
-        _out, err = self._process.communicate()
-        if self._process.returncode != 0:
+        process = self._command
+        _out, err = process.communicate()
+        if process.returncode != 0:
             raise CommandError(
-                "LVM can't snapshot %s: %s" % (self.target.volume.full_name, sentence(err or "") or "exit status %d" % self._process.returncode),
+                "LVM can't snapshot %s: %s" % (self.target.volume.full_name, sentence(err or "") or "exit status %d" % process.returncode),
                 self._argv,
-                self._process.returncode,
+                process.returncode,
                 err or "",
             )
 

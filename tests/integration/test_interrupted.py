@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A run that is ended at any stage: by SIGTERM it cleans up itself, after SIGKILL the next run does."""
+
+from __future__ import annotations
+
+import pytest
+from etrial import Etrial
+
+# One place in each stage, and those between two steps that belong together.
+PLACES = {
+    "clean": "hook('storage.leftovers:clean', before=die)",
+    "plan": "hook('plan:make', after=die)",
+    "the volume for the old contents is made": "hook('storage.lvm:create_plain', after=die)",
+    "guard": "hook('mysql.guard:clear_the_way', after=die)",
+    "LVM has begun": "hook('storage.snapshots:Taking.begin', after=die)",
+    "the lock is held": "hook('mysql.locks:Lock.take', after=die)",
+    "the origin is frozen": "hook('storage.snapshots:Taking.wait_frozen', after=die)",
+    "the snapshot is taken": "hook('storage.snapshots:Taking.finish', after=die)",
+    "the snapshot is mounted": "hook('storage.mounts:run', after=lambda argv, **_options: argv[0] == 'mount' and die())",
+    "copy": "hook('repository.generations:Partial.add', after=die)",
+    "the copy is under way": "hook('copy.rsync:start', after=lambda *_a, **_k: (time.sleep(0.3), die()))",
+    "unmount": "hook('storage.mounts:unmount', before=die)",
+    "the snapshot is to be removed": "hook('storage.snapshots:remove', before=die)",
+    "publish": "hook('repository.generations:Partial.publish', before=die)",
+    "the generation is about to get its name": "hook('durable:rename_to_free_name', before=die)",
+    "the generation has its name": "hook('durable:rename_to_free_name', after=die)",
+    "prune": "hook('repository.generations:JobDirectory.prune', before=die)",
+}
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
+def test_a_run_that_is_ended_at_any_stage_leaves_nothing_for_long_and_no_generation_is_touched(etrial: Etrial, signal: str) -> None:
+    etrial.job("name: etrial\nmysql: {method: snapshot}\nfiles: [/opt/processmaker/config]\nrepository: /backups\nkeep: {last: 3}\n")
+    etrial.machine.run("lvcreate -q -y -s -L 64m -n somebody_elses vg00/root")
+    first = etrial.backup()
+    for place, fault in PLACES.items():
+        before = {generation["generation"] for generation in etrial.generations()}
+        done = etrial.faulty(fault, "run", "etrial", signal=signal)
+        assert done.rc == (1 if signal == "SIGTERM" else -9) or done.rc == 137, f"{place}: the fault was not met: {done.rc} {done.stderr}"
+        assert etrial.write_takes() < 5, f"{place}: a lock is still held"
+        if signal == "SIGTERM":
+            assert "stopped by SIGTERM" in done.stderr, place
+            assert "Traceback" not in done.stderr, place
+            assert etrial.left_behind() == [], place
+        after = {generation["generation"] for generation in etrial.generations()}
+        assert before <= after, place
+        if signal == "SIGKILL":
+            etrial.backup()
+            assert etrial.left_behind() == [], place
+        assert etrial.volumes() == {"root", "somebody_elses"}, place
+        # a keep of three would remove the first one, if more came of the runs that were ended than was published
+        etrial.machine.run(["rm", "-rf", *(f"/backups/etrial/etrial/{name}" for name in after - before)])
+    kept = {generation["generation"]: generation for generation in etrial.generations()}
+    assert first["generation"] in kept or signal == "SIGKILL"
+    for name in kept:
+        etrial.stillpoint("verify", "etrial", name)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lock: known to be held when the snapshot is taken, given back within its limit, never waited for without one."""
+
+from __future__ import annotations
+
+import time
+
+from etrial import Etrial
+
+KILL_THE_SESSION = """
+    def kill(lock):
+        import pymysql
+        pymysql.connect(unix_socket='/run/mysqld/mysqld.sock', user='root').cursor().execute('KILL %d' % lock.session.id)
+    hook('mysql.locks:Lock.take', after=kill)
+"""
+
+
+def nothing_came_of_it(etrial: Etrial) -> None:
+    assert etrial.generations() == []
+    assert etrial.left_behind() == []
+    assert etrial.volumes() == {"root"}
+
+
+def test_a_run_whose_locking_session_is_killed_fails_and_leaves_nothing(etrial: Etrial) -> None:
+    etrial.small_job()
+    done = etrial.faulty(KILL_THE_SESSION, "run", "etrial")
+    assert done.rc == 1
+    assert "the session that held the lock was ended before the snapshot was known to be taken" in done.stderr
+    assert "Traceback" not in done.stderr
+    nothing_came_of_it(etrial)
+
+
+def test_a_lock_that_comes_after_the_snapshot_is_noticed_and_the_snapshot_taken_again(etrial: Etrial) -> None:
+    etrial.small_job()
+    with etrial.load(rate=2):
+        done = etrial.faulty("hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))", "run", "etrial")
+    assert done.rc == 0, done.stderr
+    assert "the lock came after the snapshot; once more, with the lock first" in done.stderr
+    assert etrial.volumes() == {"root"}
+    good, verdict = etrial.judge_generation(etrial.generations()[0]["path"])
+    assert good, verdict["violations"]
+
+
+def test_an_lvm_command_that_hangs_or_fails_gives_the_lock_back_within_its_limit(etrial: Etrial) -> None:
+    etrial.small_job()
+    for command, sentence in (
+        (["sleep", "20"], "LVM did not take the snapshot of vg00/root within 2 s; the lock was given back"),
+        (["false"], "LVM can't snapshot vg00/root: exit status 1"),
+    ):
+        with etrial.load(rate=2) as report:
+            done = etrial.faulty(
+                f"""
+                from stillpoint.storage import lvm, snapshots
+                snapshots.FREEZE_LIMIT = 2
+                for name in ('wait_loaded', 'wait_frozen'):
+                    getattr(snapshots.Taking, name).__defaults__ = (2,)
+                lvm.convert_argv = lambda *arguments: {command!r}
+                """,
+                "run",
+                "etrial",
+            )
+        assert done.rc == 1
+        assert sentence in done.stderr
+        assert report["commit"]["worst_ms"] < 1000 * (2 + 4)  # the limit, and what emulation takes for the statements around it
+        nothing_came_of_it(etrial)
+
+
+def test_a_long_statement_does_not_stall_others_and_the_guards_actions_do_what_they_say(etrial: Etrial) -> None:
+    etrial.sql("CREATE DATABASE probe; CREATE TABLE probe.counts (n INT, pause INT) ENGINE=MyISAM; INSERT INTO probe.counts VALUES (1, 0)")
+
+    def slow_update() -> None:
+        etrial.machine.run("setsid mariadb -e 'UPDATE probe.counts SET pause = SLEEP(20)' >/var/tmp/slow.log 2>&1 </dev/null & sleep 3")
+
+    def run(options: str) -> tuple[int, str, float]:
+        etrial.small_job(mysql="mysql: {method: snapshot, long_query_threshold: 2, " + options + "}")
+        slow_update()
+        started = time.monotonic()
+        done = etrial.stillpoint("run", "etrial", check=False)
+        took = time.monotonic() - started
+        return done.rc, done.stderr, took
+
+    with etrial.load(rate=2) as report:
+        rc, stderr, _took = run("long_query_timeout: 60, long_query_action: fail")
+        assert (rc, etrial.generations()) == (75, [])
+        assert "root's statement" in stderr
+        assert "nothing was locked" in stderr
+        rc, stderr, took = run("long_query_timeout: 3, long_query_action: wait")
+        assert (rc, etrial.generations()) == (75, [])
+        assert took > 3
+        rc, stderr, _took = run("long_query_timeout: 1, long_query_action: kill")
+        assert rc == 0, stderr
+        assert "ended root's statement" in stderr
+        assert len(etrial.generations()) == 1
+    assert "interrupted" in etrial.machine.run("cat /var/tmp/slow.log").stdout
+    assert report["commit"]["worst_ms"] < 8000
+    assert report["audit"]["worst_ms"] < 8000
+
+
+def test_a_lock_that_is_not_granted_in_time_leaves_the_server_as_it_was(etrial: Etrial) -> None:
+    etrial.sql("CREATE DATABASE probe; CREATE TABLE probe.counts (n INT, pause INT) ENGINE=MyISAM; INSERT INTO probe.counts VALUES (1, 0)")
+    etrial.small_job(mysql="mysql: {method: snapshot, lock_wait_timeout: 2, long_query_threshold: 3600}")
+    with etrial.load(rate=2) as report:
+        etrial.machine.run("setsid mariadb -e 'UPDATE probe.counts SET pause = SLEEP(40)' >/dev/null 2>&1 </dev/null & sleep 1")
+        done = etrial.stillpoint("run", "etrial", check=False)
+    assert done.rc == 75, done.stderr
+    assert "within lock_wait_timeout = 2 s" in done.stderr
+    for kind in ("commit", "audit"):
+        assert report[kind]["worst_ms"] < 1000 * (2 + 4)
+    nothing_came_of_it(etrial)

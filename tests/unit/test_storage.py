@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sizes, mounts, LVM's reports and our tags: what is computed from them."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from _core.errors import StillpointError, UsageError
+from _core.storage import dm, leftovers, lvm, mounts, sizes
+from _core.storage.layout import check_volume
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+EXTENT = 4 * MIB
+
+
+def size(text: str, *, origin: int = 10 * GIB, free: int = 8 * GIB, own_writes: int = 0) -> int:
+    return sizes.snapshot_size(sizes.parse(text), name="vg00/root", origin_size=origin, free=free, extent=EXTENT, own_writes=own_writes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1g", GIB), ("512M", 512 * MIB), ("1.5GiB", 3 * GIB // 2), ("20%ORIGIN", 2 * GIB), ("50%free", 4 * GIB), ("auto", GIB)],
+)
+def test_a_size_comes_to_so_many_bytes(text: str, expected: int) -> None:
+    assert size(text) == expected
+
+
+def test_a_size_is_rounded_up_to_whole_extents() -> None:
+    assert size("4097k") == 2 * EXTENT
+
+
+@pytest.mark.parametrize("text", ["", "1", "0g", "1x", "-1g", "120%ORIGIN", "50%", "50%USED", "auto1"])
+def test_what_is_no_size_is_refused_by_name(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        sizes.parse(text)
+
+
+def test_auto_counts_what_the_copy_itself_will_write_to_the_volume() -> None:
+    assert size("auto", own_writes=3 * GIB) >= GIB + 3 * GIB
+
+
+def test_a_snapshot_is_never_larger_than_it_can_use() -> None:
+    assert size("8g", origin=GIB) <= sizes.largest_useful(GIB, EXTENT)
+
+
+def test_a_group_without_room_is_refused_with_what_is_free_and_what_is_needed() -> None:
+    with pytest.raises(StillpointError, match=r"vg00 has 512.0 MiB free and a snapshot of vg00/root needs 1.0 GiB"):
+        size("1g", free=512 * MIB)
+
+
+def test_a_full_snapshot_and_a_lost_one_are_told_from_a_valid_one() -> None:
+    def fill(params: str, target: str = "snapshot") -> dm.Fill:
+        return dm.fill(dm.State(False, False, target, params))
+
+    assert fill("1024/2048 16") == dm.Fill(True, 512 * 1024, 1024 * 1024)
+    assert fill("1024/2048 16").percent == 50.0
+    for lost in ("Invalid", "Overflow", "2048/2048 16", ""):
+        assert not fill(lost).valid
+    assert not fill("1024/2048 16", target="linear").valid
+    assert not dm.fill(None).valid
+
+
+ROW = {
+    "vg_name": "vg-0",
+    "lv_name": "root",
+    "lv_uuid": "u",
+    "lv_path": "/dev/vg-0/root",
+    "lv_dm_path": "/dev/mapper/vg--0-root",
+    "lv_attr": "-wi-ao----",
+    "lv_size": "5368709120",
+    "lv_layout": "linear",
+    "lv_role": "public",
+    "lv_tags": "",
+    "lv_kernel_major": "253",
+    "lv_kernel_minor": "0",
+    "origin": "",
+    "pool_lv": "",
+    "data_percent": "",
+    "metadata_percent": "",
+    "vg_free": "5364514816",
+    "vg_extent_size": "4194304",
+    "vg_missing_pv_count": "0",
+}
+
+
+def volume(**changes: str) -> lvm.LogicalVolume:
+    return lvm.parse_report(json.dumps({"report": [{"lv": [{**ROW, **changes}]}]}))[0]
+
+
+def test_a_report_of_lvs_is_read() -> None:
+    root = volume()
+    assert (root.full_name, root.dm_name, root.size, root.thin, root.is_snapshot) == ("vg-0/root", "vg--0-root", 5 * GIB, False, False)
+    thin = volume(lv_layout="thin,sparse", pool_lv="pool", data_percent="12.50")
+    assert (thin.thin, thin.data_percent) == (True, 12.5)
+
+
+def test_an_answer_that_is_no_report_is_refused() -> None:
+    with pytest.raises(StillpointError, match="not the JSON"):
+        lvm.parse_report("WARNING: lvmlockd")
+
+
+def test_a_volume_is_found_by_each_of_its_names_and_a_path_is_left_a_path() -> None:
+    root = volume()
+    for name in ("vg-0/root", "/dev/vg-0/root", "/dev/mapper/vg--0-root"):
+        assert lvm.named([root], name) is root
+    assert lvm.named([root], "/opt/processmaker") is None
+    for name in ("vg-0/toor", "/dev/vg-0/toor"):
+        with pytest.raises(UsageError, match="no logical volume"):
+            lvm.named([root], name)
+
+
+def test_a_snapshot_and_a_group_with_missing_disks_are_refused() -> None:
+    check_volume(volume())
+    with pytest.raises(StillpointError, match="itself a snapshot"):
+        check_volume(volume(lv_role="public,snapshot,thicksnapshot", origin="root"))
+    with pytest.raises(StillpointError, match="lacks 1 of its physical volumes"):
+        check_volume(volume(vg_missing_pv_count="1"))
+
+
+def test_a_snapshot_is_ours_by_its_tags_and_left_over_only_when_its_process_is_gone() -> None:
+    mine = leftovers.this_process("20261122t020005-1a2b", "etrial")
+    assert leftovers.owner(mine.tags()) == mine
+    assert mine.alive()
+    dead = leftovers.Owner(mine.run_id, mine.job, mine.boot, mine.pid, mine.start + 1)  # the pid lives on as another process
+    other_boot = leftovers.Owner(mine.run_id, mine.job, "0-0", mine.pid, mine.start)
+    assert not dead.alive()
+    assert not other_boot.alive()
+    known = [
+        volume(lv_name="foreign", lv_tags="daily"),
+        volume(lv_name="alive", lv_tags=",".join(mine.tags())),
+        volume(lv_name="dead", lv_tags=",".join(dead.tags())),
+        volume(lv_name="kept", lv_tags=",".join([*dead.tags(), leftovers.KEPT])),
+    ]
+    assert [found.name for found in leftovers.find(known)] == ["dead"]
+    assert [found.name for found in leftovers.find(known, kept=True)] == ["dead", "kept"]
+    assert leftovers.find(known, run_id="another", kept=True) == []
+
+
+MOUNTINFO = """\
+22 1 253:0 / / rw,noatime - ext4 /dev/mapper/vg00-root rw
+31 22 253:5 / /srv/my\\040data rw - xfs /dev/mapper/vg00-data rw
+32 22 253:5 /sub /var/lib/mysql rw - xfs /dev/mapper/vg00-data rw
+"""
+
+
+def test_mounts_are_read_with_their_escapes_undone() -> None:
+    assert [(mount.mount_point, mount.root) for mount in mounts.table(MOUNTINFO)] == [("/", "/"), ("/srv/my data", "/"), ("/var/lib/mysql", "/sub")]
+    assert mounts.mounted_below("/var", mounts.table(MOUNTINFO)) == ["/var/lib/mysql"]
+    assert mounts.mounted_below("/var/lib/mysql", mounts.table(MOUNTINFO)) == []
+
+
+def test_a_path_is_placed_below_the_root_of_its_file_system_through_symlinks_and_bind_mounts(tmp_path, monkeypatch) -> None:
+    real = tmp_path / "real"
+    (real / "tree").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(real)
+    device = os.stat(str(real)).st_dev
+    table = [
+        mounts.Mount(os.major(device), os.minor(device), "/", "/", "ext4", "/dev/a"),
+        mounts.Mount(os.major(device), os.minor(device), "/volume/sub", str(real), "ext4", "/dev/a"),
+    ]
+    where = mounts.place(str(tmp_path / "link" / "tree"), table)
+    assert (where.path, where.below) == (str(real / "tree"), "volume/sub/tree")
+    with pytest.raises(UsageError, match="does not exist"):
+        mounts.place(str(tmp_path / "nowhere"), table)

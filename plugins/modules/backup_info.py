@@ -47,13 +47,13 @@ jobs:
   description: The names of the jobs.
   type: list
   elements: str
-  returned: success
+  returned: always
   sample: [etrial]
 backups:
   description: The generations, newest first.
   type: list
   elements: dict
-  returned: success
+  returned: always
   contains:
     job:
       description: The job.
@@ -79,25 +79,68 @@ backups:
       description: V(good) where it is proven to start or has no database in it, V(unproven), or V(bad) where damage was found.
       type: str
       sample: good
+directories:
+  description: Where backups of this host lie in the repositories of these jobs, also those of jobs that it no longer has.
+  type: list
+  elements: str
+  returned: always
+  sample: [/backups/etrial.example.com/etrial]
+failures:
+  description: The jobs that could not be looked at, each with C(job), C(msg) and C(exit_code). The module then fails.
+  type: list
+  elements: dict
+  returned: when a job could not be looked at
 """
 
-from typing import Any, Dict, List
+import glob
+import os
+from typing import Any, Dict, List, Sequence
 
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
 from ansible_collections.stillpoint.backup.plugins.module_utils._core import job
-from ansible_collections.stillpoint.backup.plugins.module_utils._module import door
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import CommandError, StillpointError
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import door, failure
 
 OWN = ArgumentSpec({"job": {"type": "str"}})
+
+
+def listed(names: Sequence[str]) -> Dict[str, Any]:
+    """Return the generations of the jobs. One that can't be looked at does not hide the others."""
+    backups: List[Dict[str, Any]] = []
+    failures: List[Dict[str, Any]] = []
+    for name in names:
+        try:
+            backups += _agent.ask("list", name)
+        except CommandError as error:
+            failures.append({"job": name, **failure(error)})
+    backups.sort(key=lambda backup: str(backup["time"]), reverse=True)
+    result = {"jobs": list(names), "backups": backups, "directories": directories(names)}
+    if not failures:
+        return result
+    return {**result, "failed": True, "failures": failures, "msg": "; ".join(each["msg"] for each in failures), "exit_code": failures[0]["exit_code"]}
+
+
+def directories(names: Sequence[str]) -> List[str]:
+    """Return the directories with backups of this host in the repositories of the jobs that can be read."""
+    repositories = set()
+    for name in names:
+        try:
+            repositories.add(job.load(name).repository)
+        except StillpointError:
+            continue  # the agent has said what is wrong with it
+    pattern = os.path.join(glob.escape(job.host_name()), "*", "")
+    return sorted(found.rstrip("/") for each in repositories for found in glob.glob(os.path.join(glob.escape(each), pattern)))
 
 
 def main() -> None:
     module = OWN.module()
     asked = module.params["job"]
     with door(module):
-        jobs = [asked] if asked else job.names()
-        backups: List[Dict[str, Any]] = _agent.ask("list", *([asked] if asked else [])) if jobs else []
-    module.exit_json(changed=False, jobs=jobs, backups=backups)
+        result = listed([asked] if asked else job.names())
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

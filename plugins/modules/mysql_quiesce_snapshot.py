@@ -203,6 +203,19 @@ lock:
       description: Milliseconds for which the device mapper held back writes to the volumes.
       type: float
       sample: 8.0
+    released_at:
+      description: What showed that the snapshot's point in time had been reached, so that the lock could go.
+      type: str
+      sample: suspended
+    guard_waited_ms:
+      description: Milliseconds that were spent on long statements before, with nothing locked.
+      type: float
+      sample: 4.1
+    killed:
+      description: The statements that were ended, with O(long_query_action=kill).
+      type: list
+      elements: raw
+      sample: []
 coordinates:
   description: Where the binary log stood. V(none) where the server writes none, and with O(lock=none).
   type: dict
@@ -243,6 +256,10 @@ server:
     uuid:
       description: Its identity, where it has one.
       type: str
+    unit:
+      description: The systemd unit that runs it, where there is one.
+      type: str
+      sample: mariadb.service
 removed:
   description: The snapshots that were removed, in check mode those that would be.
   type: list

@@ -16,7 +16,7 @@ from .mysql.connection import Login, Session
 from .mysql.locks import Choice, Lock
 from .mysql.server import Server
 from .observe.text import iso
-from .process import run
+from .process import run, urgent
 from .storage import dm
 from .storage.leftovers import Owner
 from .storage.snapshots import Snapshot, Taking, Target
@@ -167,7 +167,7 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
         sync_file_systems(targets)
         first = takings[0]
         late = late and len(takings) == 1 and first.can_be_late
-        try:
+        with urgent(), lock:
             if late:
                 first.begin()
                 if not first.wait_loaded():
@@ -189,8 +189,6 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
                     if taking is not takings[-1]:
                         taking.finish()
             lock.release()
-        finally:
-            lock.drop()
     snapshots = [taking.finish() for taking in takings]
     facts = {
         "method": quiesce.choice.name,

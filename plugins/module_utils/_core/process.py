@@ -8,8 +8,9 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from .errors import CommandError
 
@@ -17,6 +18,8 @@ from .errors import CommandError
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_LOW_PRIORITY = 10  # nice(2): leaves a busy server the most of its processors, and an idle one's to the copy
+_HIGHEST_PRIORITY = -20
 
 # Debian package of each program that a run needs, for the sentence that says it is missing.
 PACKAGES = {
@@ -61,20 +64,44 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def start(argv: Sequence[str], *, dies_with_us: bool = False, **popen: Any) -> "subprocess.Popen[Any]":
+def give_way() -> None:
+    """Let everything else on the host go first. For use between fork and exec."""
+    os.nice(_LOW_PRIORITY)
+
+
+@contextmanager
+def urgent() -> Iterator[None]:
+    """Let nothing else on the host go first, in the body and in the programs that are started in it: users are waiting."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with suppress(PermissionError):  # a container may forbid it; it is a matter of milliseconds, not of right or wrong
+        os.setpriority(os.PRIO_PROCESS, 0, _HIGHEST_PRIORITY)
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
+def start(argv: Sequence[str], *, dies_with_us: bool = False, gives_way: bool = False, **popen: Any) -> "subprocess.Popen[Any]":
     """Start a program and return it running, in a session of its own: a Ctrl-C at the terminal reaches us alone, and we
     decide what it means for the program.
 
     :raises CommandError: the program is missing
     """
-    before_exec: Optional[Callable[[], None]] = end_with_parent if dies_with_us else None
+
+    def before_exec() -> None:
+        if dies_with_us:
+            end_with_parent()
+        if gives_way:
+            give_way()
+
     try:
         return subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,consider-using-with
             list(argv),
             env=environment(),
             close_fds=True,
             start_new_session=True,
-            preexec_fn=before_exec,
+            preexec_fn=before_exec if dies_with_us or gives_way else None,
             **{"stdin": subprocess.DEVNULL, **popen},
         )
     except OSError as error:

@@ -493,6 +493,7 @@ def _copy(plan: RestorePlan, target: Target, done: int, reporter: Reporter) -> N
             Tree(target.tree.name, source, source),
             staging,
             algorithm=str(plan.generation.summary["checksum"]),
+            gives_way=False,
             on_item=record,
             on_progress=lambda now: reporter.progress(min(done + now, plan.bytes), plan.bytes),
         )

@@ -229,6 +229,7 @@ def copy_tree(
     bwlimit: Optional[str] = None,
     options: Sequence[str] = (),
     checksum: bool = False,
+    gives_way: bool = True,
     on_item: Callable[[Item], None] = _no_item,
     on_progress: Callable[[int], None] = _no_progress,
     watch: Callable[[], None] = _no_watch,
@@ -237,6 +238,7 @@ def copy_tree(
 
     :param link_dest: copies of the same tree whose unchanged files are shared
     :param checksum: compare contents with `link_dest`, not sizes and times
+    :param gives_way: let everything else on the host go first; not where somebody waits for a restore
     :param on_item: told of each file that was not found unchanged in `link_dest`
     :param on_progress: told the bytes transferred so far, several times a second
     :param watch: called several times a second; what it raises ends rsync
@@ -252,7 +254,7 @@ def copy_tree(
         source,
         target,
     ]
-    return _copy(argv, tree.source, on_item, on_progress, watch)
+    return _copy(argv, tree.source, on_item, on_progress, watch, gives_way)
 
 
 def recheck(
@@ -384,9 +386,14 @@ def _slash(path: str) -> str:
 
 
 def _copy(
-    argv: Sequence[str], source: str, on_item: Callable[[Item], None], on_progress: Callable[[int], None], watch: Callable[[], None]
+    argv: Sequence[str],
+    source: str,
+    on_item: Callable[[Item], None],
+    on_progress: Callable[[int], None],
+    watch: Callable[[], None],
+    gives_way: bool = True,
 ) -> Copied:
-    rc, out, err = _drive(argv, on_item, on_progress, watch, "wchar")
+    rc, out, err = _drive(argv, on_item, on_progress, watch, "wchar", gives_way)
     if rc != 0:
         raise _failure(argv, rc, err, source)
     figures: Dict[bytes, Tuple[int, int]] = {label: (_integer(number), _integer(regular)) for label, number, regular in _STATS.findall(out)}
@@ -405,10 +412,15 @@ def _integer(digits: bytes) -> int:
 
 
 def _drive(
-    argv: Sequence[str], on_item: Callable[[Item], None], on_progress: Callable[[int], None], watch: Callable[[], None], counter: str
+    argv: Sequence[str],
+    on_item: Callable[[Item], None],
+    on_progress: Callable[[int], None],
+    watch: Callable[[], None],
+    counter: str,
+    gives_way: bool = True,
 ) -> Tuple[int, bytes, bytes]:
     """Run rsync to its end and return its exit status, the unmarked part of its output, and its complaints."""
-    process = start(argv, dies_with_us=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
+    process = start(argv, dies_with_us=True, gives_way=gives_way, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
     assert process.stdout is not None and process.stderr is not None
     rest: List[bytes] = []
     complaints: List[bytes] = []

@@ -93,7 +93,7 @@ def _method(name: str, server: Server) -> Optional[Method]:
 
 
 class Lock:
-    """A lock on one session. Whoever ends the session, ends the lock; `release` tells whether somebody did.
+    """A lock on one session, dropped when its context ends. Whoever ends the session, ends the lock; `release` tells whether somebody did.
 
     :ivar waited: seconds from the first late statement until the lock was granted
     :ivar held: seconds from the first late statement until the lock was given back, the waiting included: what a writer can feel
@@ -106,6 +106,12 @@ class Lock:
         self._asked: Optional[float] = None
         self.waited = 0.0
         self.held = 0.0
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.drop()
 
     @property
     def session(self) -> Session:

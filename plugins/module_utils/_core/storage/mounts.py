@@ -136,19 +136,17 @@ def mounted_read_only(device: str, fs_type: str, name: str) -> Iterator[str]:
     """
     point = os.path.join(RUN_DIRECTORY, name)
     os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)
-    os.mkdir(point, 0o700)
     try:
+        os.mkdir(point, 0o700)
         options = "ro,nodev,nosuid,noexec" + (",nouuid" if fs_type == "xfs" else "")
         run(["mount", "-t", fs_type, "-o", options, device, point], timeout=300)
-        try:
-            yield point
-        finally:
-            unmount(point)
+        yield point
     finally:
-        try:
+        # by what is there, not by how far this came: a signal may arrive between any two lines
+        if os.path.ismount(point):
+            unmount(point)
+        if os.path.isdir(point):
             os.rmdir(point)
-        except OSError:
-            pass  # still mounted: unmount has raised, and an empty directory is what `clean` removes
 
 
 def unmount(point: str) -> None:

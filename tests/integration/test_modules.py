@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules in a play, as a playbook author uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from subprocess import CompletedProcess
+
+import examples
+import pytest
+from etrial import Etrial
+
+Playbook = Callable[..., "CompletedProcess[str]"]
+
+CHECK = """
+- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - stillpoint.backup.mysql_quiesce_snapshot:
+        volumes: [/opt/processmaker/shared, vg00/root]
+      register: point
+    - ansible.builtin.assert:
+        that:
+          - point is changed
+          - point.run_id is none
+          - point.lock.method == 'backup_stage'
+          - point.snapshots | length == 1
+          - point.snapshots[0].origin == 'root'
+          - point.snapshots[0].size_bytes > 0
+          - point.snapshots[0].holds | map(attribute='path') | list == ['/var/lib/mysql', '/opt/processmaker/shared']
+    - stillpoint.backup.lvm_snapshot_rsync:
+        src: [/opt/processmaker/shared]
+        dest: /backups
+      register: copy
+    - ansible.builtin.assert:
+        that: [copy is changed, copy.generation is none, copy.bytes > 0]
+"""
+
+FAILURES = """
+- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - stillpoint.backup.mysql_quiesce_snapshot:
+        login_user: root
+        login_password: wrong-and-secret
+        login_host: 127.0.0.1
+      register: login
+      ignore_errors: true
+    - ansible.builtin.assert:
+        that: [login is failed, "'check the user and the password' in login.msg", "'wrong-and-secret' not in login | to_json"]
+    - stillpoint.backup.mysql_quiesce_snapshot:
+        snapshot_size: 900g
+      register: room
+      ignore_errors: true
+    - ansible.builtin.assert:
+        that: [room is failed, "'vg00 has' in room.msg"]
+    - stillpoint.backup.lvm_snapshot_rsync:
+        src: [/opt/processmaker/shared]
+        dest: /backups/none
+      register: dest
+      ignore_errors: true
+    - ansible.builtin.assert:
+        that: [dest is failed, "'/backups/none does not exist' in dest.msg", dest.exit_code == 2]
+"""
+
+
+@pytest.mark.parametrize("module", ["mysql_quiesce_snapshot", "lvm_snapshot_rsync"])
+def test_the_examples_run_as_they_stand(etrial: Etrial, playbook: Playbook, module: str) -> None:
+    playbook(examples.playbook(module))
+    assert etrial.volumes() == {"root"}
+    assert etrial.left_behind() == []
+
+
+def test_check_mode_says_what_would_happen_and_changes_nothing(etrial: Etrial, playbook: Playbook) -> None:
+    playbook(CHECK, "--check")
+    assert etrial.volumes() == {"root"}
+    assert etrial.machine.run("ls -A /backups").stdout == ""
+
+
+def test_a_failure_is_one_sentence_and_leaves_nothing(etrial: Etrial, playbook: Playbook) -> None:
+    playbook(FAILURES)
+    assert etrial.volumes() == {"root"}

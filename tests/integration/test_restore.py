@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restore in place: everything comes back as it was, and what is replaced is kept until told otherwise."""
+
+from __future__ import annotations
+
+from etrial import Etrial
+
+# Every attribute of every file: type, mode, owner, links, size, time, checksum; then ACLs and extended attributes.
+STATE = """
+    cd /opt/processmaker
+    find . -printf '%p %y %m %U %G %n %s %T@ %l\\0' | sort -z | md5sum
+    find . -type f -print0 | sort -z | xargs -0 md5sum | md5sum
+    getfacl -nR . 2>/dev/null | md5sum
+    getfattr -hRd -m - -e hex . 2>/dev/null | md5sum
+    du -sk . | cut -f1
+"""
+JOB = "name: etrial\nmysql: {method: snapshot}\nfiles: [/opt/processmaker]\nrepository: /backups\n"
+
+
+def test_a_restore_in_place_brings_everything_back_and_keeps_what_it_replaces(etrial: Etrial) -> None:
+    machine = etrial.machine
+    etrial.job(JOB)
+    before = machine.run(STATE).stdout
+    documents = etrial.sql("SELECT COUNT(*), SUM(CRC32(APP_DOC_UID)) FROM wf_workflow.APP_DOCUMENT")
+    etrial.backup()
+    etrial.sql("DROP DATABASE wf_workflow; DROP DATABASE rp_workflow; CREATE DATABASE later")
+    machine.run("rm -rf /opt/processmaker/shared && touch /opt/processmaker/later")
+
+    shown = etrial.stillpoint("restore", "etrial", "--dry-run")
+    assert "/var/lib/mysql" in shown.stdout
+    refused = etrial.stillpoint("restore", "etrial", check=False)
+    assert refused.rc == 2
+    assert "--yes" in refused.stderr
+    assert machine.run("ls /opt/processmaker/later").rc == 0
+
+    etrial.stillpoint("restore", "etrial", "--yes", timeout=600)
+    assert machine.run(STATE).stdout == before
+    assert etrial.sql("SELECT COUNT(*), SUM(CRC32(APP_DOC_UID)) FROM wf_workflow.APP_DOCUMENT") == documents
+    assert "later" not in etrial.sql("SHOW DATABASES").split()
+    assert machine.run("systemctl is-active mariadb").stdout.strip() == "active"
+    kept = machine.run("ls -d /var/lib/mysql.replaced-* /opt/processmaker.replaced-*").stdout.split()
+    assert len(kept) == 2
+    assert machine.run("ls -d /var/lib/mysql.replaced-*/later /opt/processmaker.replaced-*/later").rc == 0
+
+    etrial.stillpoint("restore", "etrial", "--discard-replaced", "--yes")
+    assert machine.run("ls -d /var/lib/mysql.replaced-* /opt/processmaker.replaced-*", check=False).stdout == ""
+    assert etrial.sql("SELECT COUNT(*), SUM(CRC32(APP_DOC_UID)) FROM wf_workflow.APP_DOCUMENT") == documents
+
+
+def test_a_generation_that_fails_its_checksums_is_refused_before_anything_is_touched(etrial: Etrial) -> None:
+    machine = etrial.machine
+    etrial.job(JOB.replace("/opt/processmaker", "/opt/processmaker/shared"))
+    path = etrial.backup()["path"]
+    started = machine.run("systemctl show -p MainPID --value mariadb").stdout
+    # one bit, with size and time as they were
+    machine.run(
+        f"python3 - <<'END'\nimport os\np = '{path}/mysql/ibdata1'\ns = os.stat(p)\nf = open(p, 'r+b')\nf.seek(5000)\nb = f.read(1)\n"
+        "f.seek(5000)\nf.write(bytes([b[0] ^ 1]))\nf.close()\nos.utime(p, ns=(s.st_atime_ns, s.st_mtime_ns))\nEND"
+    )
+    done = etrial.stillpoint("restore", "etrial", "--yes", check=False, timeout=600)
+    assert done.rc == 1
+    assert "ibdata1" in done.stderr
+    assert machine.run("systemctl show -p MainPID --value mariadb").stdout == started
+    assert machine.run("ls -d /var/lib/.mysql* /var/lib/mysql.* 2>/dev/null", check=False).stdout == ""
+    found = etrial.stillpoint("verify", "etrial", check=False)
+    assert found.rc == 1
+    assert "ibdata1" in found.stdout + found.stderr
+    assert etrial.generations()[0]["state"] == "bad"
+    assert etrial.stillpoint("restore", "etrial", "--yes", check=False).rc == 2

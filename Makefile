@@ -2,7 +2,6 @@
 # Works on Debian 12 and 13, as root or as a user who may use sudo. Packages that are missing are installed.
 
 LAB := tests/lab
-VENV = $(shell $(LAB)/setup --print-venv)
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -41,7 +40,9 @@ image: ## build the replica of ETrial and its saved states
 	$(LAB)/lab states
 
 shell: ## a shell on a replica of ETrial; it ends with the shell
-	-$(LAB)/lab up shell && $(LAB)/lab ssh shell; $(LAB)/lab down shell
+	@$(LAB)/lab up shell
+	@-$(LAB)/lab ssh shell
+	@$(LAB)/lab down shell
 
 clean: ## remove the cache: images, saved states, venvs
-	$(LAB)/lab clean
+	@bash -c '. $(LAB)/common.sh && as_root rm -rf --one-file-system "$$STILLPOINT_CACHE"'

@@ -14,7 +14,7 @@ description:
   - The snapshots are those of M(stillpoint.backup.mysql_quiesce_snapshot); or, with O(src) alone, the module takes them
     itself (sync, snapshot), which is the backup of a file tree that changes while it is being copied.
   - With O(layout=generations) each run adds a new directory below O(dest) that shares unchanged files with the last one and
-    is there whole or not at all. With O(layout=mirror) there is one tree, kept in step.
+    is there whole or not at all. With O(layout=mirror) there is one copy, kept in step.
   - A thick snapshot is watched while rsync runs and extended while the volume group has room. A copy of which the snapshot
     became invalid, even after its last byte was read, fails and is not published.
   - Owners, modes, times, ACLs, extended attributes, hard links and sparse files are kept.
@@ -42,7 +42,7 @@ options:
   layout:
     description:
       - V(generations) makes a new generation each time, C(DEST/2026-11-22T02-00-05Z) with a C(manifest.json) in it.
-      - V(mirror) keeps the tree C(DEST) itself in step with the sources, and deletes there what is no longer at the source.
+      - V(mirror) keeps one copy of each tree in step, C(DEST/files/opt/tree), and deletes there what is no longer at the source.
     type: str
     choices: [generations, mirror]
     default: generations
@@ -195,12 +195,12 @@ def perform(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
         params = {**params, "snapshots": point.get("snapshots")}
     asked = request(CopyRequest, params)
     result = copy_plan(asked) if check_mode else copy(asked, Silent())
-    return {"changed": True, "diff": difference("generations", [], made(result)), **result}
+    return {"changed": True, "diff": difference("generations", [], made(result) if params["layout"] == "generations" else []), **result}
 
 
 def made(result: Dict[str, Any]) -> List[str]:
-    """Return what a copy adds, as lines of a diff."""
-    return [result["path"]] if result.get("path") else []
+    """Return the generation that a copy adds, as lines of a diff."""
+    return [result["path"] if result["generation"] else "a new generation in %s" % result["path"]]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import time
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ RETRY_EVERY = 5.0
 # Besides its own limit a module needs time to clean up (seconds).
 CLEAN_UP = 900
 
+_BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 display = Display()
 
 
@@ -32,7 +35,7 @@ display = Display()
 class Look:
     """What one look at the host has shown.
 
-    :ivar boot: identity of the host's boot
+    :ivar boot: identity of the host's boot; "" when the answer did not arrive in full
     :ivar ended: the module has written its result
     :ivar progress: ``(job, {stage, done, total, time})`` of what runs there
     """
@@ -69,7 +72,7 @@ def seen(output: str) -> Look:
         except ValueError:
             continue  # gone between the test and the cat, or an empty line
         progress.append((name, state))
-    return Look(boot.strip(), ended, tuple(progress))
+    return Look(boot.strip() if _BOOT_ID.fullmatch(boot.strip()) else "", ended, tuple(progress))
 
 
 def lines(look: Look) -> Iterator[Tuple[str, str]]:
@@ -144,21 +147,30 @@ class LiveAction(ActionBase):
         return result
 
     def _look(self, command: str, host: str) -> Look:
-        """Look once; a host that can't be reached is tried again for the time that the task allows."""
+        """Look once; a host that can't be reached, or does not answer in full, is tried again for the time that the task allows.
+
+        :raises AnsibleConnectionFailure: it did not answer for all that time
+        """
         patience = int(self._task.args.get("reconnect_timeout") or 600)
         lost = None
         while True:
+            trouble = "no answer"
             try:
-                return seen(self._low_level_execute_command(command)["stdout"])
+                answer = self._low_level_execute_command(command)
+                look = seen(answer["stdout"])
+                if look.boot:
+                    return look
+                trouble = answer.get("stderr") or trouble
             except AnsibleConnectionFailure as error:
-                if lost is None:
-                    lost = time.monotonic()
-                    display.display("%s: the connection is lost; what was started goes on there, trying again" % host)
-                if time.monotonic() - lost > patience:
-                    text = "the connection was lost and did not come back within %d s; what was started goes on at the host: %s"
-                    raise AnsibleConnectionFailure(text % (patience, error)) from error
-                time.sleep(RETRY_EVERY)
-                try:
-                    self._connection.reset()
-                except (AnsibleConnectionFailure, AttributeError):
-                    pass  # a transport without reset connects anew by itself
+                trouble = str(error)
+            if lost is None:
+                lost = time.monotonic()
+                display.display("%s: the connection is lost; what was started goes on there, trying again" % host)
+            if time.monotonic() - lost > patience:
+                text = "the connection was lost and did not come back within %d s; what was started goes on at the host: %s"
+                raise AnsibleConnectionFailure(text % (patience, trouble))
+            time.sleep(RETRY_EVERY)
+            try:
+                self._connection.reset()
+            except (AnsibleConnectionFailure, AttributeError):
+                pass  # a transport without reset connects anew by itself

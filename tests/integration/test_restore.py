@@ -13,7 +13,7 @@ STATE = """
     find . -type f -print0 | sort -z | xargs -0 md5sum | md5sum
     find . -print0 | sort -z | xargs -0 getfacl -n 2>/dev/null | md5sum
     find . -print0 | sort -z | xargs -0 getfattr -hd -m - -e hex 2>/dev/null | md5sum
-    find . -type f -printf '%S %p\\0' | awk 'BEGIN { RS = "\\0" } $1 < 0.1 { print $2 }' | sort
+    find . -type f -size +1M -printf '%S %p\\n' | awk '$1 < 0.1 { print $2 }' | sort
 """
 JOB = "name: etrial\nmysql: {method: snapshot}\nfiles: [/opt/processmaker]\nrepository: /backups\n"
 

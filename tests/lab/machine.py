@@ -23,6 +23,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -505,6 +506,7 @@ def saved_states(image: Image) -> SavedStates:
 
     with contextlib.suppress(IndexError):
         if usable()[0].folder.exists():
+            os.utime(usable()[0].folder)  # what is not used gets removed one day
             return usable()[0]
     with exclusive(CACHE / "locks" / "states"):
         for states in usable():
@@ -535,7 +537,7 @@ sync; fstrim / || true; sleep 3
 def make_states(image: Image, states: SavedStates) -> None:
     """Boot the image, save its states, and put the disks into the cache."""
     began = time.monotonic()
-    print(f"== saved states with {states.accel}", flush=True)
+    print(f"== saved states with {states.accel}", file=sys.stderr, flush=True)
     for stale in CACHE.glob(".states-*"):
         shutil.rmtree(stale, ignore_errors=True)
     machine = Machine._run(image, states.accel, None, None, None, detach=False)
@@ -560,4 +562,4 @@ def make_states(image: Image, states: SavedStates) -> None:
         temporary.rename(states.folder)
     finally:
         machine.kill()
-    print(f"== saved states: done after {time.monotonic() - began:.0f} s", flush=True)
+    print(f"== saved states: done after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -81,12 +82,22 @@ class Host:
         return sorted(os.listdir(os.path.dirname(self.datadir)) + os.listdir(os.path.dirname(self.app)))
 
 
-@pytest.fixture
-def host(tmp_path):
-    host = Host(str(tmp_path))
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    host = Host(str(tmp_path_factory.mktemp("host") / "here"))
     host.back_up()
     host.go_on()
+    os.rename(host.root, host.root + ".prepared")
     return host
+
+
+@pytest.fixture
+def host(prepared):
+    """A host for each test, always at the same place, as backups know the paths of what is in them."""
+    subprocess.run(["cp", "-a", prepared.root + ".prepared", prepared.root], check=True)
+    host = copy.copy(prepared)
+    yield host
+    durable.remove_tree(host.root)
 
 
 # -- in place
@@ -160,14 +171,15 @@ def test_one_half_can_be_restored_alone_and_a_warning_says_what_that_means(host)
         host.make(parts="database")
 
 
-def test_a_data_directory_behind_a_symlink_is_replaced_where_it_really_is(host, tmp_path):
-    os.makedirs(str(tmp_path / "data"))
-    os.rename(host.datadir, str(tmp_path / "data" / "mysql"))
-    os.symlink(str(tmp_path / "data" / "mysql"), host.datadir)
+def test_a_data_directory_behind_a_symlink_is_replaced_where_it_really_is(host):
+    really = host.root + "/data/mysql"
+    os.makedirs(os.path.dirname(really))
+    os.rename(host.datadir, really)
+    os.symlink(really, host.datadir)
     done = host.restore(parts="database")
     assert os.path.islink(host.datadir)
-    assert facts(str(tmp_path / "data" / "mysql")) == host.saved[host.datadir]
-    assert done["replaced"][0].startswith(str(tmp_path / "data" / "mysql.replaced-"))
+    assert facts(really) == host.saved[host.datadir]
+    assert done["replaced"][0].startswith(really + ".replaced-")
 
 
 def test_where_two_names_can_not_change_places_in_one_step_two_steps_do(host, monkeypatch):
@@ -386,12 +398,12 @@ def test_a_generation_is_not_removed_while_it_is_restored(host, monkeypatch):
     real = rsync.copy_tree
     removed: List[bool] = []
 
-    def copy(*args: Any, **named: Any) -> Any:
+    def copy_and_try_to_remove(*args: Any, **named: Any) -> Any:
         with host.directory.lock():
             removed.append(host.directory.remove(generation))
         return real(*args, **named)
 
-    monkeypatch.setattr(rsync, "copy_tree", copy)
+    monkeypatch.setattr(rsync, "copy_tree", copy_and_try_to_remove)
     host.restore()
     assert removed == [False, False]
 

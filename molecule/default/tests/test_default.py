@@ -73,7 +73,7 @@ def test_the_timers_own_unit_takes_a_backup(host: Any) -> None:
 
 def test_two_modules_in_a_play_take_a_backup(host: Any) -> None:
     done = play(str(SCENARIO / "two_modules.yml"))
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     with host.sudo():
         result = json.loads(host.file("/run/two_modules.json").content_string)
         manifest = host.file(result["copy"]["path"] + "/manifest.json")
@@ -86,14 +86,14 @@ def test_two_modules_in_a_play_take_a_backup(host: Any) -> None:
 def test_a_restore_that_nobody_confirms_changes_nothing(host: Any) -> None:
     done = play("stillpoint.backup.restore")
     assert done.returncode != 0
-    assert "Nothing was changed" in done.stdout
+    assert "Nothing was changed" in done.stdout + done.stderr
     assert host.service("mariadb").is_running
 
 
 def test_a_generation_that_does_not_exist_is_refused(host: Any) -> None:
     done = play("stillpoint.backup.restore", "-e", "stillpoint_generation=2000-01-01T00-00-00Z", "-e", "stillpoint_confirm=true")
     assert done.returncode != 0
-    assert "2000-01-01T00-00-00Z" in done.stdout
+    assert "2000-01-01T00-00-00Z" in done.stdout + done.stderr
     assert host.service("mariadb").is_running
 
 
@@ -104,7 +104,7 @@ def test_what_was_lost_comes_back(host: Any) -> None:
         host.check_output("mariadb -e 'DROP DATABASE wf_workflow; DROP DATABASE rp_workflow'")
         host.check_output("rm -rf /opt/processmaker/shared")
     done = play("stillpoint.backup.restore", "-e", "stillpoint_confirm=true")
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     assert rows(host, "SELECT COUNT(*) FROM wf_workflow.APP_DOCUMENT") == documents
     assert rows(host, "SELECT NAME FROM rp_workflow.USERS WHERE ID = 2") == "Zoë"
     with host.sudo():

@@ -274,6 +274,8 @@ def recheck(
     """
     argv = [*_command(tree, algorithm, bwlimit, ()), "--checksum", "--from0", "--files-from=" + paths, _slash(tree.path), _slash(dest)]
     _copy(argv, tree.source, on_item, _no_progress, watch)
+    # rsync takes care of the directories above each file, but not of the root, whose time a new file in it has changed.
+    os.utime(dest, ns=(os.stat(dest).st_atime_ns, os.stat(tree.path).st_mtime_ns))
 
 
 def mirror(

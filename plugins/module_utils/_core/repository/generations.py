@@ -42,8 +42,10 @@ _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(-\d+)?")
 _NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
 _SUMS, _PATHS = ".sums", ".paths"
 
-# Of time stamps on the coarsest file system that this reads (FAT: 2 s); ext3 and small ext4 file systems have 1 s.
-_COARSEST_TIME = 2.0
+# Seconds before a generation's time within which a file's own time does not prove that it is in the snapshot as it was left:
+# a time stamp's tick (1 s on ext3 and small ext4 file systems), and the time that the snapshots of several volumes take, of
+# which the last gives the generation its time.
+_DOUBTFUL = 10.0
 
 
 @dataclass(frozen=True)
@@ -454,9 +456,9 @@ class Partial:
 
     def _doubtful(self, tree: Tree) -> Iterator[bytes]:
         """Return the files of a tree that were taken from the base although their size and time don't prove them unchanged:
-        those written within a time stamp's tick of the base's snapshot may have been written again in that tick, after it."""
+        those written just before the base's snapshot may have been written again just after it, within a time stamp's tick."""
         assert self.base is not None and self._sums is not None
-        since = int((self.base.time.timestamp() - _COARSEST_TIME) * 1e9)
+        since = int((self.base.time.timestamp() - _DOUBTFUL) * 1e9)
         prefix = os.fsencode(tree.name) + b"/"
         root = os.fsencode(self.path)
         for entry in manifest.entries(self.base.path):

@@ -58,8 +58,10 @@ def look_command(results_file: str, job: Optional[str]) -> str:
 
 
 def seen(output: str) -> Look:
-    """Return the Look in what the command printed."""
-    boot, result, *rest = (output + "\n\n").split("\n")
+    """Return the Look in what the command printed; with a terminal in between, something else may come first."""
+    found = _BOOT_ID.search(output)
+    boot = found.group() if found else ""
+    _end_of_line, result, *rest = ((output[found.end() :] if found else "") + "\n\n").split("\n")
     try:
         ended = "started" not in json.loads(result)  # what stands there until the module ends has that key
     except ValueError:
@@ -72,7 +74,7 @@ def seen(output: str) -> Look:
         except ValueError:
             continue  # gone between the test and the cat, or an empty line
         progress.append((name, state))
-    return Look(boot.strip() if _BOOT_ID.fullmatch(boot.strip()) else "", ended, tuple(progress))
+    return Look(boot, ended, tuple(progress))
 
 
 def lines(look: Look) -> Iterator[Tuple[str, str]]:
@@ -165,7 +167,7 @@ class LiveAction(ActionBase):
                 trouble = str(error)
             if lost is None:
                 lost = time.monotonic()
-                display.display("%s: the connection is lost; what was started goes on there, trying again" % host)
+                display.display("%s: the connection is lost (%s); what was started goes on there, trying again" % (host, trouble.strip()))
             if time.monotonic() - lost > patience:
                 text = "the connection was lost and did not come back within %d s; what was started goes on at the host: %s"
                 raise AnsibleConnectionFailure(text % (patience, trouble))

@@ -20,7 +20,7 @@ from machine import Machine  # noqa: E402
 from workstation import Workstation  # noqa: E402
 
 RESULTS = TESTS / "output" / "bench"
-GUEST = "/root/bench"
+GUEST = "/usr/local/lib/stillpoint-bench"
 PROGRAMS = ("original.sh", "bare.sh", "freeze.py", "peak.py", "stored.py")
 BOTH_HALVES: dict[str, Any] = {"mysql": {"method": "snapshot"}, "files": ["/opt/processmaker"], "repository": "/backups"}
 JOBS: list[dict[str, Any]] = [
@@ -76,6 +76,8 @@ class Results:
         return RESULTS / f"{self.name}.json"
 
     def add(self, **record: Any) -> None:
+        """Add a record, with the load of the host: what else ran there shows in the figures."""
+        record["host_load"] = round(os.getloadavg()[0], 1)
         self.records.append(record)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps({"conditions": self.conditions, "records": self.records}, indent=1))

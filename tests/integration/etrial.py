@@ -102,7 +102,7 @@ class Etrial:
             ls -d /run/stillpoint/mount-* 2>/dev/null
             find /backups -maxdepth 3 \\( -name '*.partial' -o -name '*.deleting' \\)
             pgrep -fa '^(rsync|lvconvert|lvcreate) '
-            pgrep -fa '^/usr/bin/python3 {AGENT} run'
+            pgrep -fa '^/usr/bin/python3 .*{AGENT} run'
             mariadb -BN -e "SELECT CONCAT('session ', ID, ' ', IFNULL(STATE, ''), ' ', IFNULL(INFO, '')) FROM information_schema.PROCESSLIST
                             WHERE INFO LIKE '%BACKUP STAGE%' AND ID <> CONNECTION_ID()"
             true

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = ("checks.py", "gap.py", "judge.py", "latency.py", "rows.py", "scratch.py", "writer.py")
-FOLDER = "/root/load"
+FOLDER = "/usr/local/lib/stillpoint-load"
 
 
 class Machine(Protocol):

@@ -496,6 +496,14 @@ def test_a_retention_removes_what_it_does_not_keep_and_says_so(directory, source
         assert verify.verify(each, Quiet()).ok
 
 
+def test_latest_never_points_to_a_generation_that_is_gone(directory, source):
+    one, two = (back_up(directory, tree(source), hours=hours) for hours in (0, 1))
+    for generation, latest in ((two, [one.name]), (one, [])):
+        with directory.lock():
+            directory.remove(generation)
+        assert [os.readlink(directory.path + "/latest") for _name in os.listdir(directory.path) if _name == "latest"] == latest
+
+
 def test_a_generation_that_is_being_read_outlives_the_retention(directory, source):
     old = back_up(directory, tree(source))
     back_up(directory, tree(source), hours=1)

@@ -823,9 +823,8 @@ def test_a_server_that_does_not_start_is_told_with_the_way_back(host, server):
     with pytest.raises(StillpointError) as caught:
         host.restore()
     said = str(caught.value)
-    assert said.startswith(
-        "generation 2026-11-22T02-00-05Z is in place, but mariadb.service does not start (journalctl -u mariadb.service says why); to go back: "
-    )
+    why = "mariadb.service does not start (journalctl -u mariadb.service says why)"
+    assert said.startswith("generation 2026-11-22T02-00-05Z is in place, but %s; to go back: " % why)
     way_back = said.split("to go back: ")[1].split("; ")
     assert way_back[0] == "systemctl stop mariadb.service" and way_back[-1] == "systemctl start mariadb.service"
     assert facts(host.datadir) == host.saved[host.datadir] and restore.pending(state=host.state) is None

@@ -109,7 +109,7 @@ def test_the_result_lies_beside_the_generation_and_goes_with_it(directory):
     assert recorded["ok"] is True and recorded["files"] == 2 and recorded["faults"] == []
     with directory.lock():
         directory.remove(generation)
-    assert sorted(os.listdir(directory.path)) == [".lock", "latest"]
+    assert os.listdir(directory.path) == [".lock"]
 
 
 def test_progress_goes_up_to_the_size_of_the_generation(directory):

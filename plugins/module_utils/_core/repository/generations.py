@@ -266,7 +266,7 @@ class JobDirectory:
         """
         found = self.generations()
         if not found:
-            raise UsageError("there is no generation in %s" % self.path)
+            raise UsageError("there is no generation %sin %s: nothing was backed up there yet" % (name + " " if name else "", self.path))
         if name is None or name == LATEST:
             for state in (GOOD, UNPROVEN):
                 for generation in found:
@@ -311,6 +311,7 @@ class JobDirectory:
                 return False
             doomed = os.path.join(self.path, "." + generation.name + DELETING)
             with self._written():
+                self._point_away(generation.name)
                 durable.rename(generation.path, doomed)
                 if os.path.lexists(generation.verdict_path):
                     os.unlink(generation.verdict_path)
@@ -331,6 +332,16 @@ class JobDirectory:
             decision if decision.keep or self.remove(decision.generation) else retention.Decision(decision.generation, ("being read",))
             for decision in decisions
         ]
+
+    def _point_away(self, name: str) -> None:
+        """Let `latest` point to the newest of the others where it points to a generation that is about to go."""
+        latest = os.path.join(self.path, LATEST)
+        if os.path.islink(latest) and os.readlink(latest) == name:
+            others = [generation.name for generation in self.generations() if generation.name != name]
+            if others:
+                self._point_latest(others[0])
+            else:
+                os.unlink(latest)
 
     def _point_latest(self, name: str) -> None:
         new = os.path.join(self.path, "." + LATEST + ".new")

@@ -16,7 +16,7 @@ from .mysql.connection import Login, Session
 from .mysql.locks import Choice, Lock
 from .mysql.server import Server
 from .observe.text import iso
-from .process import run, urgent
+from .process import run, undisturbed, urgent
 from .storage import dm
 from .storage.leftovers import Owner
 from .storage.snapshots import Snapshot, Taking, Target
@@ -119,13 +119,14 @@ def point_in_time(
             yield point
             done = True
         finally:
-            if not done:
-                _discard(takings)
-            elif not hand_over and point is not None:
-                try:
+            with undisturbed():
+                if not done:
                     _discard(takings)
-                except StillpointError as error:  # what was read is whole; the next run removes it
-                    point.warnings.append(str(error))
+                elif not hand_over and point is not None:
+                    try:
+                        _discard(takings)
+                    except StillpointError as error:  # what was read is whole; the next run removes it
+                        point.warnings.append(str(error))
 
 
 def _discard(takings: Sequence[Taking]) -> None:

@@ -18,6 +18,7 @@ from .errors import CommandError
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_ENDINGS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _LOW_PRIORITY = 10  # nice(2): leaves a busy server the most of its processors, and an idle one's to the copy
 _HIGHEST_PRIORITY = -20
 
@@ -70,6 +71,16 @@ def give_way() -> None:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let signals wait while something is closed, or while a few steps that belong together are done; they come at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def urgent() -> Iterator[None]:
     """Let nothing else on the host go first, in the body and in the programs that are started in it: users are waiting."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
@@ -89,7 +100,11 @@ def start(argv: Sequence[str], *, dies_with_us: bool = False, gives_way: bool = 
     :raises CommandError: the program is missing
     """
 
+    undo_block = _ENDINGS & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
     def before_exec() -> None:
+        if undo_block:  # a program must be able to be told to end, also while we are not to be disturbed
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, undo_block)
         if dies_with_us:
             end_with_parent()
         if gives_way:
@@ -101,7 +116,7 @@ def start(argv: Sequence[str], *, dies_with_us: bool = False, gives_way: bool = 
             env=environment(),
             close_fds=True,
             start_new_session=True,
-            preexec_fn=before_exec if dies_with_us or gives_way else None,
+            preexec_fn=before_exec if dies_with_us or gives_way or undo_block else None,
             **{"stdin": subprocess.DEVNULL, **popen},
         )
     except OSError as error:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-import signal
 import tempfile
 import time
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from . import durable, service
 from .copy import rsync
 from .errors import BusyError, StillpointError, UsageError
 from .observe.progress import Reporter
-from .process import run
+from .process import run, undisturbed
 from .repository import manifest, verify
 from .repository.generations import Generation, RecordedTree
 from .repository.manifest import Entry, Fault
@@ -399,7 +398,7 @@ def _in_place(plan: RestorePlan, reporter: Reporter) -> List[str]:
             journal = _copied(plan, journal, reporter)
         _stopped(plan, journal, reporter)
         reporter.stage("replace")
-        with _undisturbed():
+        with undisturbed():
             kept = _replace(plan, journal)
         if plan.unit:
             reporter.stage("start")
@@ -698,17 +697,6 @@ def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None
         raise StillpointError(
             "generation %s is in place, but %s; to go back: %s" % (plan.generation.name, error, "; ".join(back))
         ) from error
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let signals wait for the few renames that belong together."""
-    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _elsewhere(plan: RestorePlan, reporter: Reporter) -> List[str]:

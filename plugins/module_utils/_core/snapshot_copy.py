@@ -19,7 +19,7 @@ from .job import host_name
 from .observe.progress import Reporter
 from .observe.text import iso
 from .point import Point, new_run_id, point_in_time
-from .process import require
+from .process import require, undisturbed
 from .quiesce import MODULE_JOB
 from .reading import mounted
 from .repository.generations import JobDirectory
@@ -174,8 +174,9 @@ def _given(request: CopyRequest, owner: Owner) -> Iterator[Point]:
         )
     finally:
         if not request.keep_snapshot:
-            for snapshot in given:
-                leftovers.remove(snapshot.full_name)
+            with undisturbed():
+                for snapshot in given:
+                    leftovers.remove(snapshot.full_name)
 
 
 def _hand(snapshot: Snapshot, *, add: Sequence[str], drop_kept: bool) -> None:

@@ -23,7 +23,7 @@ def estimate(trees: Sequence[Tree], base: Mapping[str, str]) -> Tuple[int, int]:
     """
     total = new = 0
     for tree in trees:
-        argv = ["rsync", "-aHn", "--stats", *("--exclude=" + pattern for pattern in tree.exclude)]
+        argv = ["rsync", "-aHn", "--modify-window=-1", "--stats", *("--exclude=" + pattern for pattern in tree.exclude)]
         if tree.name in base:
             argv.append("--link-dest=" + base[tree.name])
         result = run([*argv, tree.path.rstrip("/") + "/", "/run/stillpoint/estimate-only/"], timeout=_TIMEOUT, check=False)

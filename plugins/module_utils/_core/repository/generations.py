@@ -30,6 +30,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 from .. import durable
 from ..copy import rsync
 from ..errors import BusyError, CommandError, StillpointError, UsageError
+from ..process import undisturbed
 from ..storage.mounts import Tree
 from . import manifest, retention
 
@@ -382,7 +383,8 @@ class Partial:
 
     def __exit__(self, _type: Optional[Type[BaseException]], _error: Optional[BaseException], _trace: Optional[TracebackType]) -> None:
         if not self._published:
-            self._discard()
+            with undisturbed():
+                self._discard()
 
     def _discard(self) -> None:
         if self._sums is not None:

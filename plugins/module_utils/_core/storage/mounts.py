@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Iterator, List, Optional, Tuple
 
 from ..errors import CommandError, StillpointError, UsageError
-from ..process import run
+from ..process import run, undisturbed
 
 RUN_DIRECTORY = "/run/stillpoint"
 
@@ -143,10 +143,11 @@ def mounted_read_only(device: str, fs_type: str, name: str) -> Iterator[str]:
         yield point
     finally:
         # by what is there, not by how far this came: a signal may arrive between any two lines
-        if os.path.ismount(point):
-            unmount(point)
-        if os.path.isdir(point):
-            os.rmdir(point)
+        with undisturbed():
+            if os.path.ismount(point):
+                unmount(point)
+            if os.path.isdir(point):
+                os.rmdir(point)
 
 
 def unmount(point: str) -> None:

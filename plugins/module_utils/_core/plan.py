@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from . import restore
 from .copy.estimate import estimate
 from .errors import StillpointError, UsageError
 from .job import Job, host_name
@@ -111,6 +112,12 @@ def make(job: Job) -> Plan:
     :raises StillpointError: one sentence for the first reason why a run would not succeed
     """
     require("lvs", "rsync", "mount")
+    half_done = restore.pending()
+    if half_done:
+        raise StillpointError(
+            "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: finish it first with `stillpoint restore %s`"
+            % (half_done["job"], half_done["job"])
+        )
     server = None
     quiesce = None
     if job.mysql is not None:

@@ -85,7 +85,8 @@ class Etrial:
         """Run the agent with faults injected into it."""
         script = FAULTY.replace("SIGNAL", f"signal.{signal}") + textwrap.dedent(faults) + f"\nsys.exit(cli.main({list(arguments)!r}))\n"
         self.machine.put(script.encode(), "/root/faulty.py")
-        return self.machine.run(["/usr/bin/python3", "/root/faulty.py"], check=False, timeout=timeout)
+        # two commands, so that a shell stays to tell of the signal that ended the first: 128 and its number
+        return self.machine.run("/usr/bin/python3 /root/faulty.py; exit $?", check=False, timeout=timeout)
 
     def sql(self, statement: str) -> str:
         """Return what a statement answers, tab-separated."""

@@ -468,7 +468,7 @@ def _warn(text: str) -> None:
 
 def _complain(text: str) -> None:
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)  # pylint: disable=ansible-bad-function  # a program, not a module
     except OSError:
         pass  # nobody is left to hear it; the exit code says it too
 
@@ -481,7 +481,7 @@ def _print_lines(lines: Sequence[str]) -> None:
     """Print lines to stdout; a reader who has gone away (`| head`) does not change how the command ended."""
     try:
         for line in lines:
-            print(line)
+            print(line)  # pylint: disable=ansible-bad-function  # a program, not a module
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

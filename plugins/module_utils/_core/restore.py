@@ -701,7 +701,8 @@ def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None
 
 def _elsewhere(plan: RestorePlan, reporter: Reporter) -> List[str]:
     """Copy into a directory: everything has its final name only when all of it is there and checked."""
-    assert plan.to is not None
+    if plan.to is None:
+        raise RuntimeError("called before it was begun")
     made = not os.path.lexists(plan.to)
     staging = os.path.join(plan.to, _NEW)
     try:

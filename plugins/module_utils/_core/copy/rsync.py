@@ -423,7 +423,8 @@ def _drive(
 ) -> Tuple[int, bytes, bytes]:
     """Run rsync to its end and return its exit status, the unmarked part of its output, and its complaints."""
     process = start(argv, dies_with_us=True, gives_way=gives_way, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
-    assert process.stdout is not None and process.stderr is not None
+    if process.stdout is None or process.stderr is None:
+        raise RuntimeError("called before it was begun")
     rest: List[bytes] = []
     complaints: List[bytes] = []
     line = b""

@@ -85,7 +85,7 @@ def ping(url: str, outcome: Outcome, *, pause: float = _PING_PAUSE) -> str:
         if attempt:
             time.sleep(pause)
         try:
-            with urllib.request.urlopen(request, timeout=PING_TIMEOUT):
+            with urllib.request.build_opener().open(request, timeout=PING_TIMEOUT):
                 return ""
         except urllib.error.HTTPError as error:
             trouble = "HTTP status %d" % error.code

@@ -427,7 +427,8 @@ class Partial:
 
         :raises StillpointError: the repository is full, or rsync failed otherwise
         """
-        assert self._sums is not None
+        if self._sums is None:
+            raise RuntimeError("called before it was begun")
         if tree.name in self._trees:
             raise UsageError("%s and %s have the same name in a backup, %s" % (self._trees[tree.name][0].source, tree.source, tree.name))
         dest = os.path.join(self.path, tree.name)
@@ -454,7 +455,8 @@ class Partial:
 
     def _recorder(self, tree: Tree) -> Callable[[rsync.Item], None]:
         """Return what keeps the checksums that rsync tells of a tree."""
-        assert self._sums is not None
+        if self._sums is None:
+            raise RuntimeError("called before it was begun")
         sums, name = self._sums, os.fsencode(tree.name)
         single = os.path.islink(tree.path) or not os.path.isdir(tree.path)
 
@@ -470,7 +472,8 @@ class Partial:
     def _doubtful(self, tree: Tree) -> Iterator[bytes]:
         """Return the files of a tree that were taken from the base although their size and time don't prove them unchanged:
         those written just before the base's snapshot may have been written again just after it, within a time stamp's tick."""
-        assert self.base is not None and self._sums is not None
+        if self.base is None or self._sums is None:
+            raise RuntimeError("called before it was begun")
         since = int((self.base.time.timestamp() - _DOUBTFUL) * 1e9)
         prefix = os.fsencode(tree.name) + b"/"
         root = os.fsencode(self.path)
@@ -529,7 +532,8 @@ class Partial:
         return name
 
     def _write_manifest(self, name: str, given: Mapping[str, Any]) -> None:
-        assert self._sums is not None
+        if self._sums is None:
+            raise RuntimeError("called before it was begun")
         sums = self._sums
         sums.resolve(self._base_entries)
 

@@ -469,7 +469,8 @@ def compare(expected: Iterable[Entry], found: Iterable[Entry], sums: Sums, *, ti
     one, other = next(left, None), next(right, None)
     while one is not None or other is not None:
         if other is None or (one is not None and order(one.path) < order(other.path)):
-            assert one is not None
+            if one is None:
+                raise RuntimeError("called before it was begun")
             yield Fault(shown(one.path), "missing")
             one = next(left, None)
         elif one is None or order(other.path) < order(one.path):

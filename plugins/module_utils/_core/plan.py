@@ -146,7 +146,7 @@ def make(job: Job) -> Plan:
             "the repository %s lies on %s, which is backed up: the copy itself fills the snapshot, and both are lost together with the "
             "volume" % (job.repository, inside.full_name)
         )
-    targets = layout.targets(located, [], job.snapshot_size, known, own_writes)
+    targets = layout.targets(located, [], job.snapshot_size, own_writes)
     if server and not server.log_bin:
         warnings.append("binary logging is off: the backup has no coordinates")
     for name in layout.kept_by_playbooks(known):

@@ -70,7 +70,7 @@ def _prepare(request: QuiesceRequest) -> "tuple[Quiesce, List[Target]]":
     by_name, paths = split(request.volumes, known)
     located = layout.locate(planning.server_paths(quiesce.server) + [(FILES, path) for path in paths], known)
     planning.one_volume_for_the_engine(located)
-    return quiesce, layout.targets(located, by_name, sizes.parse(request.snapshot_size), known, {})
+    return quiesce, layout.targets(located, by_name, sizes.parse(request.snapshot_size), {})
 
 
 def split(asked: Sequence[str], known: Sequence[LogicalVolume]) -> "tuple[List[LogicalVolume], List[str]]":

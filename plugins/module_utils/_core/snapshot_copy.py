@@ -141,7 +141,7 @@ def _targets(request: CopyRequest) -> List[Target]:
     if inside is not None:
         trees = [planning.tree_for(FILES, path, request.exclude) for path in request.src]
         own_writes[inside.full_name] = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(JobDirectory(request.dest)))[1]
-    return layout.targets(located, [], sizes.parse(request.snapshot_size), known, own_writes)
+    return layout.targets(located, [], sizes.parse(request.snapshot_size), own_writes)
 
 
 @contextmanager

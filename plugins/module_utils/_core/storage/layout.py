@@ -77,7 +77,7 @@ def check_volume(volume: LogicalVolume) -> None:
 
 
 def targets(
-    located: Sequence[Located], extra: Sequence[LogicalVolume], size: sizes.Size, known: Sequence[LogicalVolume], own_writes: Mapping[str, int]
+    located: Sequence[Located], extra: Sequence[LogicalVolume], size: sizes.Size, own_writes: Mapping[str, int]
 ) -> List[Target]:
     """Return a Target for each volume that holds something, or that was asked for by name; sizes fit the groups together.
 

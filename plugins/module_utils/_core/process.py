@@ -10,7 +10,7 @@ import signal
 import subprocess
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from .errors import CommandError
 
@@ -93,10 +93,13 @@ def urgent() -> Iterator[None]:
             os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
-def start(argv: Sequence[str], *, dies_with_us: bool = False, gives_way: bool = False, **popen: Any) -> "subprocess.Popen[Any]":
+def start(
+    argv: Sequence[str], *, dies_with_us: bool = False, gives_way: bool = False, in_child: Optional[Callable[[], None]] = None, **popen: Any
+) -> "subprocess.Popen[Any]":
     """Start a program and return it running, in a session of its own: a Ctrl-C at the terminal reaches us alone, and we
     decide what it means for the program.
 
+    :param in_child: called between fork and exec
     :raises CommandError: the program is missing
     """
 
@@ -105,10 +108,12 @@ def start(argv: Sequence[str], *, dies_with_us: bool = False, gives_way: bool = 
     def before_exec() -> None:
         if undo_block:  # a program must be able to be told to end, also while we are not to be disturbed
             signal.pthread_sigmask(signal.SIG_UNBLOCK, undo_block)
-        if dies_with_us:
-            end_with_parent()
         if gives_way:
             give_way()
+        if in_child:
+            in_child()
+        if dies_with_us:
+            end_with_parent()  # last: the kernel forgets it when a process changes its user
 
     try:
         return subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,consider-using-with
@@ -116,7 +121,7 @@ def start(argv: Sequence[str], *, dies_with_us: bool = False, gives_way: bool = 
             env=environment(),
             close_fds=True,
             start_new_session=True,
-            preexec_fn=before_exec if dies_with_us or gives_way or undo_block else None,
+            preexec_fn=before_exec if dies_with_us or gives_way or in_child or undo_block else None,
             **{"stdin": subprocess.DEVNULL, **popen},
         )
     except OSError as error:

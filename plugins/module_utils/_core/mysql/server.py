@@ -80,7 +80,7 @@ def read(session: Session) -> Server:
         raise StillpointError(
             "the data directory %s of the server at %s does not exist on this host: is the server on another one?" % (datadir, session.where)
         )
-    pid = _pid(variables, datadir)
+    pid = process_id(variables, datadir)
     paths = (ServerPath("datadir", datadir), *elsewhere(variables, datadir))
     _no_links_out(datadir, paths)
     return Server(
@@ -123,7 +123,7 @@ def elsewhere(variables: Mapping[str, str], datadir: str) -> List[ServerPath]:
     return found
 
 
-def _pid(variables: Mapping[str, str], datadir: str) -> int:
+def process_id(variables: Mapping[str, str], datadir: str) -> int:
     """Return the server's process id, made sure of: a server works in its data directory (mysqld changes into it)."""
     pid_file = os.path.join(datadir, variables.get("pid_file", ""))
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Tuple
@@ -14,6 +15,8 @@ from .mounts import RUN_DIRECTORY
 
 COLLECTION = "stillpoint"
 KEPT = COLLECTION + ".kept"  # handed to a playbook: no process owns it, and only `clean` or state=absent removes it
+
+SCRATCH = "scratch"  # a scratch server's directory below /run/stillpoint is SCRATCH-PID-START-NUMBER
 
 _REMOVE_TRIES = 8
 
@@ -106,7 +109,7 @@ def clean(*, run_id: Optional[str] = None, kept: bool = False) -> List[Dict[str,
                 "job": whose.job if whose else "",
             }
         )
-    _clean_mount_points()
+    _clean_run_directory()
     return removed
 
 
@@ -135,19 +138,22 @@ def remove(full_name: str) -> None:
             time.sleep(min(0.2 * 2**attempt, 5))
 
 
-def _clean_mount_points() -> None:
-    """Remove the empty mount points of runs that are gone; one that is in use by a living run is not empty, or not ours to see as such."""
+def _clean_run_directory() -> None:
+    """Remove the mount points and the scratch servers' directories of runs that are gone. A mount point that is in use by a living run is
+    not empty, or not ours to see as such."""
     try:
         entries = os.listdir(RUN_DIRECTORY)
     except OSError:
         return
     for entry in entries:
-        if not entry.startswith("mount-"):
+        kind, pid, start = (entry.split("-") + ["", ""])[:3]
+        if kind not in ("mount", SCRATCH) or pid.isdigit() and start.isdigit() and process_start(int(pid)) == int(start):
             continue
-        pid, start = (entry.split("-") + ["", ""])[1:3]
-        if pid.isdigit() and start.isdigit() and process_start(int(pid)) == int(start):
+        path = os.path.join(RUN_DIRECTORY, entry)
+        if kind == SCRATCH:
+            shutil.rmtree(path, ignore_errors=True)
             continue
         try:
-            os.rmdir(os.path.join(RUN_DIRECTORY, entry))
+            os.rmdir(path)
         except OSError:
             pass

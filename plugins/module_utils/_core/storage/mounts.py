@@ -31,6 +31,7 @@ class Mount:
     mount_point: str
     fs_type: str
     source: str
+    options: Tuple[str, ...] = ()  # of this mount, not of the file system: ro, nosuid, …
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def table(text: Optional[str] = None) -> List[Mount]:
         left, right = line.split(" - ", 1)
         fields, rest = left.split(" "), right.split(" ")
         major, minor = fields[2].split(":")
-        mounts.append(Mount(int(major), int(minor), _plain(fields[3]), _plain(fields[4]), rest[0], _plain(rest[1])))
+        mounts.append(Mount(int(major), int(minor), _plain(fields[3]), _plain(fields[4]), rest[0], _plain(rest[1]), tuple(fields[5].split(","))))
     return mounts
 
 
@@ -134,12 +135,23 @@ def mounted_read_only(device: str, fs_type: str, name: str) -> Iterator[str]:
 
     :param name: a name for the mount point that no other run uses
     """
-    point = os.path.join(RUN_DIRECTORY, name)
-    os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)
+    with _mounted(device, fs_type, name, "ro,nodev,nosuid,noexec") as point:
+        yield point
+
+
+@contextmanager
+def mounted_writable(device: str, fs_type: str, name: str) -> Iterator[str]:
+    """Mount a snapshot as `mounted_read_only` does, but to be written to. The kernel refuses it while it is mounted read-only."""
+    with _mounted(device, fs_type, name, "rw,nodev,nosuid,noexec") as point:
+        yield point
+
+
+@contextmanager
+def _mounted(device: str, fs_type: str, name: str, options: str) -> Iterator[str]:
+    point = os.path.join(make_run_directory(), name)
     try:
         os.mkdir(point, 0o700)
-        options = "ro,nodev,nosuid,noexec" + (",nouuid" if fs_type == "xfs" else "")
-        run(["mount", "-t", fs_type, "-o", options, device, point], timeout=300)
+        run(["mount", "-t", fs_type, "-o", options + (",nouuid" if fs_type == "xfs" else ""), device, point], timeout=300)
         yield point
     finally:
         # by what is there, not by how far this came: a signal may arrive between any two lines
@@ -148,6 +160,14 @@ def mounted_read_only(device: str, fs_type: str, name: str) -> Iterator[str]:
                 unmount(point)
             if os.path.isdir(point):
                 os.rmdir(point)
+
+
+def make_run_directory() -> str:
+    """Return the directory of all that lasts as long as a run, made where it is missing. Others than root may pass through it, to
+    what is theirs, and not look around."""
+    os.makedirs(RUN_DIRECTORY, exist_ok=True)
+    os.chmod(RUN_DIRECTORY, 0o711)
+    return RUN_DIRECTORY
 
 
 def unmount(point: str) -> None:

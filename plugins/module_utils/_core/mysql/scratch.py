@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A scratch server: the same program as another one, on a copy of its data, seen by nobody and writing nowhere else.
+
+It finds the copy under the paths that the data had on its server (where this host has them), so that whatever names them (tablespaces, indexes of binary logs,
+symlinks) leads into the copy and not to what is live; all else of the host is read-only to it. It reads no option file, listens on a
+private socket alone, replicates nothing, runs no event and repairs nothing. Grants are not looked at: root needs no password. A
+statement about grants is refused until FLUSH PRIVILEGES, after which a new session has to log in as one would on the server itself.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from ..errors import StillpointError
+from ..process import start, undisturbed
+from ..storage.enclosure import Enclosure, places_for
+from ..storage.leftovers import SCRATCH, process_start
+from ..storage.mounts import make_run_directory
+from .connection import Login
+from .settings import PLACED, Settings
+
+START_LIMIT = 1800.0  # seconds; a recovery reads all of the redo log
+STOP_LIMIT = 600.0
+_POLL = 0.1
+_LOG_MOST = 4 << 20  # bytes of an error log that are read
+
+_BUFFER_POOL = 128 << 20  # bytes: recovery needs room for the pages that the redo log names
+
+# what an engine says of where it stands; MySQL has not kept it in InnoDB since 8.0
+_POSITION = re.compile(r"Last (?:MySQL )?binlog file '?(?:\./)?([^', ]+)'?, position (\d+)|Last binlog file '([^']*)', position (\d+)", re.IGNORECASE)
+_CRASH_RECOVERY = re.compile(r"Starting crash recovery|Starting final batch|crash recovery from checkpoint", re.IGNORECASE)
+_PREPARED = re.compile(r"in the XA prepared state|Found [1-9]\d* prepared")
+_ERROR = re.compile(r"\[ERROR\]|^mysqld.*: (?:unknown|ambiguous|error)|can't be enclosed|error while loading")
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\d[T ]+[\d:.]+Z? +\d+ +")
+_READY = "ready for connections"
+
+# variable that names the directory of each role
+_VARIABLE = dict(zip(("data", "redo", "undo", "aria"), PLACED))
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What a server said between its start and its readiness, or its end.
+
+    :ivar crash_recovery: it had to bring data files and redo log together
+    :ivar file: the binary log of its engine's last commit, without a directory; None where the engine does not keep it
+    :ivar prepared: lines about transactions that were neither committed nor rolled back
+    """
+
+    seconds: float
+    crash_recovery: bool
+    file: Optional[str]
+    position: Optional[int]
+    prepared: Tuple[str, ...]
+    errors: Tuple[str, ...]
+
+
+class ScratchFailed(StillpointError):
+    """A scratch server did not start, or ended."""
+
+    def __init__(self, message: str, recovery: Optional[Recovery] = None) -> None:
+        super().__init__(message)
+        self.recovery = recovery
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A scratch server that runs.
+
+    :ivar login: for a Session with it
+    :ivar socket: for a client program of it, as root without a password
+    :ivar directory: its own, which goes with it
+    """
+
+    login: Login
+    socket: str
+    directory: str
+    program: str
+    recovery: Recovery
+    process: "subprocess.Popen[Any]"
+
+    def check(self) -> None:
+        """Raise ScratchFailed if it has ended meanwhile."""
+        if self.process.poll() is not None:
+            recovery = said(_log(self.directory), 0.0)
+            raise ScratchFailed("the scratch server ended: %s" % _why(self.process.returncode, recovery, self.directory), recovery)
+
+
+@contextmanager
+def scratch_server(
+    settings: Settings,
+    where: Mapping[str, str],
+    *,
+    discard: bool,
+    binary_log: bool = False,
+    options: Sequence[str] = (),
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[Scratch]:
+    """Start a scratch server and give it when it is ready; end it whatever happens, also when this process is killed.
+
+    :param where: for each of the settings' paths, the directory in which that part of the copy lies now
+    :param discard: the copy is thrown away afterwards: end the server at once, not in order
+    :param binary_log: write binary logs where the settings say; their directory is then one of `where`
+    :param options: more options, for the last word on what the settings or this module say
+    :param tick: called a few times a second while it starts
+    :raises ScratchFailed: it does not start, says why not, or does not stop in order
+    """
+    program = settings.find_program()
+    missing = [path for _role, path in settings.paths if path not in where]
+    if missing:
+        raise StillpointError("a scratch server needs %s too, which the copy does not have" % missing[0])
+    uid, gid = _user(where[settings.datadir])
+    directory = _make_directory()
+    try:
+        os.chown(directory, uid, gid)
+        places = places_for({**where, directory: directory})
+        absent = [path for path in where if not os.path.isdir(path)]
+        argv = [program, *_options(settings, where, absent, directory, binary_log), *options]
+        if uid == 0:
+            argv.append("--user=root")  # a server that runs as root has to be told that this is meant
+        began = time.monotonic()
+        with open(os.path.join(directory, "output"), "wb") as output, _running(
+            argv, Enclosure(places, uid, gid), output, discard
+        ) as process:
+            log = _wait(process, directory, began, tick)
+            socket = os.path.join(directory, "sock")
+            yield Scratch(Login(login_user="root", login_unix_socket=socket), socket, directory, program, said(log, time.monotonic() - began), process)
+    finally:
+        with undisturbed():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _user(datadir: str) -> Tuple[int, int]:
+    """Return user and group that the server of a data directory runs as: its owner's."""
+    status = os.stat(datadir)
+    try:
+        return status.st_uid, pwd.getpwuid(status.st_uid).pw_gid
+    except KeyError:
+        return status.st_uid, status.st_gid
+
+
+@contextmanager
+def _running(argv: Sequence[str], enclosure: Enclosure, output: Any, discard: bool) -> Iterator["subprocess.Popen[Any]"]:
+    process: Optional["subprocess.Popen[Any]"] = None
+    in_order = False
+    try:
+        with undisturbed():
+            process = start(argv, dies_with_us=True, gives_way=True, in_child=enclosure.enter, stdout=output, stderr=output, cwd="/")
+        yield process
+        in_order = not discard
+    finally:
+        if process is not None:
+            with undisturbed():
+                _stop(process, in_order)
+
+
+def _stop(process: "subprocess.Popen[Any]", in_order: bool) -> None:
+    if in_order and process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_LIMIT)
+            raise ScratchFailed("the scratch server did not stop within %g s" % STOP_LIMIT) from None
+        if process.returncode != 0:
+            raise ScratchFailed("the scratch server did not stop in order (exit status %d)" % process.returncode)
+    process.kill()
+    try:
+        process.wait(STOP_LIMIT)
+    except subprocess.TimeoutExpired:
+        pass  # in the kernel, and gone as soon as it comes out
+
+
+def _wait(process: "subprocess.Popen[Any]", directory: str, began: float, tick: Callable[[], None]) -> str:
+    """Wait until the server is ready, and return what it said."""
+    while True:
+        tick()
+        ended = process.poll()
+        log = _log(directory)
+        if ended is not None:
+            recovery = said(log, time.monotonic() - began)
+            raise ScratchFailed("the server does not start: %s" % _why(ended, recovery, directory), recovery)
+        if _READY in log:
+            return log
+        if time.monotonic() > began + START_LIMIT:
+            recovery = said(log, time.monotonic() - began)
+            raise ScratchFailed("the server was not ready within %g s; its last line: %s" % (START_LIMIT, _last(log) or "none"), recovery)
+        time.sleep(_POLL)
+
+
+def said(log: str, seconds: float) -> Recovery:
+    """Return the Recovery that an error log tells of."""
+    lines = [_STAMP.sub("", line.strip()) for line in log.splitlines()]
+    found = _POSITION.findall(log)
+    name, offset = (found[-1][0] or found[-1][2], found[-1][1] or found[-1][3]) if found else ("", "")
+    errors = [line for line in lines if _ERROR.search(line) and "Warning:" not in line]  # MariaDB marks a few of its warnings as errors
+    return Recovery(
+        seconds=round(seconds, 1),
+        crash_recovery=bool(_CRASH_RECOVERY.search(log)),
+        file=os.path.basename(name) or None,
+        position=int(offset) if offset else None,
+        prepared=tuple(line for line in lines if _PREPARED.search(line)),
+        errors=tuple(errors),
+    )
+
+
+def _why(status: int, recovery: Recovery, directory: str) -> str:
+    how = "signal %d" % -status if status < 0 else "exit status %d" % status
+    cause = next(iter((*recovery.prepared[-1:], *recovery.errors)), "") or _last(_log(directory)) or "it said nothing"
+    return "%s (%s)" % (cause, how)
+
+
+def _last(log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip()]
+    return _STAMP.sub("", lines[-1].strip()) if lines else ""
+
+
+def _log(directory: str) -> str:
+    text = ""
+    for name in ("output", "error.log"):
+        try:
+            with open(os.path.join(directory, name), "rb") as file:
+                text += file.read(_LOG_MOST).decode("utf-8", "replace")
+        except FileNotFoundError:
+            pass
+    return text
+
+
+def _make_directory() -> str:
+    """Make a run directory that `leftovers.clean` knows the owner of."""
+    parent = make_run_directory()
+    number = 0
+    while True:
+        directory = os.path.join(parent, "%s-%d-%d-%d" % (SCRATCH, os.getpid(), process_start(os.getpid()) or 0, number))
+        try:
+            os.mkdir(directory, 0o700)
+            return directory
+        except FileExistsError:
+            number += 1
+
+
+def _options(settings: Settings, where: Mapping[str, str], absent: Sequence[str], directory: str, binary_log: bool) -> List[str]:
+    """Return the options of a scratch server. Those of the settings are given as ``loose``: another version may not know one."""
+    datadir = settings.datadir
+    values: Dict[str, str] = dict(settings.variables)
+    for role, path in settings.paths:
+        if path in absent and role in _VARIABLE:
+            values[_VARIABLE[role]] = where[path]
+    if datadir in absent:
+        for name in PLACED:
+            if values.get(name, "").startswith(datadir):
+                values[name] = where[datadir] + values[name][len(datadir) :]
+    chosen = [
+        "--no-defaults",
+        "--datadir=%s" % (where[datadir] if datadir in absent else datadir),
+        "--socket=%s/sock" % directory,
+        "--pid-file=%s/pid" % directory,
+        "--log-error=%s/error.log" % directory,
+        "--tmpdir=%s" % directory,
+        "--secure-file-priv=%s" % directory,
+        "--skip-networking",
+        "--skip-grant-tables",
+        "--event-scheduler=DISABLED",
+        "--relay-log=%s/relay" % directory,
+        "--myisam-recover-options=OFF",  # a table that only opens after a repair must be seen, not repaired on the way
+        "--performance-schema=OFF",
+        "--max-connections=10",
+        "--table-open-cache=400",
+        "--key-buffer-size=8M",
+        "--innodb-buffer-pool-size=%d" % _BUFFER_POOL,
+        "--innodb-buffer-pool-load-at-startup=OFF",
+        "--innodb-buffer-pool-dump-at-shutdown=OFF",
+        "--innodb-use-native-aio=OFF",  # the kernel's contexts for it are limited in number, and the production server has its share
+        "--innodb-flush-log-at-trx-commit=2",
+        "--sync-binlog=0",
+        *(_MARIADB if settings.is_mariadb else _mysql(settings.version)),
+        *("--loose-%s=%s" % (name.replace("_", "-"), value) for name, value in values.items()),
+        *("--%splugin-load%s=%s" % _loading(settings, plugin) for plugin in settings.plugins),
+    ]
+    if binary_log:
+        chosen += ["--log-bin=%s" % settings.log_bin, "--log-bin-index=%s" % settings.log_bin_index, "--server-id=1"]
+    else:
+        chosen.append("--skip-log-bin")
+    return chosen
+
+
+_MARIADB = (
+    "--skip-slave-start",
+    "--aria-recover-options=OFF",
+    "--aria-pagecache-buffer-size=8M",
+    "--innodb-encryption-threads=0",  # or it would begin to encrypt anew what has an old key
+    "--log-warnings=4",
+)
+
+
+def _mysql(version: Tuple[int, ...]) -> List[str]:
+    options = ["--log-error-verbosity=3", "--skip-replica-start" if version >= (8, 0, 26) else "--skip-slave-start"]
+    if version >= (8, 0):
+        options += ["--persisted-globals-load=OFF", "--mysqlx=OFF", "--upgrade=NONE", "--loose-auto-generate-certs=OFF"]
+        options += ["--loose-sha256-password-auto-generate-rsa-keys=OFF", "--loose-caching-sha2-password-auto-generate-rsa-keys=OFF"]
+    return options
+
+
+def _loading(settings: Settings, plugin: str) -> Tuple[str, str, str]:
+    early = not settings.is_mariadb and "keyring" in plugin
+    return ("early-", "", plugin) if early else ("", "-add", plugin)

@@ -13,6 +13,7 @@ description:
   - Puts a generation back in place with the host's agent. The files are copied beside the live ones and compared with the
     checksums of the manifest first; only then is the server stopped, old and new are exchanged, and the server is started.
   - What is replaced is kept beside it, as C(/var/lib/mysql.replaced-TIME), until somebody runs C(stillpoint restore JOB --discard-replaced).
+  - A dump is loaded into the running server instead. Databases of it that are there are dropped first, and are not kept.
   - A generation that does not agree with its checksums is refused before anything live is touched.
   - The restore does not depend on the connection. If that breaks, the restore goes on, and the module follows it again when
     the host can be reached.
@@ -22,6 +23,12 @@ options:
     type: str
   generation:
     description: The generation to put back. Default is the newest good one.
+    type: str
+  database:
+    description: Of a dump, load this database alone.
+    type: str
+  table:
+    description: Of a dump, load this table or view alone, C(DATABASE.TABLE).
     type: str
   dest:
     description: Put the trees below this directory and leave everything live alone. No server is stopped.
@@ -133,6 +140,8 @@ OWN = ArgumentSpec(
     {
         "job": {"type": "str"},
         "generation": {"type": "str"},
+        "database": {"type": "str"},
+        "table": {"type": "str"},
         "dest": {"type": "path"},
         "parts": {"type": "str", "choices": ["all", "database", "files"], "default": "all"},
         "timeout": {"type": "int", "default": 86400},
@@ -147,6 +156,7 @@ def command(params: Dict[str, Any], job: str) -> List[str]:
     words = ["restore", job, *([params["generation"]] if params["generation"] else [])]
     words += ["--to", params["dest"]] if params["dest"] else []
     words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
+    words += ["--%s=%s" % (name, params[name]) for name in ("database", "table") if params[name] is not None]
     return words
 
 

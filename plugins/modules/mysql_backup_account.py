@@ -37,6 +37,10 @@ options:
     description: Whether the account may end other users' statements, as jobs with V(kill) as their C(long_query_action) need it.
     type: bool
     default: false
+  dump:
+    description: Whether the account may read every table, as jobs with V(dump) as their C(method) do.
+    type: bool
+    default: false
   state:
     description: V(absent) drops the account, and removes the option file if this module has written it.
     type: str
@@ -126,6 +130,7 @@ OWN = ArgumentSpec(
         "host": {"type": "str", "default": "localhost"},
         "option_file": {"type": "path", "default": "/etc/stillpoint/my.cnf"},
         "kill": {"type": "bool", "default": False},
+        "dump": {"type": "bool", "default": False},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
 )
@@ -134,7 +139,9 @@ OWN = ArgumentSpec(
 def main() -> None:
     module = OWN.merge(connection()).module()
     params = module.params
-    account = Account(params["name"], params["host"], params["option_file"], params["kill"], params["state"] == "present")
+    account = Account(
+        params["name"], params["host"], params["option_file"], params["kill"], params["state"] == "present", params["dump"]
+    )
     with door(module), Session(request(Login, params)) as session:
         ensured = ensure(session, account, check=module.check_mode)
     module.exit_json(

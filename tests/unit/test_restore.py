@@ -409,7 +409,7 @@ def test_a_generation_is_not_removed_while_it_is_restored(host, monkeypatch):
 
 
 def test_one_restore_runs_at_a_time(host):
-    with restore._alone(host.state), pytest.raises(BusyError, match="another restore is running on this host"):
+    with restore.alone(host.state), pytest.raises(BusyError, match="another restore is running on this host"):
         host.restore()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from . import plan as planning
 from .copy import rsync
@@ -42,8 +42,8 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
         plan = planning.make(job)
         for warning in plan.warnings:
             reporter.warn(warning)
-        with directory.begin(owner.run_id) as partial:
-            point, copied = _copy_point(plan, owner, partial, reporter)
+        with directory.begin(owner.run_id, plan.algorithm) as partial:
+            point, copied = _way(plan)(plan, owner, partial, reporter)
             reporter.stage("publish")
             summary = {
                 "job": job.name,
@@ -56,12 +56,21 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
                 "coordinates": point.coordinates,
                 "snapshots": copied["snapshots"],
                 "copy": {"duration_s": copied["duration_s"], "rsync": rsync.version()},
+                **({"dump": copied["dump"]} if "dump" in copied else {}),
                 "proof": None,
                 "warnings": [*plan.warnings, *point.warnings, *copied["warnings"]],
                 "duration_s": round(time.monotonic() - started, 1),
             }
             generation = partial.publish(point.time, summary)
         return {**generation.summary, "path": generation.path, "removed": _prune(directory, job, reporter)}
+
+
+def _way(plan: Plan) -> Callable[[Plan, Owner, Partial, Reporter], Tuple[Point, Dict[str, Any]]]:
+    if plan.dump is None:
+        return _copy_point
+    from .dump.backup import copy_dump  # pylint: disable=import-outside-toplevel  # it builds on this module
+
+    return copy_dump
 
 
 def _copy_point(plan: Plan, owner: Owner, partial: Partial, reporter: Reporter) -> Tuple[Point, Dict[str, Any]]:

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NoReturn, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NoReturn, Optional, Sequence, Union
 
 from . import job as jobs
 from .errors import BusyError, CommandError, NotNowError, StillpointError, Stopped, UsageError
@@ -160,6 +160,10 @@ def _parser() -> argparse.ArgumentParser:
     part = restoring.add_mutually_exclusive_group()
     part.add_argument("--database-only", dest="parts", action="store_const", const="database", help="leave the files alone")
     part.add_argument("--files-only", dest="parts", action="store_const", const="files", help="leave the database alone")
+    part.add_argument("--database", metavar="NAME", help="of a dump: this database alone")
+    part.add_argument("--table", metavar="DATABASE.TABLE", help="of a dump: this table or view alone")
+    restoring.add_argument("--server-socket", metavar="PATH", help="of a dump: load it into the server at this socket, as root (default: the job's)")
+    restoring.add_argument("--server-config", metavar="FILE", help="of a dump: an option file that logs in to the server it is loaded into")
     restoring.add_argument("--yes", action="store_true", help="do not ask")
     restoring.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
     restoring.add_argument(
@@ -304,12 +308,18 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _restore(arguments: argparse.Namespace) -> int:
     from . import restore
+    from .dump import load
 
     job = jobs.load(arguments.job)
     if arguments.discard_replaced:
         return _discard_replaced(arguments, job)
     generation = _directory(job, arguments.host).find(arguments.generation or _interrupted(arguments, job))
-    plan = restore.make(generation, to=arguments.to, parts=arguments.parts or "all")
+    plan: Union[restore.RestorePlan, load.LoadPlan]
+    if load.applies(generation, to=arguments.to, parts=arguments.parts, asked=_of_a_dump(arguments)):
+        login = load.login(job, arguments.server_socket, arguments.server_config)
+        plan = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
+    else:
+        plan = restore.make(generation, to=arguments.to, parts=arguments.parts or "all")
     if arguments.dry_run:
         if arguments.json:
             _print_json(plan.as_dict())
@@ -322,7 +332,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         _confirm(arguments, "replace what is there now with %s of %s" % (generation.name, job.name))
     reporter = _reporter(arguments, job)
     try:
-        done = restore.execute(plan, reporter)
+        done = load.execute(plan, reporter) if isinstance(plan, load.LoadPlan) else restore.execute(plan, reporter)
     finally:
         reporter.close()
     if arguments.json:
@@ -338,6 +348,12 @@ def _restore(arguments: argparse.Namespace) -> int:
         _print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
         _print_lines(["  %s" % kept for kept in done["replaced"]])
     return 0
+
+
+def _of_a_dump(arguments: argparse.Namespace) -> Optional[str]:
+    """Return the first option that was given and that only a dump has."""
+    given = {"--" + name.replace("_", "-"): getattr(arguments, name) for name in ("database", "table", "server_socket", "server_config")}
+    return next((option for option, value in given.items() if value is not None), None)
 
 
 def _interrupted(arguments: argparse.Namespace, job: Job) -> Optional[str]:

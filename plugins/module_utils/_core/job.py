@@ -23,7 +23,9 @@ from .storage import sizes
 JOBS_DIRECTORY = "/etc/stillpoint/jobs"
 SUFFIX = ".yml"
 
-METHODS = ("snapshot",)
+SNAPSHOT, DUMP = "snapshot", "dump"
+METHODS = (SNAPSHOT, DUMP)
+SOURCES = ("server", "snapshot")
 LOCKS = ("auto", "backup_stage", "instance", "ftwrl", "none")
 LONG_QUERY_ACTIONS = ("wait", "fail", "kill")
 
@@ -52,6 +54,13 @@ class MysqlOptions:
     long_query_threshold: int = 5
     long_query_timeout: int = 60
     long_query_action: str = "wait"
+    databases: Optional[Tuple[str, ...]] = None  # of a dump, as are the two below; None: all of them
+    split: bool = False
+    source: str = "server"  # or snapshot: a scratch server on one
+
+    @property
+    def is_dump(self) -> bool:
+        return self.method == DUMP
 
 
 @dataclass(frozen=True)
@@ -278,10 +287,14 @@ def _one_of(*choices: str) -> _Reader:
     return read
 
 
-def _method(at: _At, value: Any) -> str:
-    if value == "dump":
-        raise at.refuse("is dump, which is not supported yet: use snapshot")
-    return str(_one_of(*METHODS)(at, value))
+def _mysql(at: _At, value: Any) -> MysqlOptions:
+    options = MysqlOptions(**_read(at, value, _MYSQL))
+    for key in ("databases", "split", "source"):
+        if key in value and not options.is_dump:
+            raise at.below(key).refuse("is for dumps alone: add method: dump, or leave it out")
+    if options.source == "snapshot":
+        raise at.below("source").refuse("is snapshot, which is not supported yet: use server")
+    return options
 
 
 def _path(at: _At, value: Any) -> str:
@@ -307,6 +320,12 @@ def _list(of: _Reader) -> _Reader:
         return items
 
     return read
+
+
+def _filled(at: _At, items: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    if not items:
+        raise at.refuse("is empty: leave it out for all databases")
+    return items
 
 
 def _pattern(at: _At, value: Any) -> str:
@@ -384,7 +403,7 @@ def _not_yet(at: _At, value: Any) -> None:
 _NOT_YET: Dict[str, _Reader] = {"verify": _not_yet, "binlog": _not_yet}
 
 _MYSQL: Dict[str, _Reader] = {
-    "method": _method,
+    "method": _one_of(*METHODS),
     "lock": _one_of(*LOCKS),
     "login_user": _text,
     "login_host": _text,
@@ -400,13 +419,16 @@ _MYSQL: Dict[str, _Reader] = {
     "long_query_threshold": _whole(0),
     "long_query_timeout": _whole(0),
     "long_query_action": _one_of(*LONG_QUERY_ACTIONS),
+    "databases": lambda at, value: _filled(at, _list(_text)(at, value)),
+    "split": _flag,
+    "source": _one_of(*SOURCES),
 }
 
 _NOTIFY: Dict[str, _Reader] = {"ping_url": _ping_url, "command": _command}
 
 _JOB: Dict[str, _Reader] = {
     "name": _name,
-    "mysql": lambda at, value: MysqlOptions(**_read(at, value, _MYSQL)),
+    "mysql": _mysql,
     "files": _list(_path),
     "exclude": _list(_pattern),
     "snapshot_size": _size,

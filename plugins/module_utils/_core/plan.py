@@ -10,6 +10,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from . import restore
 from .copy.estimate import estimate
+from .dump import plan as dumps
+from .dump.plan import DumpPlan
 from .errors import StillpointError, UsageError
 from .job import Job, host_name
 from .mysql import account, guard, locks
@@ -47,14 +49,21 @@ class Plan:
     bytes_new: int
     repository_free: int
     warnings: Tuple[str, ...]
+    dump: Optional[DumpPlan] = None
+
+    @property
+    def algorithm(self) -> Optional[str]:
+        """The checksum that the generation has to have; None where any will do."""
+        return dumps.ALGORITHM if self.dump else None
 
     def as_dict(self) -> Dict[str, Any]:
-        quiesce = self.quiesce
+        asked = self.quiesce or self.dump
         return {
             "job": self.job.name,
-            "server": quiesce.server.summary() if quiesce else None,
-            "lock": {"method": quiesce.choice.name, "reason": quiesce.choice.reason} if quiesce else None,
-            "binary_log": quiesce.server.log_bin if quiesce else None,
+            "server": asked.server.summary() if asked else None,
+            "lock": {"method": asked.choice.name, "reason": asked.choice.reason} if asked else None,
+            "binary_log": asked.server.log_bin if asked else None,
+            "dump": self.dump.as_dict() if self.dump else None,
             "volumes": [target_facts(target) for target in self.targets],
             "repository": {"path": self.job.repository, "free_bytes": self.repository_free},
             "bytes_total": self.bytes_total,
@@ -65,14 +74,16 @@ class Plan:
     def lines(self) -> List[str]:
         """Return the plan as lines for people."""
         lines = ["job %s" % self.job.name]
-        if self.quiesce:
-            server = self.quiesce.server
+        asked = self.quiesce or self.dump
+        if asked:
+            server = asked.server
             lines.append("server      %s %s, data directory %s" % (server.flavour, server.version_text, server.datadir))
-            lines.append("lock        %s: %s" % (self.quiesce.choice.name, self.quiesce.choice.reason))
+            lines.append("lock        %s: %s" % (asked.choice.name, asked.choice.reason))
             lines.append(
                 "binary log  %s"
                 % ("coordinates will be recorded" if server.log_bin else "off: no coordinates, and no recovery to a point in time after the backup")
             )
+        lines += self.dump.lines() if self.dump else []
         for target in self.targets:
             volume = target.volume
             size = (
@@ -118,9 +129,11 @@ def make(job: Job) -> Plan:
             "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: finish it first with `stillpoint restore %s`"
             % (half_done["job"], half_done["job"])
         )
+    directory = JobDirectory.open(job.repository, host_name(), job.name)
     server = None
     quiesce = None
-    if job.mysql is not None:
+    dump = dumps.make(job.mysql, directory) if job.mysql is not None and job.mysql.is_dump else None
+    if job.mysql is not None and (dump is None or not dump.live):
         quiesce = quiescing(job.mysql)
         server = quiesce.server
     known = lvm.volumes()
@@ -129,8 +142,8 @@ def make(job: Job) -> Plan:
     one_volume_for_the_engine(located)
     sources = [path for _role, path in wanted]
     check_repository(job.repository, sources)
-    trees = tuple(tree_for(role, path, job.exclude) for role, path in wanted)
-    total, new = estimate(trees, newest_trees(JobDirectory.open(job.repository, host_name(), job.name)))
+    trees = tuple(tree_for(role, path, job.exclude) for role, path in wanted if dump is None or role == FILES)
+    total, new = (size + (dump.bytes_expected if dump else 0) for size in estimate(trees, newest_trees(directory)))
     free = shutil.disk_usage(job.repository).free
     if new + _SPARE > free:
         raise StillpointError(
@@ -147,11 +160,14 @@ def make(job: Job) -> Plan:
             "volume" % (job.repository, inside.full_name)
         )
     targets = layout.targets(located, [], job.snapshot_size, own_writes)
+    server = dump.server if dump else server
     if server and not server.log_bin:
         warnings.append("binary logging is off: the backup has no coordinates")
     for name in layout.kept_by_playbooks(known):
         warnings.append("the snapshot %s was left by a playbook and fills up: `stillpoint clean --kept` removes it" % name)
-    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings))
+    if dump:
+        warnings += dump.warnings(files=bool(job.files))
+    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), dump)
 
 
 def quiescing(options: LockOptions) -> Quiesce:

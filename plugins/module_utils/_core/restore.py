@@ -174,7 +174,7 @@ def make(generation: Generation, to: Optional[str] = None, parts: str = ALL, *, 
     journal = _pending(state)
     if journal and journal["phase"] != _COPYING:
         return _plan_resumption(generation, parts, journal, state)
-    _refuse_damaged(generation)
+    refuse_damaged(generation)
     targets = _targets(trees)
     _refuse_places(generation, targets)
     unit = _unit(generation, targets)
@@ -191,7 +191,8 @@ def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
     return trees
 
 
-def _refuse_damaged(generation: Generation) -> None:
+def refuse_damaged(generation: Generation) -> None:
+    """Raise StillpointError for a generation that is damaged."""
     reason = generation.reason
     if not reason:
         try:
@@ -334,7 +335,7 @@ def _warnings(generation: Generation, targets: Sequence[Target], unit: Optional[
 
 
 def _plan_elsewhere(generation: Generation, trees: Sequence[RecordedTree], to: str, state: str) -> RestorePlan:
-    _refuse_damaged(generation)
+    refuse_damaged(generation)
     if os.path.lexists(to):
         if not os.path.isdir(to):
             raise UsageError("%s is not a directory" % to)
@@ -387,7 +388,7 @@ def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
 
 
 def _in_place(plan: RestorePlan, reporter: Reporter) -> List[str]:
-    with _alone(plan.state):
+    with alone(plan.state):
         journal = _pending(plan.state)
         if plan.resumes:
             if journal is None or journal["path"] != plan.generation.path:
@@ -734,7 +735,7 @@ def _elsewhere(plan: RestorePlan, reporter: Reporter) -> List[str]:
 
 
 @contextmanager
-def _alone(state: str) -> Iterator[None]:
+def alone(state: str = STATE) -> Iterator[None]:
     """Be the only restore in place on this host."""
     try:
         os.makedirs(state, mode=0o700, exist_ok=True)
@@ -820,7 +821,7 @@ def discard(kept: Sequence[Replaced], reporter: Reporter, *, state: str = STATE)
     :raises StillpointError: one was interrupted, and may still need it
     """
     gone: List[str] = []
-    with _alone(state):
+    with alone(state):
         if pending(state=state):
             raise StillpointError("a restore was interrupted while it replaced live data: finish it before anything is discarded")
         reporter.stage("discard")

@@ -26,7 +26,10 @@ GLOBAL = "*.*"
 #                                      ADMIN instead (SHOW GRANTS spells it so: MDEV-34053)
 #   BACKUP_ADMIN                       LOCK INSTANCE FOR BACKUP, performance_schema.log_status
 #   CONNECTION ADMIN, SUPER            KILL QUERY, for long_query_action = kill alone
-# No privilege on anybody's tables: which of them are not transactional is read from the data directory.
+# No privilege on anybody's tables: which of them are not transactional is read from the data directory. A dump reads all of them:
+#   SELECT, SHOW VIEW, TRIGGER, EVENT  rows, and the definitions of views, triggers and events
+#   SHOW_ROUTINE, SHOW CREATE ROUTINE  routines, where SELECT on the table that holds them is not enough
+#   LOCK TABLES                        tables that are not transactional
 
 # flavour -> first version, what it needs, what KILL needs besides
 _NEEDED: Dict[str, List[Tuple[Version, Tuple[str, ...], Tuple[str, ...]]]] = {
@@ -43,6 +46,12 @@ _NEEDED: Dict[str, List[Tuple[Version, Tuple[str, ...], Tuple[str, ...]]]] = {
             ("CONNECTION_ADMIN",),
         ),
     ],
+}
+
+_READ_ALL = ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "LOCK TABLES")
+_TO_DUMP: Dict[str, List[Tuple[Version, Tuple[str, ...]]]] = {
+    "mariadb": [((5, 1), _READ_ALL), ((11, 3), (*_READ_ALL, "SHOW CREATE ROUTINE"))],
+    "mysql": [((5, 1), _READ_ALL), ((8, 0, 20), (*_READ_ALL, "SHOW_ROUTINE"))],
 }
 
 _SAME = {
@@ -86,12 +95,16 @@ _REFUSALS = {
 Grants = Dict[str, FrozenSet[str]]  # object as SHOW GRANTS writes it -> privileges on it
 
 
-def privileges(flavour: str, version: Version, lock: str = "auto", *, kill: bool = False) -> List[str]:
+def privileges(flavour: str, version: Version, lock: str = "auto", *, kill: bool = False, dump: bool = False) -> List[str]:
     """Return the least privileges of an account that backups log in with; those on one table as ``SELECT ON schema.table``.
 
     :param lock: the lock that is taken; for ``none`` the server is only asked where its files are, which every account may
     :param kill: the guard may end statements (``long_query_action: kill``)
+    :param dump: every table is read as SQL (``method: dump``)
     """
+    if dump:  # which looks at other users' statements, and at coordinates, also where it takes no lock
+        known = [needed for first, needed in _TO_DUMP["mariadb" if flavour == "mariadb" else "mysql"] if version >= first]
+        return [*privileges(flavour, version, "auto", kill=kill), *known[-1]]
     if lock == "none":
         return []
     rows = [row for row in _NEEDED["mariadb" if flavour == "mariadb" else "mysql"] if version >= row[0]]
@@ -133,10 +146,15 @@ def missing(grants_text: str, needed: Iterable[str], *, flavour: str, version: V
     return [privilege for privilege in needed if not covered(privilege)]
 
 
-def missing_privileges(session: Session, flavour: str, version: Version, lock: str = "auto", *, kill: bool = False) -> List[str]:
+def missing_privileges(
+    session: Session, flavour: str, version: Version, lock: str = "auto", *, kill: bool = False, dump: bool = False
+) -> List[str]:
     """Return the privileges that a backup with this lock needs and the account of this session does not hold."""
     return missing(
-        "\n".join(_show_grants(session, "SHOW GRANTS")), privileges(flavour, version, lock, kill=kill), flavour=flavour, version=version
+        "\n".join(_show_grants(session, "SHOW GRANTS")),
+        privileges(flavour, version, lock, kill=kill, dump=dump),
+        flavour=flavour,
+        version=version,
     )
 
 
@@ -170,6 +188,7 @@ class Account:
     option_file: str = "/etc/stillpoint/my.cnf"
     kill: bool = False
     present: bool = True
+    dump: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,7 +242,7 @@ def ensure(session: Session, account: Account, *, check: bool = False) -> Ensure
     )
     session.do("SET SESSION sql_mode = ''", "SET SESSION sql_quote_show_create = 1")  # as SHOW GRANTS is read here
     found = _find(session, account)
-    needed = privileges(flavour, version, kill=account.kill) if account.present else []
+    needed = privileges(flavour, version, kill=account.kill, dump=account.dump) if account.present else []
     wanted = _wanted(needed)
     revoke, grant = _difference(found.grants, wanted)
     actions = _actions(account, found, revoke, grant)

@@ -69,6 +69,11 @@ class RecordedTree:
         """Whether it is of the file half of a backup, not of the server's."""
         return self.name == "files" or self.name.startswith("files/")
 
+    @property
+    def is_dump(self) -> bool:
+        """Whether it is SQL, to be loaded into a server."""
+        return self.name == "dump" or (self.name.endswith(".sql.zst") and not self.is_files)
+
 
 def _recorded(tree: Mapping[str, Any]) -> RecordedTree:
     return RecordedTree(str(tree["name"]), str(tree["source"]), int(tree["files"]), int(tree["bytes"]), int(tree["allocated"]))
@@ -296,10 +301,13 @@ class JobDirectory:
                 os.unlink(os.path.join(self.path, name))
         return left
 
-    def begin(self, run_id: str) -> "Partial":
-        """Return a generation to be filled and published, as a context manager that discards it unless that happened."""
+    def begin(self, run_id: str, algorithm: Optional[str] = None) -> "Partial":
+        """Return a generation to be filled and published, as a context manager that discards it unless that happened.
+
+        :param algorithm: of its checksums; default: the best that rsync has
+        """
         self._must_be_locked()
-        return Partial(self, run_id)
+        return Partial(self, run_id, algorithm or rsync.algorithm())
 
     def remove(self, generation: Generation) -> bool:
         """Remove a generation. False: somebody is reading it, and it stays."""
@@ -360,12 +368,12 @@ class Partial:
     :ivar warnings: what somebody should know; they go into the manifest
     """
 
-    def __init__(self, directory: JobDirectory, run_id: str) -> None:
+    def __init__(self, directory: JobDirectory, run_id: str, algorithm: str) -> None:
         self._directory = directory
         self.path = os.path.join(directory.path, ".%s%s" % (run_id.replace("/", "-"), PARTIAL))
         self.warnings: List[str] = []
         self.base: Optional[Generation] = None
-        self.algorithm = rsync.algorithm()
+        self.algorithm = algorithm
         self._sums: Optional[manifest.Sums] = None
         self._trees: Dict[str, Tuple[Tree, rsync.Copied]] = {}
         self._published = False
@@ -407,7 +415,7 @@ class Partial:
             if generation.summary.get("checksum") == self.algorithm:
                 return generation
             self.warnings.append(
-                "generation %s has %s checksums and this rsync makes %s: every file is copied anew"
+                "generation %s has %s checksums and this one gets %s: every file is copied anew"
                 % (generation.name, generation.summary.get("checksum"), self.algorithm)
             )
             return None
@@ -452,6 +460,26 @@ class Partial:
                 rsync.recheck(tree, dest, self._paths, algorithm=self.algorithm, bwlimit=bwlimit, on_item=on_item, watch=watch)
         self._trees[tree.name] = (tree, copied)
         return copied
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Turn errors of writing in the body into a sentence that names the repository and its room."""
+        with self._directory._written():
+            yield
+
+    def add_written(self, name: str, source: str, checksums: Mapping[str, str], size: int) -> None:
+        """Take a file, or a directory of files, that was written to `path` into the generation.
+
+        :param name: relative to `path`
+        :param source: what it holds, for people
+        :param checksums: of the contents of each file, by its name relative to `path` and by `algorithm`
+        :param size: bytes of all of them
+        """
+        if self._sums is None:
+            raise RuntimeError("called before it was begun")
+        for path, checksum in checksums.items():
+            self._sums.add(os.fsencode(path), checksum)
+        self._trees[name] = (Tree(name, source, os.path.join(self.path, name)), rsync.Copied(len(checksums), size, size))
 
     def _recorder(self, tree: Tree) -> Callable[[rsync.Item], None]:
         """Return what keeps the checksums that rsync tells of a tree."""

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The server's own programs that write a dump and load one, and how they log in: by a file that only they read."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Sequence
+
+from ..errors import StillpointError
+from ..mysql.connection import Login, _arguments
+from ..process import PATH, require, run
+from ..storage.leftovers import process_start
+from ..storage.mounts import RUN_DIRECTORY, make_run_directory
+
+_PREFIX = "login-"
+
+# The most that any server and any client accept in one statement.
+LARGEST_PACKET = 1 << 30
+
+_PROGRAMS = {"mariadb": ("mariadb-dump", "mariadb"), "mysql": ("mysqldump", "mysql")}
+_OLD_NAMES = {"mariadb-dump": "mysqldump", "mariadb": "mysql"}  # MariaDB before 10.4.6
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program of the server's distribution: its path, and its version as it words it."""
+
+    path: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+
+def dumper(flavour: str) -> Program:
+    """Return the program that dumps a server of this flavour.
+
+    :raises StillpointError: it is not installed, or is the other flavour's
+    """
+    return _program(flavour, 0)
+
+
+def loader(flavour: str) -> Program:
+    """Return the client that loads a dump into a server of this flavour; errors as in `dumper`."""
+    return _program(flavour, 1)
+
+
+def _program(flavour: str, which: int) -> Program:
+    wanted = "mariadb" if flavour == "mariadb" else "mysql"
+    name = _PROGRAMS[wanted][which]
+    path = shutil.which(name, path=PATH) or shutil.which(_OLD_NAMES.get(name, name), path=PATH)
+    if path is None:
+        require(name)
+    said = run([str(path), "--version"], timeout=30).stdout.strip()
+    if ("mariadb" in said.lower()) != (wanted == "mariadb"):
+        raise StillpointError(
+            "the program %s of this host is %s's and the server is %s's, whose accounts and columns it does not know: install the client of the server"
+            % (path, "MariaDB" if wanted == "mysql" else "MySQL", "MySQL" if wanted == "mysql" else "MariaDB")
+        )
+    found = [match.group(1) for match in (re.search(word + r" ([\d.]+)", said) for word in ("from", "Distrib", "Ver")) if match]
+    return Program(str(path), found[0] if found else "unknown")
+
+
+@contextmanager
+def option_file(login: Login) -> Iterator[str]:
+    """Give the path of an option file that logs in as a Login does; only root can read it, and it is gone at the end."""
+    clean()
+    prefix = "%s%d-%d-" % (_PREFIX, os.getpid(), process_start(os.getpid()) or 0)
+    directory = tempfile.mkdtemp(prefix=prefix, dir=make_run_directory())  # mode 0700
+    path = os.path.join(directory, "client.cnf")
+    try:
+        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600)) as file:
+            file.write("[client]\n" + "".join("%s=%s\n" % (key, _quoted(value)) for key, value in _options(login).items()))
+        yield path
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def clean() -> None:
+    """Remove the option files of processes that were killed."""
+    for name in os.listdir(RUN_DIRECTORY) if os.path.isdir(RUN_DIRECTORY) else ():
+        match = re.fullmatch(_PREFIX + r"(\d+)-(\d+)-.*", name)
+        if match and process_start(int(match.group(1))) != int(match.group(2)):
+            shutil.rmtree(os.path.join(RUN_DIRECTORY, name), ignore_errors=True)
+
+
+def _options(login: Login) -> Dict[str, str]:
+    """Return what a client's section [client] says for a Login."""
+    options: Dict[str, str] = {}
+    arguments = _arguments(login)
+    password = arguments.get("password")
+    if login.config_file:
+        from pymysql.optionfile import Parser  # pylint: disable=import-outside-toplevel
+
+        parser = Parser(strict=False)
+        parser.read(login.config_file)
+        known = {"password": "password", "ssl-ca": "ssl-ca", "ssl-cert": "ssl-cert", "ssl-key": "ssl-key"}
+        options.update({name: parser.get("client", key) for key, name in known.items() if parser.has_option("client", key)})
+    options["user"] = str(arguments["user"])
+    if password is not None:
+        options["password"] = str(password)
+    if "unix_socket" in arguments:
+        options["socket"] = str(arguments["unix_socket"])
+    else:
+        options.update(host=str(arguments["host"]), port=str(arguments["port"]), protocol="tcp")
+    for key, name in (("ca_cert", "ssl-ca"), ("client_cert", "ssl-cert"), ("client_key", "ssl-key")):
+        if getattr(login, key):
+            options[name] = str(getattr(login, key))
+    return options
+
+
+def _quoted(value: str) -> str:
+    """Return a value as an option file has it: in double quotes, where the escapes of my_getopt's manual hold."""
+    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
+    return '"%s"' % "".join(escapes.get(letter, letter) for letter in value)
+
+
+def dump_command(program: Program, flavour: str, options: str, databases: Sequence[str], *, coordinates: bool) -> List[str]:
+    """Return the command that writes a dump to its standard output.
+
+    :param options: the option file
+    :param coordinates: have the snapshot's own coordinates in comments, which needs no lock on MariaDB
+    """
+    argv = [
+        program.path,
+        "--defaults-file=" + options,
+        "--single-transaction",
+        "--quick",
+        "--routines",
+        "--events",
+        "--triggers",
+        "--hex-blob",
+        "--default-character-set=utf8mb4",
+        "--max-allowed-packet=%d" % LARGEST_PACKET,
+        "--verbose",  # it says on stderr when its snapshot is taken
+    ]
+    if flavour == "mariadb":
+        argv += ["--master-data=2", "--gtid"] if coordinates else []
+    else:
+        # GTIDs are in the manifest: in the dump they would keep it from being loaded into any server that has run before
+        argv += ["--set-gtid-purged=OFF", "--no-tablespaces"]
+    return [*argv, "--databases", "--", *databases]
+
+
+def load_command(program: Program, options: str) -> List[str]:
+    """Return the command that runs what it reads from its standard input, and ends at the first statement that fails."""
+    return [
+        program.path,
+        "--defaults-file=" + options,
+        "--batch",
+        "--binary-mode",
+        "--comments",  # those in routines and views are part of them
+        "--default-character-set=utf8mb4",
+        "--max-allowed-packet=%d" % LARGEST_PACKET,
+    ]

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a dump will do, found out before anything is started: which databases, which lock, what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Sequence, Tuple
+
+from ..errors import StillpointError, UsageError
+from ..job import MysqlOptions
+from ..mysql import account, locks
+from ..mysql import server as servers
+from ..mysql.connection import Login, Session
+from ..mysql.locks import Choice
+from ..mysql.server import SYSTEM_SCHEMAS, Server, Table
+from ..observe.text import count, size
+from ..process import require
+from ..repository.generations import BAD, JobDirectory
+from . import client
+from .client import Program
+from .stream import ALGORITHM as ALGORITHM
+
+#: Where a dump lies in a generation.
+FILE, DIRECTORY, SUFFIX = "dump.sql.zst", "dump", ".sql.zst"
+
+_MOST_NAMED = 5
+
+_GROWTH = 1.1  # from one dump to the next
+_COMPRESSION = 3  # of rows as SQL; a guess, for the first dump alone
+
+Key = Tuple[str, str]
+
+
+@dataclass(frozen=True)
+class DumpPlan:
+    """What will be dumped, and how.
+
+    :ivar options: the job's, with the names of the databases as they are asked for
+    :ivar databases: all that will be dumped
+    :ivar tables: every table of theirs, as (database, name)
+    :ivar locked: those that are not transactional, and stay locked for writers until they are dumped
+    :ivar bytes_tables: what the tables take in the server; bytes_sql: what the dump will come to; bytes_expected: and compressed
+    """
+
+    options: MysqlOptions
+    login: Login
+    server: Server
+    choice: Choice
+    program: Program
+    databases: Tuple[str, ...]
+    tables: Tuple[Key, ...]
+    locked: Tuple[Table, ...]
+    bytes_tables: int
+    bytes_sql: int
+    bytes_expected: int
+
+    @property
+    def live(self) -> bool:
+        """Whether the running server itself is read."""
+        return self.options.source == "server"
+
+    def warnings(self, *, files: bool) -> List[str]:
+        """Return what somebody should know before it runs.
+
+        :param files: the job has files beside the dump
+        """
+        if files and self.live:
+            return ["dump and files will not be of one point in time: mysql.source: snapshot takes both from one"]
+        return []
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {
+            "program": "%s %s" % (self.program.name, self.program.version),
+            "source": self.options.source,
+            "databases": list(self.databases),
+            "split": self.options.split,
+            "accounts": not self.options.databases,
+            "bytes_tables": self.bytes_tables,
+            "locked_tables": ["%s.%s" % (table.schema, table.name) for table in self.locked],
+        }
+
+    def lines(self) -> List[str]:
+        """Return it as lines for people."""
+        lines = [
+            "dump        %s (%s), %s of tables, with %s %s, %s"
+            % (
+                "%s databases" % count(len(self.databases)) if len(self.databases) != 1 else "the database %s" % shown(self.databases[0]),
+                "chosen, without the accounts" if self.options.databases else "all, with the accounts",
+                size(self.bytes_tables),
+                self.program.name,
+                self.program.version,
+                "one file for each" if self.options.split else "in one file",
+            )
+        ]
+        if not self.live:
+            lines.append("from        a scratch server on a snapshot: the server itself carries no long transaction")
+        elif self.locked:
+            names = ["%s.%s (%s)" % (shown(table.schema), shown(table.name), table.engine) for table in self.locked]
+            more = " and %s more" % count(len(names) - _MOST_NAMED) if len(names) > _MOST_NAMED else ""
+            lines.append(
+                "tables      %s that %s not transactional: locked for writers until dumped: %s%s"
+                % (count(len(names)), "is" if len(names) == 1 else "are", ", ".join(names[:_MOST_NAMED]), more)
+            )
+        else:
+            lines.append("tables      all transactional: none is locked while it is dumped")
+        return lines
+
+
+def shown(name: str) -> str:
+    """Return a name on one line."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
+
+
+def make(options: MysqlOptions, directory: JobDirectory) -> DumpPlan:
+    """Return the plan for a dump. Nothing is changed.
+
+    :param directory: the job's generations, whose last dump says how large the next will be
+    :raises UsageError: a database that was asked for does not exist, or is the server's own
+    :raises StillpointError: something that is needed is missing: a program, a privilege
+    """
+    require("zstd")
+    login = Login.of(options)
+    with Session(login) as session:
+        server = servers.read(session)
+        program = client.dumper(server.flavour)
+        choice = choose(options.lock, server)
+        check_privileges(session, server, choice, kill=options.long_query_action == "kill")
+        databases = chosen(session, options.databases or ())
+        tables = read_tables(session, databases)
+    bytes_tables = sum(int(row["bytes"] or 0) for row in tables)
+    return DumpPlan(
+        options,
+        login,
+        server,
+        choice,
+        program,
+        tuple(databases),
+        tuple((row["db"], row["name"]) for row in tables),
+        tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]),
+        bytes_tables,
+        *_sizes(directory, bytes_tables),
+    )
+
+
+def _sizes(directory: JobDirectory, bytes_tables: int) -> Tuple[int, int]:
+    """Return the bytes of SQL, and of the compressed file, to expect: what the last dump came to, or a guess from the tables."""
+    for generation in directory.generations():
+        facts = generation.summary.get("dump")
+        if generation.state != BAD and isinstance(facts, dict):
+            return int(facts["sql_bytes"]), int(sum(tree.bytes for tree in generation.trees if tree.is_dump) * _GROWTH)
+    return bytes_tables, int(bytes_tables / _COMPRESSION)
+
+
+def choose(asked: str, server: Server) -> Choice:
+    """Return the lock under which a dump begins, for as long as that takes.
+
+    MariaDB's own consistent snapshot comes with its place in the binary log (the status variables ``binlog_snapshot_*``), and
+    needs none; neither does a server without a binary log. MySQL's has none, and a replica's place in its source's log is
+    known under a lock alone.
+    """
+    if asked != locks.AUTO:
+        return locks.choose(asked, server)
+    if server.is_replica:
+        return replace(locks.choose(asked, server), reason="a replica's place in its source's log is exact only while nothing commits")
+    if server.flavour == "mariadb":
+        return Choice(None, "none", "a consistent snapshot of MariaDB comes with its coordinates")
+    if not server.log_bin:
+        return Choice(None, "none", "the server writes no binary log, so there are no coordinates to be exact about")
+    return replace(locks.choose(asked, server), reason="for the moment in which the dump begins: the coordinates are exact only while nothing commits")
+
+
+def check_privileges(session: Session, server: Server, choice: Choice, *, kill: bool) -> None:
+    """Raise StillpointError with the GRANT that is needed where the account lacks a privilege."""
+    missing = account.missing_privileges(session, server.flavour, server.version, choice.name, kill=kill, dump=True)
+    if missing:
+        user, host = account.whoami(session)
+        raise StillpointError(
+            "the account %s@%s lacks privileges for a dump; run as an administrator: %s" % (user, host, account.grant_sql(user, host, missing))
+        )
+
+
+def chosen(session: Session, asked: Sequence[str]) -> List[str]:
+    """Return the databases to dump: those asked for, or all that are not the server's own.
+
+    :raises UsageError: one does not exist, or is the server's own
+    """
+    there = [str(next(iter(row.values()))) for row in session.rows("SHOW DATABASES")]
+    theirs = [name for name in there if name.lower() not in SYSTEM_SCHEMAS]
+    for name in asked:
+        if name not in theirs:
+            raise UsageError(
+                "mysql.databases has %s, which %s"
+                % (
+                    shown(name),
+                    "is the server's own: its accounts are dumped with all databases, when mysql.databases is left out"
+                    if name in there
+                    else "does not exist on the server; there are %s" % (", ".join(map(shown, theirs)) or "none"),
+                )
+            )
+    return list(asked) or theirs
+
+
+def read_tables(session: Session, databases: Sequence[str]) -> List[Dict[str, Any]]:
+    """Return ``{db, name, engine, transactional, bytes}`` for each table; views are left out."""
+    rows = session.rows(
+        "SELECT t.TABLE_SCHEMA AS db, t.TABLE_NAME AS name, t.ENGINE AS engine, COALESCE(e.TRANSACTIONS, 'NO') = 'YES' AS transactional,"
+        " t.DATA_LENGTH AS bytes FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
+        " WHERE t.TABLE_TYPE NOT IN ('VIEW', 'SYSTEM VIEW') AND t.TABLE_SCHEMA NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema')"
+    )
+    wanted = set(databases)
+    return sorted((row for row in rows if row["db"] in wanted), key=lambda row: (row["db"], row["name"]))

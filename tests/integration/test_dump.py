@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Dumps on the replica: taken while users write, loaded into the running server, together with the files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from etrial import Etrial
+
+CHECKSUMS = "CHECKSUM TABLE wf_workflow.APP_DOCUMENT, wf_workflow.LOGIN_LOG, rp_workflow.USERS EXTENDED"
+
+
+@pytest.mark.state("binlog")
+def test_a_dump_with_files_comes_back_into_the_running_server(etrial: Etrial) -> None:
+    machine = etrial.machine
+    etrial.small_job(mysql="mysql: {method: dump}")
+    before = etrial.sql(CHECKSUMS)
+    pid = machine.run("systemctl show -p MainPID --value mariadb").stdout
+    planned = etrial.stillpoint("plan", "etrial").stdout
+    assert "wf_workflow.LOGIN_LOG (MyISAM)" in planned
+    with etrial.load() as report:
+        summary = etrial.backup()
+    assert report["commit"]["worst_ms"] < 5000
+    assert summary["coordinates"]["file"]
+    assert any("not one point in time" in warning for warning in summary["warnings"])
+    assert [tree["name"] for tree in summary["trees"]] == ["dump.sql.zst", "users.sql.zst", "files/opt/processmaker/shared"]
+    assert etrial.left_behind() == []
+
+    etrial.sql("DROP DATABASE wf_workflow; DELETE FROM rp_workflow.USERS; CREATE DATABASE later")
+    machine.run("rm -rf /opt/processmaker/shared/sites")
+    refused = etrial.stillpoint("restore", "etrial", check=False)
+    assert refused.rc == 2
+    assert "replaces the databases" in refused.stdout
+    assert "rp_workflow" in refused.stdout
+    etrial.stillpoint("restore", "etrial", "--yes", timeout=600)
+    assert etrial.sql(CHECKSUMS) == before
+    assert "later" in etrial.sql("SHOW DATABASES").split()
+    assert machine.run("ls -d /opt/processmaker/shared/sites /opt/processmaker/shared.replaced-*").rc == 0
+    assert machine.run("systemctl show -p MainPID --value mariadb").stdout != ""
+    assert pid
+
+    etrial.sql("DELETE FROM rp_workflow.USERS; DELETE FROM wf_workflow.LOGIN_LOG")
+    done = json.loads(etrial.stillpoint("restore", "etrial", "--table", "rp_workflow.USERS", "--yes", "--json").stdout)
+    assert done["table"] == ["rp_workflow", "USERS"]
+    assert etrial.sql("SELECT COUNT(*) FROM rp_workflow.USERS; SELECT COUNT(*) FROM wf_workflow.LOGIN_LOG").split() == ["2", "0"]

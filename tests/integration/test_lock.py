@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from etrial import Etrial
@@ -33,10 +34,29 @@ def test_a_run_whose_locking_session_is_killed_fails_and_leaves_nothing(etrial: 
 def test_a_lock_that_comes_after_the_snapshot_is_noticed_and_the_snapshot_taken_again(etrial: Etrial) -> None:
     etrial.small_job()
     with etrial.load(rate=2):
-        done = etrial.faulty("hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))", "run", "etrial")
+        done = etrial.faulty(
+            """
+            from stillpoint.storage import snapshots
+            snapshots.Taking._stop = lambda taking: True
+            hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))
+            """,
+            "run",
+            "etrial",
+        )
     assert done.rc == 0, done.stderr
-    assert "the lock came after the snapshot; once more, with the lock first" in done.stderr
+    assert "LVM came to the snapshot before the lock; once more" in done.stderr
     assert etrial.volumes() == {"root"}
+    good, verdict = etrial.judge_generation(etrial.generations()[0]["path"])
+    assert good, verdict["violations"]
+
+
+def test_the_snapshot_waits_for_a_lock_that_takes_its_time(etrial: Etrial) -> None:
+    etrial.small_job()
+    with etrial.load(rate=2):
+        done = etrial.faulty("hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))", "run", "etrial", "--json")
+    assert done.rc == 0, done.stderr
+    assert "once more" not in done.stderr
+    assert json.loads(done.stdout)["lock"]["held_ms"] < 2000
     good, verdict = etrial.judge_generation(etrial.generations()[0]["path"])
     assert good, verdict["violations"]
 
@@ -44,7 +64,7 @@ def test_a_lock_that_comes_after_the_snapshot_is_noticed_and_the_snapshot_taken_
 def test_an_lvm_command_that_hangs_or_fails_gives_the_lock_back_within_its_limit(etrial: Etrial) -> None:
     etrial.small_job()
     for command, sentence in (
-        (["sleep", "20"], "LVM did not take the snapshot of vg00/root within 2 s; the lock was given back"),
+        (["sleep", "8"], "LVM did not take the snapshot of vg00/root within 2 s; the lock was given back"),
         (["false"], "LVM can't snapshot vg00/root: exit status 1"),
     ):
         with etrial.load(rate=2) as report:
@@ -52,7 +72,7 @@ def test_an_lvm_command_that_hangs_or_fails_gives_the_lock_back_within_its_limit
                 f"""
                 from stillpoint.storage import lvm, snapshots
                 snapshots.FREEZE_LIMIT = 2
-                for name in ('wait_loaded', 'wait_frozen'):
+                for name in ('_wait_loaded', 'wait_frozen'):
                     getattr(snapshots.Taking, name).__defaults__ = (2,)
                 lvm.convert_argv = lambda *arguments: {command!r}
                 """,

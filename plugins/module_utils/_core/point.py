@@ -21,9 +21,9 @@ from .storage import dm
 from .storage.leftovers import Owner
 from .storage.snapshots import Snapshot, Taking, Target
 
-# The first try takes the lock when the snapshot's table is already loaded; one that loses the race is dropped, and the
-# second takes the lock before LVM starts, which can't lose.
-_TRIES = 2
+# A try takes the lock while LVM stands still just before the suspend. Where LVM could not be stopped in time nothing has been
+# locked, and the snapshot is dropped; the last try takes the lock before LVM starts, which can't be too late.
+_TRIES = 3
 
 
 class LockOptions(Protocol):
@@ -109,10 +109,10 @@ def point_in_time(
                 takings = [Taking(target, owner, number, control) for number, target in enumerate(targets)]
                 for taking in takings:
                     taking.prepare()
-                point = _take(takings, owner.run_id, quiesce, note, late=attempt == 0)
+                point = _take(takings, owner.run_id, quiesce, note, late=attempt < _TRIES - 1)
                 if point is not None:
                     break
-                note("the lock came after the snapshot; once more, with the lock first")
+                note("LVM came to the snapshot before the lock; once more")
                 _discard(takings)
             if point is None:
                 raise StillpointError("the lock was not granted before the snapshot was taken; nothing was kept")
@@ -171,11 +171,13 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
         with urgent(), lock:
             if late:
                 first.begin()
-                if not first.wait_loaded():
-                    return None
-                lock.take()
-                if not first.still_before():
-                    return None
+                with first.stopped_before_suspend() as in_time:
+                    if not in_time:
+                        return None
+                    sync_file_systems(targets)  # while nobody waits for it: what is written now need not be under the lock
+                    lock.take()
+                    if not first.still_before():
+                        return None
             else:
                 lock.take()
             with lock.held_or_lost():

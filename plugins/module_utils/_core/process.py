@@ -18,6 +18,7 @@ from .errors import CommandError
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_MCL_CURRENT = 1  # mlockall(2)
 _ENDINGS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _LOW_PRIORITY = 10  # nice(2): leaves a busy server the most of its processors, and an idle one's to the copy
 _HIGHEST_PRIORITY = -20
@@ -62,7 +63,16 @@ def require(*programs: str) -> None:
 def end_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies. For use between fork and exec, and never for an LVM
     command: one that is killed while an origin is suspended leaves that origin suspended."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    _signal_when_parent_dies(signal.SIGKILL)
+
+
+def go_on_without_parent() -> None:
+    """Ask the kernel to let this process go on, should it be stopped, when its parent dies. For use between fork and exec."""
+    _signal_when_parent_dies(signal.SIGCONT)
+
+
+def _signal_when_parent_dies(number: signal.Signals) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def give_way() -> None:
@@ -82,13 +92,17 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def urgent() -> Iterator[None]:
-    """Let nothing else on the host go first, in the body and in the programs that are started in it: users are waiting."""
+    """Let nothing else on the host go first, in the body and in the programs that are started in it: users are waiting.
+    What this process has in memory stays there: it may not wait for a page of a volume that it has suspended itself."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    with suppress(PermissionError):  # a container may forbid it; it is a matter of milliseconds, not of right or wrong
+    libc = ctypes.CDLL(None)
+    libc.mlockall(_MCL_CURRENT)  # a container may forbid either
+    with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, _HIGHEST_PRIORITY)
     try:
         yield
     finally:
+        libc.munlockall()
         with suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, before)
 

@@ -47,11 +47,31 @@ def boot_id() -> str:
 
 def process_start(pid: int) -> Optional[int]:
     """Return when a process started, in clock ticks since boot; None when there is none (proc(5), field 22 of stat)."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def process_state(pid: int) -> str:
+    """Return the letter of a process's state, "T" when it is stopped; "" when there is none (proc(5), field 3 of stat)."""
+    return (_stat(pid) or [""])[0]
+
+
+def locked_memory(pid: int) -> int:
+    """Return how much memory a process has locked, in KiB; 0 when there is none (proc(5), VmLck of status)."""
+    try:
+        with open("/proc/%d/status" % pid, encoding="utf-8", errors="replace") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("VmLck:")), 0)
+    except OSError:
+        return 0
+
+
+def _stat(pid: int) -> List[str]:
+    """Return the fields of /proc/PID/stat from the third on: the second may hold spaces."""
     try:
         with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
-            return int(file.read().rsplit(")", 1)[1].split()[19])
+            return file.read().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
-        return None
+        return []
 
 
 def this_process(run_id: str, job: str) -> Owner:

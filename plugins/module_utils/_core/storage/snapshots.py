@@ -8,20 +8,23 @@ with the snapshot. A new slave in /sys/block/dm-N/slaves is no sign: it appears 
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ..errors import CommandError, StillpointError
-from ..process import sentence, start
+from ..process import go_on_without_parent, sentence, start
 from . import dm, lvm, sizes
-from .leftovers import Owner, remove
+from .leftovers import Owner, locked_memory, process_state, remove
 from .lvm import LogicalVolume
 
 # A lock is never held longer than this for the sake of a snapshot: an LVM command that hangs gives it back.
 FREEZE_LIMIT = 15.0
 _COMMAND_LIMIT = 300.0
+_STOP_LIMIT = 1.0
 _POLL = 0.0005
 
 
@@ -95,7 +98,7 @@ def from_dict(facts: Mapping[str, Any]) -> Snapshot:
 
 
 class Taking:
-    """One volume's snapshot on its way: `prepare`, `begin`, and one of `loaded` and `frozen` until `finish`."""
+    """One volume's snapshot on its way: `prepare`, `begin`, `stopped_before_suspend` where it `can_be_late`, `wait_frozen`, `finish`."""
 
     def __init__(self, target: Target, owner: Owner, number: int, control: dm.Control) -> None:
         self.target = target
@@ -126,7 +129,9 @@ class Taking:
             self._argv = lvm.create_thin_snapshot_argv(origin, self.name, self._owner.tags())
         else:
             self._argv = lvm.convert_argv(origin, self.full_name)
-        self._process = start(self._argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+        self._process = start(
+            self._argv, in_child=go_on_without_parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True
+        )
         self._last_seen_live = time.monotonic()
 
     @property
@@ -134,20 +139,42 @@ class Taking:
         """Tell whether the new table is loaded visibly before the suspend: a thick snapshot of a volume that has none yet."""
         return self.target.size is not None and self._before.target != "snapshot-origin" and not self._before.inactive
 
-    def wait_loaded(self, limit: float = FREEZE_LIMIT) -> bool:
+    @contextmanager
+    def stopped_before_suspend(self) -> Iterator[bool]:
+        """Stop LVM (SIGSTOP) just before it suspends the origin, for as long as the body lasts: the point in time can't come
+        before the body's end. Give False when LVM was past that already.
+
+        However the body ends, LVM goes on; the kernel sees to it where this process is killed (PR_SET_PDEATHSIG).
+        """
+        process = self._command
+        try:
+            yield self._wait_loaded() and self._stop()
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def _wait_loaded(self, limit: float = FREEZE_LIMIT) -> bool:
         """Wait until LVM is about to suspend the origin; False when the command ended or froze the origin first.
 
-        The sign is the snapshot's own table, loaded and not live: the origin's is loaded by then, udev has been waited for,
-        and all that is left before the suspend is that LVM locks its memory. It says when to ask for the lock, no more;
-        whether that was in time is for `still_before` to say.
+        The sign is the snapshot's own table, loaded and not live, when LVM begins to lock its memory: the origin's table is
+        loaded by then, udev has been waited for, and the suspend comes next.
         """
         end = time.monotonic() + limit
         while time.monotonic() < end:
             snapshot = self._control.state(self._dm_name)
-            if snapshot is not None and snapshot.inactive:
+            if snapshot is not None and snapshot.inactive and locked_memory(self._command.pid):
                 return self.still_before()
             if self._over(self._state()):
                 return False
+            time.sleep(_POLL)
+        return False
+
+    def _stop(self) -> bool:
+        """Stop LVM; tell whether it stands still before the suspend. An origin that is suspended has to be let go at once."""
+        self._command.send_signal(signal.SIGSTOP)
+        end = time.monotonic() + _STOP_LIMIT
+        while time.monotonic() < end and not self._over(self._state()):
+            if process_state(self._command.pid) == "T":
+                return self.still_before()
             time.sleep(_POLL)
         return False
 

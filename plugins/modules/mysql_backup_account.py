@@ -41,6 +41,14 @@ options:
     description: Whether the account may read every table, as jobs with V(dump) as their C(method) do.
     type: bool
     default: false
+  stop_replica:
+    description: Whether the account may stop and start a replica's SQL threads, as jobs with C(stop_replica) need it.
+    type: bool
+    default: false
+  desync:
+    description: Whether the account may desync a Galera node, as jobs with C(desync) need it. On MariaDB that takes C(SUPER).
+    type: bool
+    default: false
   state:
     description: V(absent) drops the account, and removes the option file if this module has written it.
     type: str
@@ -120,7 +128,7 @@ actions:
 """
 
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, connection, request
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.account import Account, ensure
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.account import Account, Extras, ensure
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.connection import Login, Session
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
 
@@ -131,6 +139,8 @@ OWN = ArgumentSpec(
         "option_file": {"type": "path", "default": "/etc/stillpoint/my.cnf"},
         "kill": {"type": "bool", "default": False},
         "dump": {"type": "bool", "default": False},
+        "stop_replica": {"type": "bool", "default": False},
+        "desync": {"type": "bool", "default": False},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
 )
@@ -139,9 +149,8 @@ OWN = ArgumentSpec(
 def main() -> None:
     module = OWN.merge(connection()).module()
     params = module.params
-    account = Account(
-        params["name"], params["host"], params["option_file"], params["kill"], params["state"] == "present", params["dump"]
-    )
+    extras = Extras(**{name: params[name] for name in ("kill", "stop_replica", "desync", "dump")})
+    account = Account(params["name"], params["host"], params["option_file"], extras, params["state"] == "present")
     with door(module), Session(request(Login, params)) as session:
         ensured = ensure(session, account, check=module.check_mode)
     module.exit_json(

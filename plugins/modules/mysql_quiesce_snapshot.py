@@ -33,10 +33,11 @@ options:
     description:
       - V(auto) takes the cheapest lock that is enough for the engines in use and says in RV(lock.reason) why.
       - V(backup_stage) is C(BACKUP STAGE) of MariaDB 10.4 and later, which waits for no running transaction.
-      - V(instance) is C(LOCK INSTANCE FOR BACKUP) of MySQL 8 and later.
-      - V(ftwrl) is C(FLUSH TABLES WITH READ LOCK).
-      - V(none) takes no lock. InnoDB recovers from an atomic snapshot as from a power cut; other engines may not, and there
-        are no exact coordinates.
+      - V(instance) is C(LOCK INSTANCE FOR BACKUP) of MySQL 8 and later. It keeps DDL out and lets commits and other writes go on.
+      - V(ftwrl) is C(FLUSH TABLES WITH READ LOCK), on MySQL 8 and later after C(LOCK INSTANCE FOR BACKUP).
+      - V(none) takes no lock. InnoDB recovers from an atomic snapshot as from a power cut; other engines may not.
+      - With V(instance) and V(none) on MySQL 8 and later, the coordinates are exact where nothing was committed around the
+        snapshot, which is tried three times. Where they are not, RV(coordinates) is none and RV(lock.between) says what is known.
     type: str
     choices: [auto, backup_stage, instance, ftwrl, none]
     default: auto
@@ -61,6 +62,21 @@ options:
     type: str
     choices: [wait, fail, kill]
     default: wait
+  stop_replica:
+    description:
+      - On a replica, stop the SQL threads that run for the moment of the lock, where they have no temporary table open, and
+        start them again. The positions in the sources' logs are then exact with every lock, and on MySQL the lock can't be
+        held up by parallel appliers.
+      - That place is waited for as long as O(long_query_timeout), and no less than 30 seconds. On other servers it does nothing.
+    type: bool
+    default: false
+  desync:
+    description:
+      - On a node of a Galera cluster, set C(wsrep_desync) for the moment of the lock, so that the others do not wait for it.
+        On other servers it does nothing.
+      - A node that is not Synced is refused in any case.
+    type: bool
+    default: false
   state:
     description:
       - V(present) takes new snapshots each time.
@@ -190,13 +206,13 @@ lock:
     reason:
       description: Why this one.
       type: str
-      sample: MariaDB 10.11 has BACKUP STAGE, which waits for no running transaction
+      sample: 10.11.19-MariaDB stops commits with it without waiting for running statements
     waited_ms:
       description: Milliseconds from asking for the lock until it was granted.
       type: float
       sample: 1.4
     held_ms:
-      description: Milliseconds from then until it was released.
+      description: Milliseconds from asking for it until it was released, for which writers waited; with V(instance) DDL alone.
       type: float
       sample: 21.9
     frozen_ms:
@@ -216,8 +232,13 @@ lock:
       type: list
       elements: raw
       sample: []
+    between:
+      description: With a lock that lets commits go on, the coordinates before and after the snapshot, when they differ.
+      type: list
+      elements: dict
+      returned: on MySQL, with V(instance) or V(none)
 coordinates:
-  description: Where the binary log stood. V(none) where the server writes none, and with O(lock=none).
+  description: Where the binary log stood. V(none) where the server writes none, and where commits went on during the snapshot.
   type: dict
   returned: success, O(state=present), not in check mode
   contains:
@@ -234,15 +255,17 @@ coordinates:
       type: str
       sample: 0-1-48213
     replica:
-      description: On a replica, what it had executed of its source.
-      type: dict
+      description: On a replica, what it had executed of each source's binary log.
+      type: list
+      elements: dict
+      sample: [{channel: "", host: db1, port: 3306, file: mysqld-bin.000007, position: 92134, gtid: 0-1-48213, uses_gtid: true}]
 server:
   description: The server.
   type: dict
   returned: success, O(state=present)
   contains:
     flavour:
-      description: V(mariadb) or V(mysql).
+      description: V(mariadb), V(mysql) or V(percona).
       type: str
       sample: mariadb
     version:
@@ -283,6 +306,8 @@ OWN = ArgumentSpec(
         "long_query_threshold": {"type": "int", "default": 5},
         "long_query_timeout": {"type": "int", "default": 60},
         "long_query_action": {"type": "str", "choices": ["wait", "fail", "kill"], "default": "wait"},
+        "stop_replica": {"type": "bool", "default": False},
+        "desync": {"type": "bool", "default": False},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "run_id": {"type": "str"},
     }

@@ -25,14 +25,31 @@ def test_the_least_privileges_depend_on_flavour_and_version(flavour: str, versio
     assert account.privileges(flavour, version) == needed
 
 
-def test_only_a_guard_that_may_kill_needs_more() -> None:
-    assert account.privileges(*MARIADB_10_11, kill=True)[-1] == "CONNECTION ADMIN"
-    assert account.privileges("mariadb", (10, 4, 1), kill=True)[-1] == "SUPER"
-    assert account.privileges("mysql", (8, 4, 0), kill=True)[-1] == "CONNECTION_ADMIN"
+@pytest.mark.parametrize(
+    "flavour, version, kill, stop_replica, desync",
+    [
+        ("mariadb", (10, 4, 1), "SUPER", "SUPER", "SUPER"),
+        ("mariadb", (10, 11, 19), "CONNECTION ADMIN", "REPLICATION SLAVE ADMIN", "SUPER"),
+        ("mysql", (5, 7, 44), "SUPER", "SUPER", "SUPER"),
+        ("percona", (8, 4, 0), "CONNECTION_ADMIN", "REPLICATION_SLAVE_ADMIN", "SYSTEM_VARIABLES_ADMIN"),
+    ],
+)
+def test_more_is_needed_only_for_what_is_asked_for(flavour: str, version: Tuple[int, ...], kill: str, stop_replica: str, desync: str) -> None:
+    least = account.privileges(flavour, version)
+    for extra, privilege in (("kill", kill), ("stop_replica", stop_replica), ("desync", desync)):
+        assert account.privileges(flavour, version, extras=account.Extras(**{extra: True})) == [*least, privilege]
 
 
-def test_without_a_lock_nothing_is_needed() -> None:
+def test_nothing_is_listed_twice() -> None:
+    needed = account.privileges("mariadb", (10, 5, 8), extras=account.Extras(stop_replica=True))
+    assert needed.count("REPLICATION SLAVE ADMIN") == 1
+
+
+def test_without_a_lock_only_mysqls_list_of_tablespaces_needs_a_privilege() -> None:
     assert account.privileges(*MARIADB_10_11, lock="none") == []
+    assert account.privileges("mysql", (5, 7, 44), lock="none") == []
+    assert account.privileges("mysql", (9, 7, 4), lock="none") == ["PROCESS"]
+    assert "REPLICATION SLAVE ADMIN" in account.privileges(*MARIADB_10_11, lock="none", extras=account.Extras(stop_replica=True))
 
 
 def test_a_server_that_is_too_old_is_named() -> None:

@@ -125,7 +125,7 @@ def test_an_account_is_made_with_the_least_privileges_and_a_file_that_logs_in(se
     with Session(Login(config_file=wanted.option_file)) as its_own:
         assert account.whoami(its_own) == ("stillpoint", "localhost")
         assert account.missing_privileges(its_own, "mariadb", (10, 11, 19)) == []
-        assert account.missing_privileges(its_own, "mariadb", (10, 11, 19), kill=True) == ["CONNECTION ADMIN"]
+        assert account.missing_privileges(its_own, "mariadb", (10, 11, 19), extras=account.Extras(kill=True)) == ["CONNECTION ADMIN"]
 
 
 def test_the_privileges_are_enough_for_what_a_backup_sends(session: Session, wanted: Account) -> None:
@@ -228,7 +228,7 @@ def test_the_password_is_in_no_log_and_the_account_in_no_binary_log(admin: Login
     before = session.rows("SHOW MASTER STATUS")
     ensured = account.ensure(session, wanted)
     (password,) = [line.split("=", 1)[1] for line in text_of(wanted.option_file).splitlines() if line.startswith("password=")]
-    account.ensure(session, Account(option_file=wanted.option_file, kill=True))
+    account.ensure(session, Account(option_file=wanted.option_file, extras=account.Extras(kill=True)))
     account.ensure(session, Account(option_file=wanted.option_file, present=False))
     assert session.rows("SHOW MASTER STATUS") == before
     data = os.path.join(os.path.dirname(str(admin.login_unix_socket)), "data")

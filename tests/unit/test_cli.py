@@ -571,6 +571,6 @@ def test_clean_removes_unfinished_copies_of_jobs_that_nobody_is_running(host: Ho
     if shutil.which("lvs") is None:
         pytest.skip("needs the LVM tools")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"snapshots": [], "unfinished": [left]}
+    assert json.loads(done.stdout) == {"snapshots": [], "unfinished": [left], "put_back": []}
     assert not os.path.exists(left) and os.path.isdir(path)
     assert host.run("clean").stdout == "nothing was left behind\n"

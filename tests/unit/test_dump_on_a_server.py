@@ -20,7 +20,7 @@ from _core.dump import plan as planning
 from _core.errors import NotNowError, StillpointError, UsageError
 from _core.job import Job
 from _core.mysql import account
-from _core.mysql.account import Account
+from _core.mysql.account import Account, Extras
 from _core.mysql.connection import ServerError, Session
 from _core.observe.progress import Silent
 from _core.repository.generations import Generation, JobDirectory
@@ -73,7 +73,7 @@ def shop(source: RealServer) -> Iterator[RealServer]:
 @pytest.fixture
 def account_file(source: RealServer, tmp_path: Path) -> Iterator[str]:
     """The option file of the account that the role makes for dumps."""
-    wanted = Account(option_file=str(tmp_path / "etc" / "my.cnf"), dump=True)
+    wanted = Account(option_file=str(tmp_path / "etc" / "my.cnf"), extras=Extras(dump=True))
     with Session(source.login) as session:
         account.ensure(session, wanted)
         yield wanted.option_file

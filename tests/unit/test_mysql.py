@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from _core import plan
 from _core.errors import StillpointError, UsageError
 from _core.mysql import connection, coordinates, guard, locks, server
 from _core.mysql.server import Server, Table
+from _core.point import Quiesce
 
 
 def a_server(flavour: str = "mariadb", version: tuple = (10, 11, 19), **facts) -> Server:
@@ -30,18 +34,88 @@ def test_flavour_and_version_are_read_from_what_the_server_says(version: str, co
     assert server.flavour_and_version(version, comment) == expected
 
 
-@pytest.mark.parametrize(("version", "method"), [((10, 11, 19), "backup_stage"), ((10, 4, 0), "backup_stage"), ((10, 3, 39), "ftwrl")])
-def test_auto_takes_the_cheapest_lock_that_the_server_has(version: tuple, method: str) -> None:
-    choice = locks.choose("auto", a_server(version=version))
-    assert choice.name == method
-    assert choice.reason
+AUDIT = (Table("wf", "audit", "MyISAM"),)
+INSTANCE, FTWRL = "LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK"
 
 
-def test_a_lock_that_the_server_does_not_have_is_refused() -> None:
-    with pytest.raises(UsageError, match="backup_stage does not exist on mariadb 10.3.39"):
-        locks.choose("backup_stage", a_server(version=(10, 3, 39)))
-    with pytest.raises(StillpointError, match="not supported yet"):
-        locks.choose("auto", a_server("mysql", (9, 7, 4)))
+@pytest.mark.parametrize(
+    ("flavour", "version", "facts", "name", "reason"),
+    [
+        ("mariadb", (11, 8, 2), {}, "backup_stage", "without waiting for running statements"),
+        ("mariadb", (10, 4, 0), {"non_transactional": AUDIT}, "backup_stage", "without waiting"),
+        ("mariadb", (10, 3, 39), {}, "ftwrl", "nothing cheaper"),
+        ("mysql", (5, 7, 44), {}, "ftwrl", "nothing cheaper"),
+        ("mysql", (8, 0, 36), {}, "instance", "every table of users is InnoDB"),
+        ("percona", (8, 4, 0), {}, "instance", "every table of users is InnoDB"),
+        ("mysql", (9, 7, 4), {"non_transactional": AUDIT}, "ftwrl", "wf.audit is MyISAM: only a lock"),
+        ("mysql", (9, 7, 4), {"non_transactional": AUDIT * 3}, "ftwrl", "wf.audit is MyISAM and 2 more"),
+        ("mysql", (9, 7, 4), {"commits_must_stop": "the binary logs lie in /var/log/mysql"}, "ftwrl", "the binary logs lie in /var/log/mysql"),
+    ],
+)
+def test_auto_takes_the_cheapest_lock_that_is_enough_and_says_why(flavour: str, version: tuple, facts: dict, name: str, reason: str) -> None:
+    choice = locks.choose("auto", a_server(flavour, version, **facts))
+    assert (choice.name, choice.doubt) == (name, None)
+    assert reason in choice.reason
+    assert choice.stops_commits is (name != "instance")
+
+
+@pytest.mark.parametrize(
+    ("asked", "flavour", "version", "early", "late", "release"),
+    [
+        ("ftwrl", "mariadb", (10, 11, 19), (), (FTWRL,), ("UNLOCK TABLES",)),
+        ("ftwrl", "mysql", (5, 7, 44), (), (FTWRL,), ("UNLOCK TABLES",)),
+        ("ftwrl", "mysql", (8, 0, 11), (INSTANCE,), (FTWRL,), ("UNLOCK TABLES", "UNLOCK INSTANCE")),
+        ("instance", "percona", (8, 0, 36), (INSTANCE,), (), ("UNLOCK INSTANCE",)),
+    ],
+)
+def test_a_lock_is_taken_in_the_servers_own_words(asked: str, flavour: str, version: tuple, early: tuple, late: tuple, release: tuple) -> None:
+    method = locks.choose(asked, a_server(flavour, version)).method
+    assert method is not None
+    assert (method.early, method.late, method.release) == (early, late, release)
+
+
+@pytest.mark.parametrize(
+    ("asked", "flavour", "version"),
+    [("backup_stage", "mariadb", (10, 3, 39)), ("instance", "mariadb", (11, 8, 2)), ("instance", "mysql", (5, 7, 44)), ("backup_stage", "mysql", (9, 7, 4))],
+)
+def test_a_lock_that_the_server_does_not_have_is_refused(asked: str, flavour: str, version: tuple) -> None:
+    with pytest.raises(UsageError, match="lock %s does not exist on %s" % (asked, flavour)):
+        locks.choose(asked, a_server(flavour, version))
+    with pytest.raises(StillpointError, match="older than anything"):
+        locks.choose("auto", a_server("mysql", (4, 1, 0)))
+
+
+def test_a_lock_that_was_asked_for_and_is_not_enough_is_doubted() -> None:
+    mysql = a_server("mysql", (9, 7, 4), non_transactional=AUDIT)
+    for asked in ("instance", "none"):
+        assert "wf.audit is MyISAM" in str(locks.choose(asked, mysql).doubt)
+        assert locks.choose(asked, a_server("mysql", (9, 7, 4))).doubt is None
+    assert locks.choose("ftwrl", mysql).doubt is None
+
+
+def test_several_volumes_take_a_lock_that_stops_commits() -> None:
+    mysql = a_server("mysql", (9, 7, 4))
+    quiesce = Quiesce(connection.Login(), mysql, locks.choose("auto", mysql), 5, 5, 60, "wait")
+    assert plan.for_volumes(quiesce, "auto", {"vg00/root"}).choice.name == "instance"
+    several = plan.for_volumes(quiesce, "auto", {"vg00/root", "vg00/srv"}).choice
+    assert several.name == "ftwrl"
+    assert "vg00/root and vg00/srv are snapshotted one after the other" in several.reason
+    assert "one after the other" in str(plan.for_volumes(quiesce, "instance", {"vg00/root", "vg00/srv"}).choice.doubt)
+
+
+def test_commits_have_to_stop_where_a_snapshot_alone_would_lose_or_strand_some(tmp_path) -> None:
+    datadir = str(tmp_path)
+    paths = (server.ServerPath("datadir", datadir),)
+
+    def why(**variables: str):
+        return server.commits_must_stop({"innodb_flush_log_at_trx_commit": "1", **variables}, datadir, paths)
+
+    assert why(log_bin="ON", log_bin_basename=datadir + "/binlog") is None
+    assert why(log_bin="OFF", innodb_flush_log_at_trx_commit="2") is None
+    assert "up to a second of commits" in why(innodb_flush_log_at_trx_commit="0")
+    assert "the binary logs lie in /var/log/mysql" in why(log_bin="ON", log_bin_basename="/var/log/mysql/binlog")
+    (tmp_path / ".rocksdb").mkdir()
+    assert "RocksDB" in why()
 
 
 @pytest.mark.parametrize(
@@ -57,9 +131,6 @@ def test_the_binary_log_is_asked_for_in_the_servers_own_words(flavour: str, vers
     assert coordinates.status_statement(flavour, version) == statement
 
 
-AUDIT = (Table("wf", "audit", "MyISAM"),)
-
-
 @pytest.mark.parametrize(
     ("text", "method", "flavour", "waits"),
     [
@@ -72,6 +143,7 @@ AUDIT = (Table("wf", "audit", "MyISAM"),)
         ("/* app */ ALTER TABLE cases ADD b INT", "backup_stage", "mariadb", True),
         ("INSERT INTO audits VALUES (1)", "backup_stage", "mariadb", False),
         ("ALTER TABLE cases ADD b INT", "instance", "mysql", True),
+        ("UPDATE audit SET a = 1", "instance", "mysql", False),
         ("ALTER TABLE cases ADD b INT", "none", "mariadb", False),
     ],
 )
@@ -91,8 +163,108 @@ def test_only_statements_of_others_that_have_run_long_enough_are_looked_at() -> 
         row(ID=5, COMMAND="Execute", INFO=b"INSERT INTO t VALUES (1)"),
         row(ID=99),
         {key: value for key, value in row(ID=6).items() if key != "TIME_MS"},  # MySQL has no TIME_MS
+        {"Id": 7, "User": "app", "Command": "Query", "Time": 9, "Info": "SELECT 1"},  # SHOW FULL PROCESSLIST
+        row(ID=8, COMMAND="Binlog Dump GTID", TIME=99999),
     ]
-    assert [found.id for found in guard.long_statements(rows, own_id=99, threshold=5)] == [1, 5, 6]
+    assert [found.id for found in guard.long_statements(rows, own_id=99, threshold=5)] == [1, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("flavour", "version", "schema_is_on", "source"),
+    [
+        ("mariadb", (10, 5, 29), False, "information_schema.PROCESSLIST"),
+        ("mysql", (5, 7, 44), True, "SHOW FULL PROCESSLIST"),
+        ("mysql", (8, 0, 36), False, "SHOW FULL PROCESSLIST"),
+        ("mysql", (9, 7, 4), True, "performance_schema.processlist"),
+    ],
+)
+def test_the_guard_asks_where_the_server_has_its_process_list(flavour: str, version: tuple, schema_is_on: bool, source: str) -> None:
+    assert guard._process_list(a_server(flavour, version, performance_schema=schema_is_on)).endswith(source)
+
+
+class Answers:
+    """A session that gives one answer after the other to each statement."""
+
+    def __init__(self, **answers: list) -> None:
+        self.answers = answers
+
+    def rows(self, statement: str, arguments: tuple = ()) -> list:
+        word = next(word for word in self.answers if word in statement)
+        answer = self.answers[word].pop(0) if len(self.answers[word]) > 1 else self.answers[word][0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def value(self, statement: str):
+        return next(iter(self.rows(statement)[0].values()))
+
+
+def local(position: int, gtid: str = "uuid:1-5,\nother:1") -> list:
+    return [{"LOCAL": json.dumps({"binary_log_file": "binlog.000002", "binary_log_position": position, "gtid_executed": gtid})}]
+
+
+def around(*log_status, version: tuple = (9, 7, 4)) -> coordinates.Around:
+    looking = coordinates.Around(Answers(log_status=list(log_status)), a_server("mysql", version))
+    looking.before()
+    looking.after()
+    return looking
+
+
+def test_coordinates_while_commits_go_on_are_exact_only_where_nothing_was_logged_in_between() -> None:
+    still = around(local(1437), local(1437))
+    assert still.exact == coordinates.Coordinates("binlog.000002", 1437, "uuid:1-5,other:1", None)
+    assert not still.again
+    for after in (local(1800), local(1437, "uuid:1-6")):  # committed, and logged before the first look
+        moved = around(local(1437), after)
+        assert (moved.exact, moved.again) == (None, True)
+        assert [each["position"] for each in moved.between()] == [1437, json.loads(after[0]["LOCAL"])["binary_log_position"]]
+    late = around(local(1437), local(1437))
+    late.too_late()
+    assert (late.exact, late.again, late.between()) == (None, True, None)
+
+
+@pytest.mark.parametrize("answer", [[], connection.ServerError("SELECT", 1142, "denied")])
+def test_without_log_status_there_are_no_coordinates_and_another_try_would_not_help(answer) -> None:
+    unknown = around(answer)
+    assert (unknown.exact, unknown.again, unknown.between()) == (None, False, None)
+    assert coordinates.read_unlocked(Answers(), a_server("mysql", (5, 7, 44))) is None
+    assert coordinates.read_unlocked(Answers(), a_server("mariadb", (11, 8, 2))) is None
+
+
+def test_a_replicas_coordinates_are_what_it_has_executed_and_not_what_it_has_received() -> None:
+    mariadb = {
+        "Connection_name": "", "Master_Host": "db1", "Master_Port": 3306, "Master_Log_File": "bin.000009", "Read_Master_Log_Pos": 999,
+        "Relay_Master_Log_File": "bin.000007", "Exec_Master_Log_Pos": 4242, "Using_Gtid": "No", "Gtid_Slave_Pos": "0-1-7",
+    }  # fmt: skip
+    found = coordinates.read(Answers(SLAVES=[[mariadb]]), a_server(log_bin=False, is_replica=True))
+    assert found.replica == [
+        {"channel": "", "host": "db1", "port": 3306, "file": "bin.000007", "position": 4242, "gtid": "0-1-7", "uses_gtid": False}
+    ]
+    mysql = {
+        "Channel_Name": "one", "Source_Host": "db1", "Source_Port": 3306, "Source_Log_File": "bin.000009", "Read_Source_Log_Pos": 999,
+        "Relay_Source_Log_File": "bin.000007", "Exec_Source_Log_Pos": 4242, "Auto_Position": 1, "Executed_Gtid_Set": "uuid:1-5,\nother:1",
+    }  # fmt: skip
+    group = {**mysql, "Channel_Name": "group_replication_applier"}
+    found = coordinates.read(Answers(REPLICA=[[mysql, group]]), a_server("mysql", (9, 7, 4), log_bin=False, is_replica=True))
+    assert found.replica == [
+        {"channel": "one", "host": "db1", "port": 3306, "file": "bin.000007", "position": 4242, "gtid": "uuid:1-5,other:1", "uses_gtid": True}
+    ]
+
+
+def test_a_tablespace_that_mysql_keeps_elsewhere_is_refused_by_name() -> None:
+    paths = (server.ServerPath("datadir", "/var/lib/mysql"),)
+    server._no_tablespaces_elsewhere(Answers(INNODB_DATAFILES=[[{"PATH": "/var/lib/mysql/ibdata1"}]]), "/var/lib/mysql", paths)
+    with pytest.raises(StillpointError, match="tablespace file /srv/ext/d/t.ibd lies outside"):
+        server._no_tablespaces_elsewhere(Answers(INNODB_DATAFILES=[[{"PATH": "/srv/ext/d/t.ibd"}]]), "/var/lib/mysql", paths)
+
+
+def test_a_server_without_a_redo_log_is_refused() -> None:
+    for rows in ([], [{"Value": "ON"}]):
+        server._redo_log_is_on(Answers(redo_log=[rows]))
+    with pytest.raises(StillpointError, match="no snapshot of it would recover"):
+        session = Answers(redo_log=[[{"Value": "OFF"}]])
+        session.where = "/run/mysqld/mysqld.sock"
+        server._redo_log_is_on(session)
 
 
 def test_directories_outside_the_data_directory_are_found_in_the_variables() -> None:

@@ -65,6 +65,14 @@ def test_a_server_without_binary_log_and_a_replica_are_told_apart() -> None:
     assert "  replica of   db1:3306 at bin.7:99" in lines
 
 
+def test_a_lock_that_let_commits_go_on_says_so_and_between_which_coordinates_the_backup_stands() -> None:
+    between = [{"file": "binlog.000002", "position": position, "gtid": None} for position in (1437, 1800)]
+    lock = {"method": "instance", "reason": "x", "waited_ms": 1.0, "held_ms": 20.0, "between": between}
+    text = "\n".join(show.generation(summary(lock=lock, coordinates=None), NOW))
+    assert "instance, held 20 ms (1 ms of them to get it), commits went on" in text
+    assert "none: the server wrote no binary log, or commits went on\n               between binlog.000002:1437 and binlog.000002:1800" in text
+
+
 def test_files_alone_have_neither_server_nor_lock() -> None:
     heads = [line.split()[0] for line in show.generation(summary(server=None, lock=None, coordinates=None), NOW)]
     assert not {"server", "lock", "coordinates"} & set(heads)

@@ -12,6 +12,8 @@ from .copy import rsync
 from .copy.rsync import Copied
 from .errors import StillpointError
 from .job import Job, host_name
+from .mysql import topology
+from .mysql.connection import Login
 from .observe.progress import Reporter
 from .observe.text import iso
 from .plan import Plan
@@ -38,6 +40,8 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
             reporter.note("removed the snapshot %s/%s that the run %s left behind" % (left["vg"], left["name"], left["run_id"]))
         for name in directory.clean():
             reporter.note("removed %s, which an earlier run left unfinished" % name)
+        for text in topology.put_back_leftovers(Login.of(job.mysql) if job.mysql else None):
+            reporter.note(text)
         reporter.stage("plan")
         plan = planning.make(job)
         for warning in plan.warnings:

@@ -412,10 +412,15 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
+    from .mysql import topology
     from .storage import leftovers
 
     snapshots = leftovers.clean(kept=arguments.kept)
-    unfinished, troubles = [], []
+    unfinished, troubles, put_back = [], [], []
+    try:
+        put_back = topology.put_back_leftovers()
+    except StillpointError as error:
+        troubles.append(str(error))
     for name in jobs.names():
         try:
             directory = _directory(jobs.load(name), None)
@@ -427,10 +432,10 @@ def _clean(arguments: argparse.Namespace) -> int:
         except StillpointError as error:
             troubles.append(str(error))
     if arguments.json:
-        _print_json({"snapshots": snapshots, "unfinished": unfinished})
+        _print_json({"snapshots": snapshots, "unfinished": unfinished, "put_back": put_back})
     else:
         lines = ["removed the snapshot %s/%s of the run %s" % (each["vg"], each["name"], each["run_id"]) for each in snapshots]
-        _print_lines(lines + ["removed %s" % path for path in unfinished] or ["nothing was left behind"])
+        _print_lines(lines + ["removed %s" % path for path in unfinished] + put_back or ["nothing was left behind"])
     for trouble in troubles:
         _complain("%s: %s" % (PROGRAM, trouble))
     return StillpointError.exit_code if troubles else 0

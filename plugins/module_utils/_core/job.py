@@ -61,6 +61,8 @@ class MysqlOptions:
     @property
     def is_dump(self) -> bool:
         return self.method == DUMP
+    stop_replica: bool = False
+    desync: bool = False
 
 
 @dataclass(frozen=True)
@@ -422,6 +424,8 @@ _MYSQL: Dict[str, _Reader] = {
     "databases": lambda at, value: _filled(at, _list(_text)(at, value)),
     "split": _flag,
     "source": _one_of(*SOURCES),
+    "stop_replica": _flag,
+    "desync": _flag,
 }
 
 _NOTIFY: Dict[str, _Reader] = {"ping_url": _ping_url, "command": _command}

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from . import restore
 from .copy.estimate import estimate
@@ -14,7 +14,7 @@ from .dump import plan as dumps
 from .dump.plan import DumpPlan
 from .errors import StillpointError, UsageError
 from .job import Job, host_name
-from .mysql import account, guard, locks
+from .mysql import account, guard, locks, topology
 from .mysql import server as servers
 from .mysql.connection import Login, Session
 from .mysql.locks import Choice
@@ -140,6 +140,8 @@ def make(job: Job) -> Plan:
     wanted = server_paths(server) + [(FILES, path) for path in job.files]
     located = layout.locate(wanted, known)
     one_volume_for_the_engine(located)
+    if quiesce and job.mysql:
+        quiesce = for_volumes(quiesce, job.mysql.lock, {one.volume.full_name for one in located})
     sources = [path for _role, path in wanted]
     check_repository(job.repository, sources)
     trees = tuple(tree_for(role, path, job.exclude) for role, path in wanted if dump is None or role == FILES)
@@ -161,6 +163,8 @@ def make(job: Job) -> Plan:
         )
     targets = layout.targets(located, [], job.snapshot_size, own_writes)
     server = dump.server if dump else server
+    if quiesce:
+        warnings.extend(doubts(quiesce))
     if server and not server.log_bin:
         warnings.append("binary logging is off: the backup has no coordinates")
     for name in layout.kept_by_playbooks(known):
@@ -178,16 +182,49 @@ def quiescing(options: LockOptions) -> Quiesce:
     login = Login.of(options)
     with Session(login) as session:
         server = servers.read(session)
+        topology.check_node(server)
         choice = locks.choose(options.lock, server)
-        check_privileges(session, server, choice, kill=options.long_query_action == guard.KILL)
+        check_privileges(session, server, choice, options)
     return Quiesce(
-        login, server, choice, options.lock_wait_timeout, options.long_query_threshold, options.long_query_timeout, options.long_query_action
+        login,
+        server,
+        choice,
+        options.lock_wait_timeout,
+        options.long_query_threshold,
+        options.long_query_timeout,
+        options.long_query_action,
+        options.stop_replica,
+        options.desync,
     )
 
 
-def check_privileges(session: Session, server: Server, choice: Choice, *, kill: bool = False) -> None:
+def for_volumes(quiesce: Quiesce, asked: str, volumes: Set[str]) -> Quiesce:
+    """Return the Quiesce with a lock that is enough for these volumes, whose snapshots are taken one after the other."""
+    if len(volumes) < 2:
+        return quiesce
+    besides = "%s are snapshotted one after the other, and no commit may come in between" % " and ".join(sorted(volumes))
+    return replace(quiesce, choice=locks.choose(asked, quiesce.server, besides))
+
+
+def doubts(quiesce: Quiesce) -> List[str]:
+    """Return what somebody should know of a lock before it is taken."""
+    choice, server = quiesce.choice, quiesce.server
+    found = []
+    if choice.doubt:
+        found.append("the lock %s, which was asked for, is not enough: %s; auto takes one that is" % (choice.name, choice.doubt))
+    if server.is_replica and server.flavour != "mariadb" and choice.name == "ftwrl" and not quiesce.stop_replica:
+        found.append("a replica that applies in parallel can hold up the lock ftwrl until its limit: mysql.stop_replica avoids that")
+    return found
+
+
+def check_privileges(session: Session, server: Server, choice: Choice, options: LockOptions) -> None:
     """Raise StillpointError with the GRANT that is needed where the account lacks a privilege."""
-    missing = account.missing_privileges(session, server.flavour, server.version, choice.name, kill=kill)
+    wanted = account.Extras(
+        kill=options.long_query_action == guard.KILL,
+        stop_replica=options.stop_replica and server.is_replica,
+        desync=options.desync and server.node is not None,
+    )
+    missing = account.missing_privileges(session, server.flavour, server.version, choice.name, wanted)
     if missing:
         user, _at, at_host = str(session.value("SELECT CURRENT_USER()")).rpartition("@")
         raise StillpointError(

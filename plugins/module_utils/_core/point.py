@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 from .errors import StillpointError
 from .mysql import coordinates as coords
-from .mysql import guard
+from .mysql import guard, topology
 from .mysql.connection import Login, Session
 from .mysql.locks import Choice, Lock
 from .mysql.server import Server
@@ -22,7 +22,8 @@ from .storage.leftovers import Owner
 from .storage.snapshots import Snapshot, Taking, Target
 
 # A try takes the lock while LVM stands still just before the suspend. Where LVM could not be stopped in time nothing has been
-# locked, and the snapshot is dropped; the last try takes the lock before LVM starts, which can't be too late.
+# locked, and the snapshot is dropped; the last try takes the lock before LVM starts, which can't be too late. Where no lock stops
+# commits, a snapshot with commits around it is dropped too, for the sake of exact coordinates, but for the last.
 _TRIES = 3
 
 
@@ -44,6 +45,12 @@ class LockOptions(Protocol):
     @property
     def long_query_action(self) -> str: ...
 
+    @property
+    def stop_replica(self) -> bool: ...
+
+    @property
+    def desync(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class Quiesce:
@@ -56,6 +63,8 @@ class Quiesce:
     long_query_threshold: int
     long_query_timeout: int
     long_query_action: str
+    stop_replica: bool = False
+    desync: bool = False
 
 
 @dataclass
@@ -64,7 +73,8 @@ class Point:
 
     :ivar time: when the last of the origins was seen frozen (UTC)
     :ivar lock: ``{method, reason, waited_ms, held_ms, frozen_ms, skew_ms, …}``; None without a server
-    :ivar coordinates: ``{file, position, gtid, replica}``; None where the server writes no binary log, or no lock was taken
+    :ivar coordinates: ``{file, position, gtid, replica}``; None where the server writes no binary log, or where commits went
+        on: then ``lock["between"]`` has the two coordinates between which the point lies, if they are known
     """
 
     run_id: str
@@ -74,6 +84,7 @@ class Point:
     coordinates: Optional[Dict[str, Any]] = None
     server: Optional[Dict[str, Any]] = None
     warnings: List[str] = field(default_factory=list)
+    again: bool = False  # another try may have exact coordinates
 
     def as_dict(self) -> Dict[str, Any]:
         return {
@@ -83,6 +94,7 @@ class Point:
             "lock": self.lock,
             "coordinates": self.coordinates,
             "server": self.server,
+            "warnings": self.warnings,
         }
 
 
@@ -110,9 +122,12 @@ def point_in_time(
                 for taking in takings:
                     taking.prepare()
                 point = _take(takings, owner.run_id, quiesce, note, late=attempt < _TRIES - 1)
-                if point is not None:
+                if point is None:
+                    note("LVM came to the snapshot before the lock; once more")
+                elif attempt + 1 < _TRIES and point.again:
+                    note("commits went on while the snapshot was taken; once more, for exact coordinates")
+                else:
                     break
-                note("LVM came to the snapshot before the lock; once more")
                 _discard(takings)
             if point is None:
                 raise StillpointError("the lock was not granted before the snapshot was taken; nothing was kept")
@@ -151,18 +166,11 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
     """Return the Point, or None where the lock came too late to be proven in time."""
     targets = [taking.target for taking in takings]
     sync_file_systems(targets)
-    if quiesce is None or quiesce.choice.method is None:
-        return _without_lock(takings, run_id, quiesce)
-    with Session(quiesce.login, read_timeout=quiesce.lock_wait_timeout + 30) as session:
-        cleared = guard.clear_the_way(
-            session,
-            quiesce.server,
-            quiesce.choice.name,
-            threshold=quiesce.long_query_threshold,
-            timeout=quiesce.long_query_timeout,
-            action=quiesce.long_query_action,
-            note=note,
-        )
+    if quiesce is None:
+        return _files_alone(takings, run_id)
+    if not quiesce.choice.stops_commits or quiesce.choice.method is None:
+        return _while_commits_go_on(takings, run_id, quiesce, note)
+    with _cleared(quiesce, note) as (session, cleared):
         lock = Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout)
         lock.prepare()
         sync_file_systems(targets)
@@ -193,31 +201,94 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
                         taking.finish()
             lock.release()
     snapshots = [taking.finish() for taking in takings]
-    facts = {
-        "method": quiesce.choice.name,
-        "reason": quiesce.choice.reason,
-        "waited_ms": _ms(lock.waited),
-        "held_ms": _ms(lock.held),
-        "frozen_ms": _frozen(takings),
-        "released_at": seen,
-        "guard_waited_ms": cleared["waited_ms"],
-        "killed": cleared["killed"],
-    }
+    facts = {**_facts(quiesce, takings, lock, cleared), "released_at": seen}
     return Point(run_id, moment, snapshots, facts, position.as_dict() if position else None, quiesce.server.summary())
 
 
-def _without_lock(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce]) -> Point:
+@contextmanager
+def _cleared(quiesce: Quiesce, note: Callable[[str], None]) -> Iterator[Tuple[Session, Dict[str, Any]]]:
+    """Give a session on a server that nothing stands in the lock's way of, and what the guard did for that."""
+    with Session(quiesce.login, read_timeout=quiesce.lock_wait_timeout + 30) as session:
+        if quiesce.server.node:
+            session.do("SET SESSION wsrep_sync_wait = 0")  # what is asked under the lock must not wait for the cluster
+        cleared = guard.clear_the_way(
+            session,
+            quiesce.server,
+            quiesce.choice.name,
+            threshold=quiesce.long_query_threshold,
+            timeout=quiesce.long_query_timeout,
+            action=quiesce.long_query_action,
+            note=note,
+        )
+        with topology.set_aside(quiesce.login, quiesce.server, quiesce, note):
+            yield session, cleared
+
+
+def _while_commits_go_on(takings: Sequence[Taking], run_id: str, quiesce: Quiesce, note: Callable[[str], None]) -> Point:
+    """Return the Point of a server whose lock, if there is one, keeps DDL out and lets commits go on."""
+    with _cleared(quiesce, note) as (session, cleared), ExitStack() as stack:
+        lock = None
+        if quiesce.choice.method is not None:
+            sync_file_systems([taking.target for taking in takings])
+            lock = stack.enter_context(Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout))
+            lock.prepare()
+            lock.take()
+        around = coords.Around(session, quiesce.server)
+        with urgent(), lock.held_or_lost() if lock else nullcontext():
+            moment = _freeze(takings, around)
+        if lock:
+            lock.release()
+    facts = _facts(quiesce, takings, lock, cleared)
+    point = Point(run_id, moment, [taking.finish() for taking in takings], facts, None, quiesce.server.summary())
+    if around.exact is not None:
+        point.coordinates = around.exact.as_dict()
+    elif quiesce.server.log_bin:
+        facts["between"] = around.between()
+        point.again = around.again
+        point.warnings.append("commits went on while the snapshot was taken, so the exact coordinates are not known")
+    return point
+
+
+def _freeze(takings: Sequence[Taking], around: Optional[coords.Around] = None) -> datetime:
+    """Take the snapshots, reading the coordinates as shortly before and after as can be, and return the moment of the last."""
     moment = datetime.now(timezone.utc)
-    snapshots = []
     for taking in takings:
+        first = around if taking is takings[0] else None
+        if first and not taking.can_be_late:
+            first.before()
         taking.begin()
+        if first and taking.can_be_late:
+            with taking.stopped_before_suspend() as in_time:
+                if in_time:
+                    sync_file_systems([taking.target])
+                    first.before()
+                else:
+                    first.too_late()
         taking.wait_frozen()
         moment = datetime.now(timezone.utc)
-        snapshots.append(taking.finish())
-    if quiesce is None:
-        return Point(run_id, moment, snapshots)
-    facts = {"method": "none", "reason": quiesce.choice.reason, "waited_ms": 0, "held_ms": 0, "frozen_ms": _frozen(takings)}
-    return Point(run_id, moment, snapshots, facts, None, quiesce.server.summary())
+        if taking is not takings[-1]:
+            taking.finish()
+    if around:
+        around.after()
+    return moment
+
+
+def _files_alone(takings: Sequence[Taking], run_id: str) -> Point:
+    moment = _freeze(takings)
+    return Point(run_id, moment, [taking.finish() for taking in takings])
+
+
+def _facts(quiesce: Quiesce, takings: Sequence[Taking], lock: Optional[Lock], cleared: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what is known of a lock that has been given back."""
+    return {
+        "method": quiesce.choice.name,
+        "reason": quiesce.choice.reason,
+        "waited_ms": _ms(lock.waited) if lock else 0,
+        "held_ms": _ms(lock.held) if lock else 0,
+        "frozen_ms": _frozen(takings),
+        "guard_waited_ms": cleared["waited_ms"],
+        "killed": cleared["killed"],
+    }
 
 
 def _frozen(takings: Sequence[Taking]) -> Optional[float]:

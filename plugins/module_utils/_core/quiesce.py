@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import plan as planning
+from .mysql import topology
 from .mysql.connection import Login
 from .point import Quiesce, new_run_id, point_in_time
 from .process import require
@@ -30,6 +31,8 @@ class QuiesceRequest(Login):
     long_query_threshold: int = 5
     long_query_timeout: int = 60
     long_query_action: str = "wait"
+    stop_replica: bool = False
+    desync: bool = False
 
 
 def quiesce_snapshot(request: QuiesceRequest, note: Callable[[str], None] = lambda text: None) -> Dict[str, Any]:
@@ -37,6 +40,8 @@ def quiesce_snapshot(request: QuiesceRequest, note: Callable[[str], None] = lamb
 
     :raises StillpointError: nothing was left behind
     """
+    for text in topology.put_back_leftovers(Login.of(request)):
+        note(text)
     quiesce, targets = _prepare(request)
     owner = this_process(new_run_id(), MODULE_JOB)
     with point_in_time(targets, owner, quiesce, note, hand_over=True) as point:
@@ -70,6 +75,8 @@ def _prepare(request: QuiesceRequest) -> "tuple[Quiesce, List[Target]]":
     by_name, paths = split(request.volumes, known)
     located = layout.locate(planning.server_paths(quiesce.server) + [(FILES, path) for path in paths], known)
     planning.one_volume_for_the_engine(located)
+    volumes = {volume.full_name for volume in [*by_name, *(one.volume for one in located)]}
+    quiesce = planning.for_volumes(quiesce, request.lock, volumes)
     return quiesce, layout.targets(located, by_name, sizes.parse(request.snapshot_size), {})
 
 

@@ -161,17 +161,21 @@ def choose(asked: str, server: Server) -> Choice:
     if asked != locks.AUTO:
         return locks.choose(asked, server)
     if server.is_replica:
-        return replace(locks.choose(asked, server), reason="a replica's place in its source's log is exact only while nothing commits")
+        return _stopping_commits(server, "a replica's place in its source's log is exact only while nothing commits")
     if server.flavour == "mariadb":
         return Choice(None, "none", "a consistent snapshot of MariaDB comes with its coordinates")
     if not server.log_bin:
         return Choice(None, "none", "the server writes no binary log, so there are no coordinates to be exact about")
-    return replace(locks.choose(asked, server), reason="for the moment in which the dump begins: the coordinates are exact only while nothing commits")
+    return _stopping_commits(server, "for the moment in which the dump begins: the coordinates are exact only while nothing commits")
+
+
+def _stopping_commits(server: Server, reason: str) -> Choice:
+    return replace(locks.choose(locks.AUTO, server, reason), reason=reason)
 
 
 def check_privileges(session: Session, server: Server, choice: Choice, *, kill: bool) -> None:
     """Raise StillpointError with the GRANT that is needed where the account lacks a privilege."""
-    missing = account.missing_privileges(session, server.flavour, server.version, choice.name, kill=kill, dump=True)
+    missing = account.missing_privileges(session, server.flavour, server.version, choice.name, account.Extras(kill=kill, dump=True))
     if missing:
         user, host = account.whoami(session)
         raise StillpointError(

@@ -151,7 +151,7 @@ def _start(stack: ExitStack, source: Source, plan: DumpPlan, live: bool) -> Tupl
         with lock:
             lock.take()
             with lock.held_or_lost():
-                position = coords.read(session, plan.server)
+                position = coords.read(session, plan.server) if plan.choice.stops_commits else None
                 stack.enter_context(source)
                 source.wait_begun(_BEGIN_TIMEOUT)
             lock.release()

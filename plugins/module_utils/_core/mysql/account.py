@@ -20,31 +20,58 @@ GLOBAL = "*.*"
 
 # What each privilege is for:
 #   RELOAD                             BACKUP STAGE, FLUSH TABLES WITH READ LOCK, FLUSH ENGINE LOGS
-#   PROCESS                            other users' statements, for the guard
+#   PROCESS                            other users' statements, for the guard; MySQL's list of tablespaces, INNODB_DATAFILES
 #   BINLOG MONITOR, REPLICATION CLIENT the binary log's coordinates
 #   SLAVE MONITOR                      a replica's position in its source's log; 10.5.2 to 10.5.8 asked for REPLICATION SLAVE
 #                                      ADMIN instead (SHOW GRANTS spells it so: MDEV-34053)
 #   BACKUP_ADMIN                       LOCK INSTANCE FOR BACKUP, performance_schema.log_status
 #   CONNECTION ADMIN, SUPER            KILL QUERY, for long_query_action = kill alone
+#   REPLICATION SLAVE ADMIN, SUPER     STOP and START SLAVE, for stop_replica alone
+#   SUPER, SYSTEM_VARIABLES_ADMIN      wsrep_desync, for desync alone; MariaDB still asks for SUPER (measured on 10.11)
 # No privilege on anybody's tables: which of them are not transactional is read from the data directory. A dump reads all of them:
 #   SELECT, SHOW VIEW, TRIGGER, EVENT  rows, and the definitions of views, triggers and events
 #   SHOW_ROUTINE, SHOW CREATE ROUTINE  routines, where SELECT on the table that holds them is not enough
 #   LOCK TABLES                        tables that are not transactional
 
-# flavour -> first version, what it needs, what KILL needs besides
-_NEEDED: Dict[str, List[Tuple[Version, Tuple[str, ...], Tuple[str, ...]]]] = {
+
+@dataclass(frozen=True)
+class Extras:
+    """What a job may ask for beyond a backup that only looks and locks.
+
+    :ivar kill: the guard may end statements (``long_query_action: kill``)
+    :ivar stop_replica: the SQL threads of a replica are stopped for the snapshot
+    :ivar desync: a Galera node is desynced for it
+    :ivar dump: every table is read as SQL (``method: dump``)
+    """
+
+    kill: bool = False
+    stop_replica: bool = False
+    desync: bool = False
+    dump: bool = False
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What an account needs on a server from a version on: for a backup, and besides for each of the extras but dumps."""
+
+    version: Version
+    backup: Tuple[str, ...]
+    extras: Dict[str, str]
+
+
+_SUPER = {"kill": "SUPER", "stop_replica": "SUPER", "desync": "SUPER"}
+_MARIADB = {**_SUPER, "kill": "CONNECTION ADMIN", "stop_replica": "REPLICATION SLAVE ADMIN"}
+_MYSQL = {"kill": "CONNECTION_ADMIN", "stop_replica": "REPLICATION_SLAVE_ADMIN", "desync": "SYSTEM_VARIABLES_ADMIN"}
+
+_NEEDED: Dict[str, List[_Needs]] = {
     "mariadb": [
-        ((5, 1), ("RELOAD", "PROCESS", "REPLICATION CLIENT"), ("SUPER",)),
-        ((10, 5, 2), ("RELOAD", "PROCESS", "BINLOG MONITOR", "REPLICATION SLAVE ADMIN"), ("CONNECTION ADMIN",)),
-        ((10, 5, 9), ("RELOAD", "PROCESS", "BINLOG MONITOR", "SLAVE MONITOR"), ("CONNECTION ADMIN",)),
+        _Needs((5, 1), ("RELOAD", "PROCESS", "REPLICATION CLIENT"), _SUPER),
+        _Needs((10, 5, 2), ("RELOAD", "PROCESS", "BINLOG MONITOR", "REPLICATION SLAVE ADMIN"), _MARIADB),
+        _Needs((10, 5, 9), ("RELOAD", "PROCESS", "BINLOG MONITOR", "SLAVE MONITOR"), _MARIADB),
     ],
     "mysql": [
-        ((5, 1), ("RELOAD", "PROCESS", "REPLICATION CLIENT"), ("SUPER",)),
-        (
-            (8, 0),
-            ("RELOAD", "PROCESS", "REPLICATION CLIENT", "BACKUP_ADMIN", "SELECT ON performance_schema.log_status"),
-            ("CONNECTION_ADMIN",),
-        ),
+        _Needs((5, 1), ("RELOAD", "PROCESS", "REPLICATION CLIENT"), _SUPER),
+        _Needs((8, 0), ("RELOAD", "PROCESS", "REPLICATION CLIENT", "BACKUP_ADMIN", "SELECT ON performance_schema.log_status"), _MYSQL),
     ],
 }
 
@@ -67,6 +94,8 @@ _PARTS_OF_SUPER = (
     "REPLICATION SLAVE ADMIN",
     "CONNECTION ADMIN",
     "CONNECTION_ADMIN",
+    "REPLICATION_SLAVE_ADMIN",
+    "SYSTEM_VARIABLES_ADMIN",
 )
 _SUPER_WITHOUT_PARTS = (11, 0, 1)
 
@@ -95,23 +124,20 @@ _REFUSALS = {
 Grants = Dict[str, FrozenSet[str]]  # object as SHOW GRANTS writes it -> privileges on it
 
 
-def privileges(flavour: str, version: Version, lock: str = "auto", *, kill: bool = False, dump: bool = False) -> List[str]:
+def privileges(flavour: str, version: Version, lock: str = "auto", extras: Extras = Extras()) -> List[str]:
     """Return the least privileges of an account that backups log in with; those on one table as ``SELECT ON schema.table``.
 
-    :param lock: the lock that is taken; for ``none`` the server is only asked where its files are, which every account may
-    :param kill: the guard may end statements (``long_query_action: kill``)
-    :param dump: every table is read as SQL (``method: dump``)
+    :param lock: the lock that is taken; for ``none`` the server is only asked where its files are
     """
-    if dump:  # which looks at other users' statements, and at coordinates, also where it takes no lock
-        known = [needed for first, needed in _TO_DUMP["mariadb" if flavour == "mariadb" else "mysql"] if version >= first]
-        return [*privileges(flavour, version, "auto", kill=kill), *known[-1]]
-    if lock == "none":
-        return []
-    rows = [row for row in _NEEDED["mariadb" if flavour == "mariadb" else "mysql"] if version >= row[0]]
+    if lock == "none" and extras == Extras():
+        return ["PROCESS"] if flavour != "mariadb" and version >= (8, 0) else []
+    rows = [row for row in _NEEDED["mariadb" if flavour == "mariadb" else "mysql"] if version >= row.version]
     if not rows:
         raise StillpointError("%s %s is older than anything that this knows the privileges of" % (flavour, ".".join(map(str, version))))
-    _first, needed, to_kill = rows[-1]
-    return [*needed, *(to_kill if kill else ())]
+    asked = [privilege for name, privilege in rows[-1].extras.items() if getattr(extras, name)]
+    if extras.dump:
+        asked += [needed for first, needed in _TO_DUMP["mariadb" if flavour == "mariadb" else "mysql"] if version >= first][-1]
+    return list(dict.fromkeys([*rows[-1].backup, *asked]))
 
 
 def parse_grants(lines: Iterable[str]) -> Grants:
@@ -146,15 +172,10 @@ def missing(grants_text: str, needed: Iterable[str], *, flavour: str, version: V
     return [privilege for privilege in needed if not covered(privilege)]
 
 
-def missing_privileges(
-    session: Session, flavour: str, version: Version, lock: str = "auto", *, kill: bool = False, dump: bool = False
-) -> List[str]:
+def missing_privileges(session: Session, flavour: str, version: Version, lock: str = "auto", extras: Extras = Extras()) -> List[str]:
     """Return the privileges that a backup with this lock needs and the account of this session does not hold."""
     return missing(
-        "\n".join(_show_grants(session, "SHOW GRANTS")),
-        privileges(flavour, version, lock, kill=kill, dump=dump),
-        flavour=flavour,
-        version=version,
+        "\n".join(_show_grants(session, "SHOW GRANTS")), privileges(flavour, version, lock, extras), flavour=flavour, version=version
     )
 
 
@@ -186,9 +207,8 @@ class Account:
     user: str = "stillpoint"
     host: str = "localhost"
     option_file: str = "/etc/stillpoint/my.cnf"
-    kill: bool = False
+    extras: Extras = Extras()
     present: bool = True
-    dump: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,7 +262,7 @@ def ensure(session: Session, account: Account, *, check: bool = False) -> Ensure
     )
     session.do("SET SESSION sql_mode = ''", "SET SESSION sql_quote_show_create = 1")  # as SHOW GRANTS is read here
     found = _find(session, account)
-    needed = privileges(flavour, version, kill=account.kill, dump=account.dump) if account.present else []
+    needed = privileges(flavour, version, extras=account.extras) if account.present else []
     wanted = _wanted(needed)
     revoke, grant = _difference(found.grants, wanted)
     actions = _actions(account, found, revoke, grant)

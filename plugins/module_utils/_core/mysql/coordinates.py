@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
-from .connection import Session
+from .connection import ServerError, Session
 from .server import Server, Version, replica_status
 
 # flavour -> first version and its statement; SHOW MASTER STATUS is gone from MySQL 8.4 on
@@ -14,6 +15,8 @@ _STATUS: Dict[str, List[Tuple[Version, str]]] = {
     "mariadb": [((5, 1), "SHOW MASTER STATUS")],
     "mysql": [((5, 1), "SHOW MASTER STATUS"), ((8, 2), "SHOW BINARY LOG STATUS")],
 }
+
+_DENIED = (1044, 1142, 1227)
 
 # column of the replica's status: MariaDB and old MySQL, MySQL from 8.0.22 on
 _REPLICA_COLUMNS = {
@@ -29,7 +32,7 @@ _REPLICA_COLUMNS = {
 class Coordinates:
     """A position in the server's own binary log, and its executed GTIDs.
 
-    :ivar replica: for each source ``{channel, host, port, file, position, gtid}``; None on a server that is no replica
+    :ivar replica: for each source ``{channel, host, port, file, position, gtid, uses_gtid}``; None on a server that is no replica
     """
 
     file: str
@@ -48,22 +51,93 @@ def status_statement(flavour: str, version: Version) -> str:
 
 
 def read(session: Session, server: Server) -> Optional[Coordinates]:
-    """Return where the server stands; None when it writes no binary log and is no replica. Exact only under a lock."""
-    replica = _sources(session, server) if server.is_replica else None
+    """Return where the server stands; None when it writes no binary log and is no replica. Exact only under a lock that stops commits."""
     if not server.log_bin:
-        return Coordinates("", 0, None, replica) if replica else None
+        return _of_a_server_without_log(session, server)
     row = session.rows(status_statement(server.flavour, server.version))[0]
     if server.flavour == "mariadb":
         gtid = session.value("SELECT @@GLOBAL.gtid_binlog_pos")  # gtid_current_pos is unreliable with Galera (MDEV-10279)
     else:
-        gtid = str(row.get("Executed_Gtid_Set") or "").replace("\n", "")
-    return Coordinates(row["File"], int(row["Position"]), gtid or None, replica)
+        gtid = _one_line(row.get("Executed_Gtid_Set"))
+    return Coordinates(row["File"], int(row["Position"]), gtid or None, _replica(session, server))
 
 
-def _sources(session: Session, server: Server) -> List[Dict[str, Any]]:
+def read_unlocked(session: Session, server: Server) -> Optional[Coordinates]:
+    """Return where a server stands whose commits go on, in one consistent look; None where it can't tell: that takes
+    performance_schema.log_status (MySQL 8), the privileges for it, and a binary log."""
+    if server.flavour == "mariadb" or server.version < (8, 0):
+        return None
+    try:
+        if not server.log_bin:
+            return _of_a_server_without_log(session, server)
+        rows = session.rows("SELECT LOCAL FROM performance_schema.log_status")
+        replica = _replica(session, server)
+    except ServerError as error:
+        if error.number in _DENIED:
+            return None
+        raise
+    if not rows:  # performance_schema is off
+        return None
+    local = json.loads(rows[0]["LOCAL"])
+    return Coordinates(local["binary_log_file"], int(local["binary_log_position"]), _one_line(local["gtid_executed"]), replica)
+
+
+class Around:
+    """Coordinates of a moment at which commits are not stopped: read before and after it. If nothing was logged in between,
+    they are those of the moment itself: what was under way then had either been logged whole before, or not at all."""
+
+    def __init__(self, session: Session, server: Server) -> None:
+        self._session = session
+        self._server = server
+        self._before: Optional[Coordinates] = None
+        self._after: Optional[Coordinates] = None
+        self._too_late = False
+
+    def before(self) -> None:
+        self._before = read_unlocked(self._session, self._server)
+
+    def too_late(self) -> None:
+        """Tell that the moment may have come before what was to be read before it."""
+        self._before, self._too_late = None, True
+
+    def after(self) -> None:
+        self._after = read_unlocked(self._session, self._server) if self._before else None
+
+    @property
+    def exact(self) -> Optional[Coordinates]:
+        """The coordinates of the moment; None where they are not known."""
+        return self._before if self._before == self._after else None
+
+    @property
+    def again(self) -> bool:
+        """Tell whether they are not known and may be after another try."""
+        return self._too_late or self._before != self._after
+
+    def between(self) -> Optional[List[Dict[str, Any]]]:
+        """Return the two coordinates between which the moment lies; None where there is nothing to ask for them."""
+        return [self._before.as_dict(), self._after.as_dict()] if self._before and self._after else None
+
+
+def _of_a_server_without_log(session: Session, server: Server) -> Optional[Coordinates]:
+    replica = _replica(session, server)
+    return Coordinates("", 0, None, replica) if replica else None
+
+
+def _replica(session: Session, server: Server) -> Optional[List[Dict[str, Any]]]:
+    """Return what a replica has executed of each source's binary log: positions that a new replica can go on from, not those
+    up to which the log was merely received."""
+    if not server.is_replica:
+        return None
     sources = []
     for row in replica_status(session, server.flavour, server.version):
         source = {key: next((row[name] for name in names if name in row), None) for key, names in _REPLICA_COLUMNS.items()}
-        source["gtid"] = row.get("Gtid_Slave_Pos") or str(row.get("Executed_Gtid_Set") or "").replace("\n", "") or None
+        source["gtid"] = row.get("Gtid_Slave_Pos") or _one_line(row.get("Executed_Gtid_Set"))
+        # MariaDB says No, Slave_Pos or Current_Pos; MySQL 0 or 1
+        source["uses_gtid"] = str(row.get("Using_Gtid", row.get("Auto_Position", "0"))) not in ("No", "0", "")
         sources.append(source)
     return sources
+
+
+def _one_line(gtids: Any) -> Optional[str]:
+    """Return a set of GTIDs without the line breaks that MySQL shows it with; None for an empty one."""
+    return str(gtids or "").replace("\n", "") or None

@@ -39,7 +39,8 @@ def in_the_way(statement: Statement, method: str, flavour: str, non_transactiona
     """Tell whether a lock would wait for a statement.
 
     MariaDB's FTWRL waits for statements that write, not for reads; MySQL's waits for both. BACKUP STAGE waits for DDL and
-    for statements that write tables which are not transactional; InnoDB's it stops at their commit.
+    for statements that write tables which are not transactional; InnoDB's it stops at their commit. LOCK INSTANCE FOR BACKUP
+    waits for DDL alone.
     """
     if method in ("none", "instance"):
         return method == "instance" and bool(_DDL.match(statement.text))
@@ -55,7 +56,8 @@ def in_the_way(statement: Statement, method: str, flavour: str, non_transactiona
 def long_statements(rows: Iterable[Mapping[str, Any]], own_id: int, threshold: float) -> List[Statement]:
     """Return the statements of a process list that have been running for the threshold (s) or longer."""
     found = []
-    for row in rows:
+    for found_row in rows:
+        row = {name.upper(): value for name, value in found_row.items()}  # SHOW PROCESSLIST has its own capitals
         seconds = float(row["TIME_MS"]) / 1000 if row.get("TIME_MS") is not None else float(row["TIME"] or 0)
         if row["ID"] == own_id or row["COMMAND"] not in ("Query", "Execute") or not row["INFO"] or seconds < threshold:
             continue
@@ -107,7 +109,12 @@ def clear_the_way(
 
 
 def _process_list(server: Server) -> str:
-    return "SELECT ID, USER, COMMAND, TIME%s, INFO FROM information_schema.PROCESSLIST" % (", TIME_MS" if server.flavour == "mariadb" else "")
+    if server.flavour == "mariadb":
+        return "SELECT ID, USER, COMMAND, TIME, TIME_MS, INFO FROM information_schema.PROCESSLIST"
+    # information_schema.PROCESSLIST is deprecated from 8.0.35 on; performance_schema's is empty where that is switched off
+    if server.version >= (8, 0, 22) and server.performance_schema:
+        return "SELECT ID, USER, COMMAND, TIME, INFO FROM performance_schema.processlist"
+    return "SHOW FULL PROCESSLIST"
 
 
 def _kill(session: Session, statement: Statement) -> None:

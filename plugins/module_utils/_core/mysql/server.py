@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import StillpointError
 from .connection import ServerError, Session
@@ -16,6 +16,8 @@ Version = Tuple[int, ...]
 # Files by which a table of each engine that is not transactional is known in the data directory. Read from the disk, as
 # information_schema shows an account only the tables that it has privileges for.
 NON_TRANSACTIONAL = {".MYD": "MyISAM", ".MAD": "Aria", ".CSV": "CSV", ".ARZ": "ARCHIVE"}
+_NO_PRIVILEGE = 1227
+
 SYSTEM_SCHEMAS = ("mysql", "sys", "performance_schema", "information_schema")
 
 
@@ -23,7 +25,7 @@ SYSTEM_SCHEMAS = ("mysql", "sys", "performance_schema", "information_schema")
 class ServerPath:
     """A directory that the server's own data needs."""
 
-    role: str  # datadir, data (innodb_data_home_dir), redo, undo, aria
+    role: str  # datadir, data (innodb_data_home_dir), redo, undo, aria, doublewrite
     path: str
 
 
@@ -37,8 +39,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Node:
+    """What a Galera node says of itself: ``Synced`` and ``Primary`` when all is well."""
+
+    state: str
+    cluster: str
+
+
+@dataclass(frozen=True)
 class Server:
-    """A running server of this host."""
+    """A running server of this host.
+
+    :ivar commits_must_stop: why a snapshot that is taken while commits go on would not be enough, as far as it lies in the
+        server's settings; None where it would be
+    :ivar node: None on a server that is in no Galera cluster
+    """
 
     flavour: str  # mariadb, percona, mysql
     version: Version
@@ -51,6 +66,9 @@ class Server:
     is_replica: bool
     paths: Tuple[ServerPath, ...]  # datadir first; the others only where they lie outside it
     non_transactional: Tuple[Table, ...]  # users' tables
+    commits_must_stop: Optional[str] = None
+    performance_schema: bool = False
+    node: Optional[Node] = None
 
     def summary(self) -> Dict[str, Any]:
         """Return ``{flavour, version, datadir, uuid, unit}``."""
@@ -83,6 +101,9 @@ def read(session: Session) -> Server:
     pid = process_id(variables, datadir)
     paths = (ServerPath("datadir", datadir), *elsewhere(variables, datadir))
     _no_links_out(datadir, paths)
+    if flavour != "mariadb" and version >= (8, 0):
+        _no_tablespaces_elsewhere(session, datadir, paths)
+        _redo_log_is_on(session)
     return Server(
         flavour=flavour,
         version=version,
@@ -95,7 +116,59 @@ def read(session: Session) -> Server:
         is_replica=bool(replica_status(session, flavour, version)),
         paths=paths,
         non_transactional=tuple(non_transactional(datadir)),
+        commits_must_stop=commits_must_stop(variables, datadir, paths),
+        performance_schema=variables.get("performance_schema") == "ON",
+        node=_node(session) if variables.get("wsrep_on") == "ON" else None,
     )
+
+
+def commits_must_stop(variables: Mapping[str, str], datadir: str, paths: Sequence[ServerPath]) -> Optional[str]:
+    """Return why InnoDB alone would not come back from an atomic snapshot with every commit that was acknowledged, and with
+    no transaction left prepared; None where it would.
+
+    The freeze of the file system writes out what the server has handed to the kernel, so innodb_flush_log_at_trx_commit = 2
+    is as good as 1. What a commit has written to the binary log and not yet to InnoDB is completed from the binary log.
+    """
+    if variables.get("innodb_flush_log_at_trx_commit") == "0":
+        return "innodb_flush_log_at_trx_commit is 0, so up to a second of commits is in memory alone"
+    basename = variables.get("log_bin_basename") or ""
+    if variables.get("log_bin") == "ON" and basename:
+        logs = os.path.realpath(os.path.join(datadir, os.path.dirname(basename)))
+        if not any(logs == part.path or logs.startswith(part.path + "/") for part in paths):
+            return "the binary logs lie in %s, outside of what is copied, and a server with prepared transactions does not start without them" % logs
+    if os.path.isdir(os.path.join(datadir, ".rocksdb")):
+        return "RocksDB has tables"
+    return None
+
+
+def _node(session: Session) -> Node:
+    status = {row["Variable_name"].lower(): row["Value"] for row in session.rows("SHOW GLOBAL STATUS LIKE 'wsrep_%'")}
+    return Node(status.get("wsrep_local_state_comment", ""), status.get("wsrep_cluster_status", ""))
+
+
+def _redo_log_is_on(session: Session) -> None:
+    """Refuse a server without a redo log: no copy of it recovers (MySQL 8.0.21, ALTER INSTANCE DISABLE INNODB REDO_LOG)."""
+    rows = session.rows("SHOW GLOBAL STATUS LIKE 'Innodb_redo_log_enabled'")
+    if rows and rows[0]["Value"] == "OFF":
+        raise StillpointError(
+            "the server at %s writes no redo log, so no snapshot of it would recover: ALTER INSTANCE ENABLE INNODB REDO_LOG first" % session.where
+        )
+
+
+def _no_tablespaces_elsewhere(session: Session, datadir: str, paths: Sequence[ServerPath]) -> None:
+    """Refuse tablespaces outside of what is copied. MySQL 8 leaves no trace of them in the data directory (no ``.isl``)."""
+    try:
+        rows = session.rows("SELECT PATH FROM information_schema.INNODB_DATAFILES WHERE PATH LIKE '/%'")
+    except ServerError as error:
+        if error.number == _NO_PRIVILEGE:  # the plan names PROCESS as missing
+            return
+        raise
+    for row in rows:
+        path = os.path.realpath(row["PATH"])
+        if not any(path.startswith(part.path + "/") for part in paths):
+            raise StillpointError(
+                "the tablespace file %s lies outside the data directory, which the backup would lack: move the table back into %s" % (path, datadir)
+            )
 
 
 def elsewhere(variables: Mapping[str, str], datadir: str) -> List[ServerPath]:
@@ -109,6 +182,7 @@ def elsewhere(variables: Mapping[str, str], datadir: str) -> List[ServerPath]:
         ("redo", absolute(variables.get("innodb_log_group_home_dir", ""))),
         ("undo", absolute(variables.get("innodb_undo_directory", ""))),
         ("aria", absolute(variables.get("aria_log_dir_path", ""))),
+        ("doublewrite", absolute(variables.get("innodb_doublewrite_dir", ""))),
     ]
     # each file of innodb_data_file_path is taken relative to innodb_data_home_dir, or absolute where that is empty
     for part in variables.get("innodb_data_file_path", "").split(";"):
@@ -209,14 +283,18 @@ def _entries(path: str) -> List["os.DirEntry[str]"]:
 
 
 def replica_status(session: Session, flavour: str, version: Version) -> List[Dict[str, Any]]:
-    """Return a row for each source that this server replicates from, as the server words it; [] without the privilege to ask."""
+    """Return a row for each source that this server replicates from, as the server words it; [] without the privilege to ask.
+
+    Group Replication's own channels are left out: they have no source whose log could be read on, and can't be stopped.
+    """
     if flavour == "mariadb":
         statement = "SHOW ALL SLAVES STATUS"
     else:
         statement = "SHOW REPLICA STATUS" if version >= (8, 0, 22) else "SHOW SLAVE STATUS"
     try:
-        return session.rows(statement)
+        rows = session.rows(statement)
     except ServerError as error:
-        if error.number == 1227:  # the plan names the missing privilege
+        if error.number == _NO_PRIVILEGE:  # the plan names the missing privilege
             return []
         raise
+    return [row for row in rows if not str(row.get("Channel_Name") or "").startswith("group_replication_")]

@@ -36,6 +36,8 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
         for statement in (lock or {}).get("killed") or []:
             say("", "ended %s" % statement)
         say("coordinates", _coordinates(facts.get("coordinates")))
+        if lock and lock.get("between") and not facts.get("coordinates"):
+            say("", "between %s and %s" % tuple(_coordinates(each) for each in lock["between"]))
         for source in (facts.get("coordinates") or {}).get("replica") or []:
             say(
                 "replica of",
@@ -117,6 +119,8 @@ def _lock(lock: Mapping[str, Any]) -> str:
         text += ", held %d ms" % round(lock["held_ms"])
         if lock.get("waited_ms") is not None:
             text += " (%d ms of them to get it)" % round(lock["waited_ms"])
+    if lock.get("method") == "instance":
+        text += ", commits went on"
     if lock.get("frozen_ms") is not None:
         text += ", file system frozen %d ms" % round(lock["frozen_ms"])
     if lock.get("guard_waited_ms"):
@@ -126,7 +130,7 @@ def _lock(lock: Mapping[str, Any]) -> str:
 
 def _coordinates(coordinates: Optional[Mapping[str, Any]]) -> str:
     if not coordinates:
-        return "none: the server wrote no binary log, or nothing was locked"
+        return "none: the server wrote no binary log, or commits went on"
     where = "%s:%s" % (coordinates["file"], coordinates["position"]) if coordinates.get("file") else "no binary log of its own"
     return where + _gtid(coordinates)
 

@@ -112,7 +112,24 @@ def memory(results: Results) -> str:
     return _table(head, rows) + _conditions(results, f"{results.conditions['files']:,} files.")
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "copy": copy, "memory": memory}
+def restore(results: Results) -> str:
+    rows = []
+    for way, label in (("physical", "a copy of the server's files"), ("dump", "a dump")):
+        records = [r for r in results.records if r["way"] == way]
+        ratio = _median_ratio(results.records, "dump", "physical", "restore_s")
+        rows.append([
+            label,
+            _spread(records, "restore_s", 1),
+            f"{ratio:.1f}" if way == "dump" and ratio else "",
+            _spread(records, "backup_s", 1),
+            _median(records, "stored_bytes", MIB),
+        ])
+    text = f"Median (lowest to highest) of {_pairs(results)} pairs, from cold caches; one table of {results.conditions['rows']:,} rows, "
+    text += f"{results.conditions['table_bytes'] / MIB:.0f} MiB with its indexes."
+    return _table(["", "restore (s)", "times longer", "backup (s)", "stored (MiB)"], rows) + _conditions(results, text)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "copy": copy, "memory": memory, "restore": restore}
 
 
 def _pairs(results: Results) -> int:

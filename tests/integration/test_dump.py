@@ -44,3 +44,29 @@ def test_a_dump_with_files_comes_back_into_the_running_server(etrial: Etrial) ->
     done = json.loads(etrial.stillpoint("restore", "etrial", "--table", "rp_workflow.USERS", "--yes", "--json").stdout)
     assert done["table"] == ["rp_workflow", "USERS"]
     assert etrial.sql("SELECT COUNT(*) FROM rp_workflow.USERS; SELECT COUNT(*) FROM wf_workflow.LOGIN_LOG").split() == ["2", "0"]
+
+
+@pytest.mark.state("binlog")
+def test_a_dump_from_a_snapshot_is_one_point_in_time_with_the_files(etrial: Etrial) -> None:
+    etrial.job("""
+        name: etrial
+        mysql: {method: dump, source: snapshot}
+        files: [/opt/processmaker]
+        exclude: ["/core/", "/plugins/", "/translations/"]
+        repository: /backups
+    """)
+    etrial.sql("CREATE EVENT wf_workflow.nightly ON SCHEDULE EVERY 1 DAY DO DO 1")
+    with etrial.load():
+        summary = etrial.backup()
+    assert summary["lock"]["method"] == "backup_stage"
+    assert summary["coordinates"]["gtid"]
+    assert summary["dump"]["locked_tables"] == 0
+    assert not any("not one point in time" in warning for warning in summary["warnings"])
+    assert etrial.left_behind() == []
+    etrial.sql("DROP DATABASE wf_workflow; DROP DATABASE rp_workflow")
+    etrial.stillpoint("restore", "etrial", "--yes", timeout=600)
+    good, verdict = etrial.judge("server", "--application", "/opt/processmaker")
+    assert good, verdict["violations"]
+    assert verdict["rows"] > 0
+    assert verdict["files"] > 0
+    assert etrial.sql("SELECT EVENT_NAME FROM information_schema.EVENTS").split() == ["nightly"]

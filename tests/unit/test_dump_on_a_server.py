@@ -107,7 +107,11 @@ def run(of: Job) -> Generation:
 
 
 def into(server: RealServer, generation: Generation, **what: Any) -> Dict[str, Any]:
-    return load.execute(load.make(generation, server.login, **what), Silent())
+    return load.execute(prepared(server, generation, **what), Silent())
+
+
+def prepared(server: RealServer, generation: Generation, **what: Any) -> load.LoadPlan:
+    return load.make(generation, server.login, state=os.path.join(server.top, "state"), **what)
 
 
 def picture(server: RealServer, databases: Any) -> Dict[str, Any]:
@@ -150,7 +154,7 @@ def test_a_dump_by_the_account_of_the_role_brings_everything_to_another_server(
         source.do("DROP DATABASE IF EXISTS awkward_large")  # it makes no difference, but for the time
     generation = run(make_job(config_file=account_file, split=split))
     feed(other, "DROP DATABASE IF EXISTS awkward; CREATE DATABASE awkward; CREATE TABLE awkward.of_before (id INT); CREATE DATABASE IF NOT EXISTS theirs;")
-    plan = load.make(generation, other.login)
+    plan = prepared(other, generation)
     assert "awkward" in plan.replaced
     assert any("replaces the databases" in line for line in plan.lines())
     done = load.execute(plan, Silent())
@@ -308,6 +312,18 @@ def test_the_login_is_in_a_private_file_for_as_long_as_the_program_runs(shop: Re
     assert not os.path.exists(os.path.dirname(options))
 
 
+@pytest.mark.parametrize("password", ["plain", "a b", "#;=[", '\'"\\"', "ü\t$(x)`", "\\n\\s\\\\"])
+def test_any_password_reaches_the_program(source: RealServer, password: str) -> None:
+    with Session(source.login) as session:
+        session.rows("CREATE USER weird@localhost IDENTIFIED BY %s", (password,))
+        try:
+            with client.option_file(replace(source.login, login_user="weird", login_password=password)) as options:
+                argv = [client.loader("mariadb").path, "--defaults-file=" + options, "-BNe", "SELECT CURRENT_USER()"]
+                assert subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout == b"weird@localhost\n"
+        finally:
+            session.do("DROP USER weird@localhost")
+
+
 def test_a_missing_privilege_is_named_with_the_grant_before_anything_starts(shop: RealServer, account_file: str, make_job: Callable[..., Job]) -> None:
     shop.do("REVOKE SHOW VIEW ON *.* FROM stillpoint@localhost")
     with pytest.raises(StillpointError, match=r"lacks privileges for a dump.*GRANT SHOW VIEW ON \*\.\*"):
@@ -324,7 +340,7 @@ def test_one_table_of_awkward_name_comes_back_and_nothing_else_changes(source: R
     generation = run(make_job(databases=list(DATABASES[1:2]) + ["awkward"]))
     into(other, generation)
     other.do("DROP TABLE `awk-ward db`.`back``tick`", "DELETE FROM `awk-ward db`.plain", "UPDATE awkward.counted SET v = 99")
-    plan = load.make(generation, other.login, table="awk-ward db.back`tick")
+    plan = prepared(other, generation, table="awk-ward db.back`tick")
     assert plan.lines()[1] == "  creates the table awk-ward db.back`tick"
     load.execute(plan, Silent())
     into(other, generation, table="`awkward`.`z;\n-- view`")
@@ -375,7 +391,7 @@ def test_accounts_come_back_with_their_password_and_rights_and_those_that_are_th
     )
     other.do("CREATE USER `both`@localhost IDENTIFIED BY 'of the other'")
     try:
-        plan = load.make(run(make_job()), other.login)
+        plan = prepared(other, run(make_job()))
         assert "'clerk'@'localhost'" in plan.made
         assert "'both'@'localhost'" in plan.kept
         assert load.execute(plan, Silent())["warnings"] == []

@@ -294,8 +294,6 @@ def _mysql(at: _At, value: Any) -> MysqlOptions:
     for key in ("databases", "split", "source"):
         if key in value and not options.is_dump:
             raise at.below(key).refuse("is for dumps alone: add method: dump, or leave it out")
-    if options.source == "snapshot":
-        raise at.below("source").refuse("is snapshot, which is not supported yet: use server")
     return options
 
 

@@ -20,7 +20,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _MCL_CURRENT = 1  # mlockall(2)
 _ENDINGS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_LOW_PRIORITY = 10  # nice(2): leaves a busy server the most of its processors, and an idle one's to the copy
+LOW_PRIORITY = 10  # nice(2): leaves a busy server the most of its processors, and an idle one's to the copy
 _HIGHEST_PRIORITY = -20
 
 # Debian package of each program that a run needs, for the sentence that says it is missing.
@@ -77,7 +77,7 @@ def _signal_when_parent_dies(number: signal.Signals) -> None:
 
 def give_way() -> None:
     """Let everything else on the host go first. For use between fork and exec."""
-    os.nice(_LOW_PRIORITY)
+    os.nice(LOW_PRIORITY)
 
 
 @contextmanager

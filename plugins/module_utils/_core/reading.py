@@ -10,19 +10,21 @@ from typing import Callable, Dict, Iterator, Sequence
 
 from .errors import StillpointError
 from .storage.leftovers import Owner
-from .storage.mounts import Tree, enter_private_namespace, mounted_read_only
+from .storage.mounts import Tree, enter_private_namespace, mounted_read_only, mounted_writable
 from .storage.snapshots import Snapshot
 
 
 @contextmanager
-def mounted(snapshots: Sequence[Snapshot], owner: Owner) -> Iterator[Callable[[Tree], Tree]]:
-    """Mount the snapshots, and give a function that returns a live tree as it is to be read from them."""
+def mounted(snapshots: Sequence[Snapshot], owner: Owner, *, writable: bool = False) -> Iterator[Callable[[Tree], Tree]]:
+    """Mount the snapshots read-only, or to be written to while nobody reads them, and give a function that returns a live tree as it is to
+    be read from them."""
     enter_private_namespace()
+    mount = mounted_writable if writable else mounted_read_only
     roots: Dict[str, str] = {}
     with ExitStack() as stack:
         for number, snapshot in enumerate(snapshots):
             name = "mount-%d-%d-%d" % (owner.pid, owner.start, number)
-            roots[snapshot.full_name] = stack.enter_context(mounted_read_only(snapshot.device, snapshot.fs_type, name))
+            roots[snapshot.full_name] = stack.enter_context(mount(snapshot.device, snapshot.fs_type, name))
         yield lambda tree: _in_snapshot(tree, snapshots, roots)
 
 

@@ -85,6 +85,7 @@ class LoadPlan:
     packet: Optional[Tuple[int, int]]
     files: Optional[RestorePlan]
     warnings: Tuple[str, ...]
+    state: str
 
     @property
     def sql_bytes(self) -> int:
@@ -167,7 +168,15 @@ def login(job: Job, socket: Optional[str], config_file: Optional[str]) -> Login:
     return Login(login_user="root", login_unix_socket=socket)
 
 
-def make(generation: Generation, login_: Login, *, database: Optional[str] = None, table: Optional[str] = None, parts: str = restore.ALL) -> LoadPlan:
+def make(
+    generation: Generation,
+    login_: Login,
+    *,
+    database: Optional[str] = None,
+    table: Optional[str] = None,
+    parts: str = restore.ALL,
+    state: str = restore.STATE,
+) -> LoadPlan:
     """Return the plan for loading a dump. Nothing is changed.
 
     :param table: ``DATABASE.TABLE``, in backquotes where a dot in a name would make that two things
@@ -197,7 +206,7 @@ def make(generation: Generation, login_: Login, *, database: Optional[str] = Non
         where = session.where
     files = None
     if parts == restore.ALL and what == What() and any(tree.is_files for tree in generation.trees):
-        files = restore.make(generation, parts=restore.FILES)
+        files = restore.make(generation, parts=restore.FILES, state=state)
     return LoadPlan(
         generation,
         what,
@@ -214,6 +223,7 @@ def make(generation: Generation, login_: Login, *, database: Optional[str] = Non
         packet,
         files,
         tuple(warnings),
+        state,
     )
 
 
@@ -288,7 +298,7 @@ def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
     :raises StillpointError: it says what was loaded
     """
     started = time.monotonic()
-    with restore.alone(), plan.generation.hold():
+    with restore.alone(plan.state), plan.generation.hold():
         _verify(plan, reporter)
         reporter.stage("load")
         statements = {name: each for name, each in _account_statements(plan.generation).items() if name in plan.made} if plan.made else {}

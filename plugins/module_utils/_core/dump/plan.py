@@ -26,7 +26,7 @@ FILE, DIRECTORY, SUFFIX = "dump.sql.zst", "dump", ".sql.zst"
 _MOST_NAMED = 5
 
 _GROWTH = 1.1  # from one dump to the next
-_COMPRESSION = 3  # of rows as SQL; a guess, for the first dump alone
+_COMPRESSION = 5  # of rows as SQL; a guess, for the first dump alone
 
 Key = Tuple[str, str]
 
@@ -47,12 +47,12 @@ class DumpPlan:
     server: Server
     choice: Choice
     program: Program
-    databases: Tuple[str, ...]
-    tables: Tuple[Key, ...]
-    locked: Tuple[Table, ...]
-    bytes_tables: int
-    bytes_sql: int
-    bytes_expected: int
+    databases: Tuple[str, ...] = ()
+    tables: Tuple[Key, ...] = ()
+    locked: Tuple[Table, ...] = ()
+    bytes_tables: int = 0
+    bytes_sql: int = 0
+    bytes_expected: int = 0
 
     @property
     def live(self) -> bool:
@@ -125,20 +125,25 @@ def make(options: MysqlOptions, directory: JobDirectory) -> DumpPlan:
         program = client.dumper(server.flavour)
         choice = choose(options.lock, server)
         check_privileges(session, server, choice, kill=options.long_query_action == "kill")
-        databases = chosen(session, options.databases or ())
-        tables = read_tables(session, databases)
-    bytes_tables = sum(int(row["bytes"] or 0) for row in tables)
-    return DumpPlan(
-        options,
-        login,
-        server,
-        choice,
-        program,
-        tuple(databases),
-        tuple((row["db"], row["name"]) for row in tables),
-        tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]),
-        bytes_tables,
-        *_sizes(directory, bytes_tables),
+        check_events(session, options.source, server)
+        made = look(session, DumpPlan(options, login, server, choice, program))
+    bytes_sql, bytes_expected = _sizes(directory, made.bytes_tables)
+    return replace(made, bytes_sql=bytes_sql, bytes_expected=bytes_expected)
+
+
+def look(session: Session, plan: DumpPlan) -> DumpPlan:
+    """Return a plan with the databases and tables that the server has now.
+
+    :raises UsageError: a database that was asked for does not exist, or is the server's own
+    """
+    databases = chosen(session, plan.options.databases or ())
+    tables = read_tables(session, databases)
+    return replace(
+        plan,
+        databases=tuple(databases),
+        tables=tuple((row["db"], row["name"]) for row in tables),
+        locked=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]) if plan.live else (),
+        bytes_tables=sum(int(row["bytes"] or 0) for row in tables),
     )
 
 
@@ -183,6 +188,18 @@ def check_privileges(session: Session, server: Server, choice: Choice, *, kill: 
         )
 
 
+def check_events(session: Session, source: str, server: Server) -> None:
+    """Raise StillpointError where events can't be seen: with event_scheduler = DISABLED, MariaDB shows none, or an error.
+
+    A scratch server on a snapshot is started with another value.
+    """
+    if source == "server" and server.flavour == "mariadb" and str(session.value("SELECT @@GLOBAL.event_scheduler")) == "DISABLED":
+        raise StillpointError(
+            "the server runs with event_scheduler = DISABLED and does not show its events, which the dump would lack: start it with OFF instead, or "
+            "dump from a snapshot (mysql.source: snapshot)"
+        )
+
+
 def chosen(session: Session, asked: Sequence[str]) -> List[str]:
     """Return the databases to dump: those asked for, or all that are not the server's own.
 
@@ -201,6 +218,8 @@ def chosen(session: Session, asked: Sequence[str]) -> List[str]:
                     else "does not exist on the server; there are %s" % (", ".join(map(shown, theirs)) or "none"),
                 )
             )
+    if not theirs:
+        raise StillpointError("the server has no databases but its own: there is nothing to dump")
     return list(asked) or theirs
 
 

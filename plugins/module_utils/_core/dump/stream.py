@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Type
 
 from ..errors import CommandError, StillpointError
-from ..process import start
+from ..process import LOW_PRIORITY, start
 
 ALGORITHM = "md5"  # what every rsync can verify, and the standard library can compute while bytes go by
 
@@ -40,15 +40,14 @@ class Source:
     :param begun: what it says on stderr when it has taken its snapshot
     """
 
-    def __init__(self, argv: Sequence[str], begun: Optional["re.Pattern[bytes]"] = None, gives_way: bool = True) -> None:
+    def __init__(self, argv: Sequence[str], begun: Optional["re.Pattern[bytes]"] = None) -> None:
         self.argv = list(argv)
         self._begun_mark = begun
-        self._gives_way = gives_way
         self._said: Deque[bytes] = deque(maxlen=100)
         self._begun = threading.Event()
 
     def __enter__(self) -> "Source":
-        self._process = start(self.argv, dies_with_us=True, gives_way=self._gives_way, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._process = start(self.argv, dies_with_us=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         return self
@@ -74,6 +73,11 @@ class Source:
         """
         if not self._begun.wait(timeout):
             raise StillpointError("%s did not begin within %d s: is it waiting for a lock?" % (os.path.basename(self.argv[0]), timeout))
+
+    def give_way(self) -> None:
+        """Let everything else on the host go first: not before a lock that it holds up is given back."""
+        with suppress(OSError):  # it has ended
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, LOW_PRIORITY)
 
     def chunks(self, limit: Optional[float] = None, watch: Callable[[], None] = lambda: None) -> Iterator[bytes]:
         """Return the output, and find out at its end how the program ended.
@@ -269,7 +273,7 @@ class Files:
 
 def decompressed(path: str) -> Source:
     """Return the text of a file that was compressed, as the output of a program."""
-    return Source(["zstd", "-q", "-d", "-c", "--", path], gives_way=False)
+    return Source(["zstd", "-q", "-d", "-c", "--", path])
 
 
 def checksum(path: str, on_progress: Callable[[int], None] = lambda _done: None) -> str:

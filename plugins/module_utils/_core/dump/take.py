@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from ..errors import NotNowError, StillpointError
 from ..mysql import coordinates as coords
@@ -56,7 +56,7 @@ class Begun:
 class TableLocks:
     """Keeps writers off the tables that no snapshot holds still, until each of them has gone by."""
 
-    def __init__(self, session: Optional[Session], tables: Sequence[Key]) -> None:
+    def __init__(self, session: Optional[Session], tables: Iterable[Key]) -> None:
         self._session = session
         self._waiting: Set[Key] = set(tables)
         self._since = time.monotonic()
@@ -68,7 +68,12 @@ class TableLocks:
         :raises StillpointError: they could do so before
         """
         self._waiting.discard(key)
-        if not self._waiting and self._session is not None:
+        if not self._waiting:
+            self.finish()
+
+    def finish(self) -> None:
+        """Let writers go on; errors as in `dumped`."""
+        if self._session is not None:
             try:
                 self._session.do("UNLOCK TABLES")
             except ServerError as error:
@@ -92,21 +97,19 @@ def begun(plan: DumpPlan, login: Login, note: Callable[[str], None]) -> Iterator
     with ExitStack() as stack:
         options = stack.enter_context(client.option_file(login))
         session = stack.enter_context(Session(login))
-        keeper = None
+        plan = planning.look(session, plan)
         if live:
             _clear_the_way(session, plan, note)
-            keeper = stack.enter_context(Session(login)) if plan.locked else None
-        if keeper:
-            _keep_writers_off(keeper, plan)
-        tables = TableLocks(keeper, [(table.schema, table.name) for table in plan.locked])
         sql = accounts.text(accounts.read(session, plan.server)) if not plan.options.databases else ""
         states = live and plan.choice.method is None and plan.server.flavour == "mariadb" and plan.server.log_bin
-        databases = planning.chosen(session, plan.options.databases or ())
-        source = Source(client.dump_command(plan.program, plan.server.flavour, options, databases, coordinates=states), _BEGUN)
-        lock, position = _start(stack, source, plan, live)
+        source = Source(client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states), _BEGUN)
+        keeper = stack.enter_context(Session(login)) if plan.locked else None
+        lock, position = _start(stack, source, plan, keeper)
+        source.give_way()
         moment = datetime.now(timezone.utc)
-        if planning.chosen(session, plan.options.databases or ()) != databases:
+        if tuple(planning.chosen(session, plan.options.databases or ())) != plan.databases:
             raise NotNowError("a database was created or dropped at the moment in which the dump began: nothing was backed up; try again")
+        tables = TableLocks(keeper, [(table.schema, table.name) for table in plan.locked])
         yield Begun(plan, source, moment, lock, position, tables, sql)
 
 
@@ -138,10 +141,17 @@ def _keep_writers_off(session: Session, plan: DumpPlan) -> None:
         raise
 
 
-def _start(stack: ExitStack, source: Source, plan: DumpPlan, live: bool) -> Tuple[Dict[str, Any], Optional[Dict[str, Any]]]:
-    """Start the dump and wait for its snapshot, under the lock that the plan has; return what there is to say of the lock, and coordinates."""
-    facts = {"method": plan.choice.name, "reason": plan.choice.reason, "waited_ms": 0, "held_ms": 0, "frozen_ms": None}
-    if not live or plan.choice.method is None:
+def _start(
+    stack: ExitStack, source: Source, plan: DumpPlan, keeper: Optional[Session]
+) -> Tuple[Dict[str, Any], Optional[Dict[str, Any]]]:
+    """Start the dump and wait for its snapshot, under the lock that the plan has; return what there is to say of the lock, and coordinates.
+
+    :param keeper: locks the tables that are not transactional, after the plan's lock: MySQL's FTWRL would wait for it
+    """
+    facts: Dict[str, Any] = {"method": plan.choice.name, "reason": plan.choice.reason, "waited_ms": 0, "held_ms": 0, "frozen_ms": None}
+    if not plan.live or plan.choice.method is None:
+        if keeper:
+            _keep_writers_off(keeper, plan)
         stack.enter_context(source)
         source.wait_begun(_BEGIN_TIMEOUT)
         return facts, None
@@ -152,6 +162,8 @@ def _start(stack: ExitStack, source: Source, plan: DumpPlan, live: bool) -> Tupl
             lock.take()
             with lock.held_or_lost():
                 position = coords.read(session, plan.server) if plan.choice.stops_commits else None
+                if keeper:
+                    _keep_writers_off(keeper, plan)
                 stack.enter_context(source)
                 source.wait_begun(_BEGIN_TIMEOUT)
             lock.release()
@@ -185,6 +197,7 @@ def read(begun_dump: Begun, partial: Partial, reporter: Reporter, bwlimit: Optio
                 files.write(FILE, chunk)
             done += len(chunk)
             reporter.progress(done, max(plan.bytes_sql, done))
+        begun_dump.tables.finish()  # a table without rows of its own, as one of MERGE, has not gone by
         _check(plan, scanner, seen, done)
         if split:
             split.end()

@@ -21,7 +21,7 @@ from workstation import Workstation  # noqa: E402
 
 RESULTS = TESTS / "output" / "bench"
 GUEST = "/usr/local/lib/stillpoint-bench"
-PROGRAMS = ("original.sh", "bare.sh", "freeze.py", "peak.py", "stored.py")
+PROGRAMS = ("original.sh", "bare.sh", "freeze.py", "peak.py", "quiesce.py", "stored.py")
 BOTH_HALVES: dict[str, Any] = {"mysql": {"method": "snapshot"}, "files": ["/opt/processmaker"], "repository": "/backups"}
 JOBS: list[dict[str, Any]] = [
     {"name": "auto", **BOTH_HALVES},

@@ -15,6 +15,7 @@ WAYS = {
     "original": "the original script",
     "auto": "ours",
     "ftwrl": "ours, `lock: ftwrl`",
+    "none": "ours, `lock: none`",
     "lvcreate": "a bare `lvcreate`, no lock",
     "freeze": "suspend and resume of the volume alone",
     "alone": "no backup: the writers alone",
@@ -28,7 +29,7 @@ def write() -> None:
     text = PAGE.read_text()
     for name, render in TABLES.items():
         results = Results.read(name)
-        if results:
+        if results and results.records:
             text = between_markers(text, name, render(results))
     PAGE.write_text(text)
 
@@ -65,6 +66,49 @@ def lock(results: Results) -> str:
         f"Milliseconds: median (lowest to highest) of {_pairs(results)} runs of each way, in turn; three writers, {rate}. "
         "*Times shorter*: the original's figure by this one's, median over the pairs.",
     )
+
+
+def tools(results: Results) -> str:
+    rows = []
+    for condition, title in TOOL_CONDITIONS.items():
+        of_condition = [r for r in results.records if r["condition"] == condition]
+        for way, label in TOOLS.items():
+            records = [r for r in of_condition if r["way"] == way]
+            if records:
+                rows.append([
+                    title,
+                    label + _methods(records),
+                    _spread(records, "held_ms"),
+                    _spread(records, "worst_commit_ms"),
+                    _spread(records, "p99_commit_ms"),
+                    _spread(records, "worst_myisam_ms"),
+                    _spread(records, "p99_myisam_ms"),
+                    _spread(records, "seconds"),
+                    _median(records, "bytes_left", MIB),
+                ])
+    head = ["load", "tool", "lock held", "worst commit", "p99 commit", "worst MyISAM insert", "p99 MyISAM insert", "whole run (s)", "leaves (MiB)"]
+    return _table(head, rows) + _conditions(
+        results,
+        f"Milliseconds where nothing else is said: median (lowest to highest) of {_pairs(results)} runs of each tool, in turn; three "
+        f"writers without a pause. The long statement is an `UPDATE` of an InnoDB table that has {results.conditions['statement_s']} s to "
+        "go when the backup starts. Ours copies at low priority, the others do not.",
+    )
+
+
+TOOL_CONDITIONS = {
+    "all": "with MyISAM and Aria tables",
+    "innodb": "InnoDB alone",
+    "statement": "with MyISAM and Aria tables, and a long statement",
+}
+TOOLS = {
+    "original": "the original script",
+    "mylvmbackup": "mylvmbackup",
+    "mariadb-backup": "mariadb-backup",
+    "mariadb-dump": "mariadb-dump --single-transaction",
+    "mydumper": "mydumper",
+    "auto": "ours",
+    "ftwrl": "ours, `lock: ftwrl`",
+}
 
 
 def copy(results: Results) -> str:
@@ -129,7 +173,7 @@ def restore(results: Results) -> str:
     return _table(["", "restore (s)", "times longer", "backup (s)", "stored (MiB)"], rows) + _conditions(results, text)
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "copy": copy, "memory": memory, "restore": restore}
+TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "tools": tools, "copy": copy, "memory": memory, "restore": restore}
 
 
 def _pairs(results: Results) -> int:

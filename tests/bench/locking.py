@@ -17,15 +17,13 @@ ENGINES = ("all", "innodb")
 
 
 def original(machine: Machine) -> Record:
-    return ask(machine, f"{GUEST}/original.sh")
+    """The original script up to its copy: lock, sync, lvcreate, unlock."""
+    return ask(machine, "env", "COPY=no", f"{GUEST}/original.sh")
 
 
-def agent(job: str) -> Callable[[Machine], Record]:
-    def run(machine: Machine) -> Record:
-        summary = ask(machine, "stillpoint", "run", job, "--json")
-        return {**summary["lock"], "copy_ms": summary["copy"]["duration_s"] * 1000}
-
-    return run
+def ours(lock: str) -> Callable[[Machine], Record]:
+    """A quiesced snapshot, with no copy made of it."""
+    return lambda machine: ask(machine, f"{GUEST}/quiesce.py", lock)
 
 
 def bare_lvcreate(machine: Machine) -> Record:
@@ -41,14 +39,15 @@ def bare_freeze(machine: Machine) -> Record:
 
 def alone(machine: Machine) -> Record:
     """Nothing: what the writers do to each other."""
-    machine.run(["sleep", "15"])
+    machine.run(["sleep", "8"])
     return {}
 
 
 WAYS: dict[str, Callable[[Machine], Record]] = {
     "original": original,
-    "auto": agent("auto"),
-    "ftwrl": agent("ftwrl"),
+    "auto": ours("auto"),
+    "ftwrl": ours("ftwrl"),
+    "none": ours("none"),
     "lvcreate": bare_lvcreate,
     "freeze": bare_freeze,
     "alone": alone,
@@ -59,20 +58,27 @@ def run(state: str, pairs: int, rate: float) -> None:
     """Measure every way in turn, `pairs` times, each from the same saved state; the order rotates."""
     with prepared_machine(state) as machine:
         load = Load.install(machine)
-        # what is copied after the lock has no part in this; less of it leaves time for more runs
-        machine.run(["find", "/opt/processmaker", "-mindepth", "1", "-delete"])
-        for engines in ENGINES:
-            if engines == "innodb":
-                machine.run(["mysql", "-e", "ALTER TABLE wf_workflow.LOGIN_LOG ENGINE=InnoDB"])
-            load.setup(engines)
-            machine.save(f"bench-{engines}")
+        save_states(machine, load)
         results = Results("lock", {**conditions(machine), "rate": rate, "pairs": pairs}, [])
         for pair in range(pairs):
             for engines in ENGINES:
-                names = list(WAYS)
-                for way in names[pair % len(names) :] + names[: pair % len(names)]:
+                for way in rotated(list(WAYS), pair):
                     machine.load(f"bench-{engines}")
                     results.add(pair=pair, engines=engines, way=way, **measure(machine, load, WAYS[way], rate))
+
+
+def save_states(machine: Machine, load: Load) -> None:
+    """Save a state for each set of engines, from which every measurement begins."""
+    for engines in ENGINES:
+        if engines == "innodb":
+            machine.run(["mysql", "-e", "ALTER TABLE wf_workflow.LOGIN_LOG ENGINE=InnoDB"])
+        load.setup(engines)
+        machine.save(f"bench-{engines}")
+
+
+def rotated(names: list[str], turn: int) -> list[str]:
+    """Return the names, beginning with another one each turn."""
+    return names[turn % len(names) :] + names[: turn % len(names)]
 
 
 def measure(machine: Machine, load: Load, way: Callable[[Machine], Record], rate: float) -> dict[str, Any]:
@@ -86,14 +92,18 @@ def measure(machine: Machine, load: Load, way: Callable[[Machine], Record], rate
     felt = load.report(begin, end)
     load.stop()
     kinds = [kind for kind in felt if kind != "known"]
+    myisam = felt.get("audit", {})
     return {
         "method": said.get("method"),
         "waited_ms": said.get("waited_ms"),
         "held_ms": said.get("held_ms"),
         "frozen_ms": said.get("frozen_ms"),
         "worst_commit_ms": felt["commit"]["worst_ms"],
-        "worst_step_ms": max(felt[kind]["worst_ms"] for kind in kinds),
-        "median_commit_ms": felt["commit"]["median_ms"],
         "p99_commit_ms": felt["commit"]["p99_ms"],
+        "median_commit_ms": felt["commit"]["median_ms"],
+        "worst_myisam_ms": myisam.get("worst_ms"),
+        "p99_myisam_ms": myisam.get("p99_ms"),
+        "worst_step_ms": max(felt[kind]["worst_ms"] for kind in kinds),
         "seconds": round(end - begin, 1),
+        "bytes_left": said.get("bytes_left"),
     }

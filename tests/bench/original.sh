@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # The original strategy, plainly: a mysql client session holds FLUSH TABLES WITH READ LOCK while the file systems are synced
 # and lvcreate runs; then mount, rsync of both halves, umount, lvremove. What is compared with, not what is shipped.
-# It prints its phases in milliseconds as one line of JSON. usage: original.sh [TARGET]
+# It prints its phases in milliseconds as one line of JSON. usage: original.sh [TARGET]; with COPY=no in the environment, no copy is made
 set -euo pipefail
 export LC_ALL=C
 volume=${VOLUME:-/dev/vg00/root}
@@ -36,8 +36,10 @@ wait "$session"
 unlocked=${EPOCHREALTIME/./}
 mount -o ro "$snapshot" "$mount_point"
 mounted=${EPOCHREALTIME/./}
-rsync -a --delete "$mount_point/var/lib/mysql/" "$target/mysql/"
-rsync -a --delete "$mount_point/opt/processmaker/" "$target/opt/processmaker/"
+if [ "${COPY:-yes}" = yes ]; then
+    rsync -a --delete "$mount_point/var/lib/mysql/" "$target/mysql/"
+    rsync -a --delete "$mount_point/opt/processmaker/" "$target/opt/processmaker/"
+fi
 copied=${EPOCHREALTIME/./}
 umount "$mount_point"
 lvremove --quiet --yes "$snapshot" >/dev/null

@@ -73,6 +73,14 @@ def test_the_examples_run_as_they_stand(etrial: Etrial, playbook: Playbook, modu
     assert etrial.left_behind() == []
 
 
+def test_the_examples_of_the_agents_modules_run_as_they_stand(etrial: Etrial, playbook: Playbook) -> None:
+    etrial.small_job()
+    for module in ("backup_run", "backup_info", "backup_restore"):
+        playbook(examples.playbook(module))
+    assert etrial.left_behind() == []
+    assert etrial.write_takes() < 10
+
+
 def test_check_mode_says_what_would_happen_and_changes_nothing(etrial: Etrial, playbook: Playbook) -> None:
     playbook(CHECK, "--check")
     assert etrial.volumes() == {"root"}

@@ -49,6 +49,10 @@ options:
     description: Whether the account may desync a Galera node, as jobs with C(desync) need it. On MariaDB that takes C(SUPER).
     type: bool
     default: false
+  archive:
+    description: Whether the account may have binary logs sent to it, as jobs that archive them need it.
+    type: bool
+    default: false
   state:
     description: V(absent) drops the account, and removes the option file if this module has written it.
     type: str
@@ -141,6 +145,7 @@ OWN = ArgumentSpec(
         "dump": {"type": "bool", "default": False},
         "stop_replica": {"type": "bool", "default": False},
         "desync": {"type": "bool", "default": False},
+        "archive": {"type": "bool", "default": False},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
 )
@@ -149,7 +154,7 @@ OWN = ArgumentSpec(
 def main() -> None:
     module = OWN.merge(connection()).module()
     params = module.params
-    extras = Extras(**{name: params[name] for name in ("kill", "stop_replica", "desync", "dump")})
+    extras = Extras(**{name: params[name] for name in ("kill", "stop_replica", "desync", "dump", "archive")})
     account = Account(params["name"], params["host"], params["option_file"], extras, params["state"] == "present")
     with door(module), Session(request(Login, params)) as session:
         ensured = ensure(session, account, check=module.check_mode)

@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Iterator
+from dataclasses import dataclass, field
+from typing import Iterator, List, Optional
 
 import pytest
 from _core.errors import StillpointError
@@ -25,7 +25,7 @@ needed = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class RealServer:
     """A running server.
 
@@ -34,6 +34,24 @@ class RealServer:
 
     top: str
     login: Login
+    process: Optional["subprocess.Popen[bytes]"] = field(default=None, repr=False)
+
+    def start(self, *more: str) -> None:
+        top = self.top
+        options = ["--datadir=" + self.datadir, "--socket=" + top + "/s", "--pid-file=" + top + "/pid", "--log-error=" + top + "/error.log"]
+        options += ["--skip-networking", "--innodb-buffer-pool-size=16M", "--log-bin=" + self.binlogs + "/bin", "--server-id=1", *more]
+        command: List[str] = [str(SERVER), "--no-defaults", "--user=mysql", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _wait(self)
+
+    def stop(self, *, crash: bool = False) -> None:
+        if self.process is not None:
+            if crash:
+                self.process.kill()
+            else:
+                self.process.terminate()
+            self.process.wait(60)
+            self.process = None
 
     @property
     def datadir(self) -> str:
@@ -46,6 +64,16 @@ class RealServer:
     def do(self, *statements: str) -> None:
         with Session(self.login) as session:
             session.do(*statements)
+
+    def purge(self, name: str) -> None:
+        """Purge the binary logs before one. The server keeps those that its engine may still need for a recovery, for a moment."""
+        for _attempt in range(200):
+            with Session(self.login) as session:
+                session.do("PURGE BINARY LOGS TO '%s'" % name)
+                if session.rows("SHOW BINARY LOGS")[0]["Log_name"] == name:
+                    return
+            time.sleep(0.1)
+        raise AssertionError("the logs before %s were not purged" % name)
 
     def copy(self, name: str, *flush: str) -> str:
         """Return a copy of the data directory beside it, made under a global read lock and after the statements of `flush`."""
@@ -60,25 +88,19 @@ class RealServer:
 def real_server() -> Iterator[RealServer]:
     """Start a server that writes binary logs, and end it."""
     top = tempfile.mkdtemp(prefix="stillpoint-test-")  # a short path: a socket's may have 107 bytes
-    process = None
+    server = RealServer(top, Login(login_user="root", login_unix_socket=top + "/s"))
     try:
         shutil.chown(top, "mysql", "mysql")
         os.chmod(top, 0o755)
-        server = RealServer(top, Login(login_user="root", login_unix_socket=top + "/s"))
         os.mkdir(server.binlogs)
         shutil.chown(server.binlogs, "mysql", "mysql")
         install = [str(INSTALL), "--no-defaults", "--user=mysql", "--datadir=" + server.datadir, "--auth-root-authentication-method=normal"]
         subprocess.run([*install, "--skip-test-db"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         subprocess.run(["chown", "-R", "mysql:mysql", server.datadir], check=True)
-        options = ["--datadir=" + server.datadir, "--socket=" + top + "/s", "--pid-file=" + top + "/pid", "--log-error=" + top + "/error.log"]
-        options += ["--skip-networking", "--innodb-buffer-pool-size=16M", "--log-bin=" + server.binlogs + "/bin", "--server-id=1"]
-        process = subprocess.Popen([str(SERVER), "--no-defaults", "--user=mysql", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _wait(server)
+        server.start()
         yield server
     finally:
-        if process is not None:
-            process.kill()
-            process.wait()
+        server.stop(crash=True)
         shutil.rmtree(top)
 
 

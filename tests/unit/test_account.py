@@ -45,6 +45,11 @@ def test_nothing_is_listed_twice() -> None:
     assert needed.count("REPLICATION SLAVE ADMIN") == 1
 
 
+def test_an_account_that_binary_logs_are_sent_to_needs_the_privilege_of_a_replica() -> None:
+    for server in (MARIADB_10_11, ("mysql", (8, 4, 0))):
+        assert account.privileges(*server, extras=account.Extras(archive=True)) == [*account.privileges(*server), "REPLICATION SLAVE"]
+
+
 def test_without_a_lock_only_mysqls_list_of_tablespaces_needs_a_privilege() -> None:
     assert account.privileges(*MARIADB_10_11, lock="none") == []
     assert account.privileges("mysql", (5, 7, 44), lock="none") == []

@@ -133,14 +133,14 @@ def test_a_wrong_value_is_refused_by_key_and_with_what_is_expected(changes: Dict
 
 
 @pytest.mark.parametrize("value", [True, {"server": True}, {"tables": "changed"}])
-@pytest.mark.parametrize("key", ["verify", "binlog"])
+@pytest.mark.parametrize("key", ["verify"])
 def test_what_is_not_built_yet_is_refused_rather_than_ignored(key: str, value: Any) -> None:
     assert refusal(etrial(**{key: value})) == "%s is not supported yet: leave it out" % key
 
 
 @pytest.mark.parametrize("value", [False, None, {}, {"server": False}])
 def test_what_is_not_built_yet_may_be_switched_off(value: Any) -> None:
-    assert job.parse(etrial(verify=value, binlog=value)).name == "etrial"
+    assert job.parse(etrial(verify=value)).name == "etrial"
 
 
 def test_a_repository_inside_what_is_backed_up_is_refused_and_the_other_way_round() -> None:
@@ -159,6 +159,26 @@ def test_a_time_that_yaml_made_a_number_of_is_explained(value: int, meant: str) 
 def test_numbers_are_taken_as_bandwidth() -> None:
     assert job.parse(etrial(bwlimit=5000)).bwlimit == "5000"
     assert job.parse(etrial(bwlimit="1.5M")).bwlimit == "1.5M"
+
+
+def test_binary_logs_are_archived_where_a_job_says_so() -> None:
+    assert job.parse(etrial()).binlog is None
+    assert job.parse(etrial(binlog={"archive": False})).binlog is None
+    assert job.parse(etrial(binlog={"archive": True})).binlog == job.BinlogOptions(True, "auto")
+    assert job.parse(etrial(binlog={"archive": True, "method": "copy"})).binlog == job.BinlogOptions(True, "copy")
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"binlog": {}}, "binlog lacks the key archive"),
+        ({"binlog": {"archive": "yes"}}, "binlog.archive is 'yes', expected true or false"),
+        ({"binlog": {"archive": True, "method": "rsync"}}, "binlog.method is 'rsync', expected one of auto, stream, copy"),
+        ({"binlog": {"archive": True}, "mysql": ...}, "binlog archives the binary logs of a server, and the job has none: give mysql too"),
+    ],
+)
+def test_binary_logs_can_be_asked_for_in_the_wrong_way(changes: Dict[str, Any], sentence: str) -> None:
+    assert refusal(etrial(**changes)) == sentence
 
 
 def test_a_trailing_slash_is_dropped() -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from . import plan as planning
+from .binlog import archive
 from .copy import rsync
 from .copy.rsync import Copied
 from .errors import StillpointError
@@ -56,6 +57,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
                 "run_id": point.run_id,
                 "stillpoint": VERSION,
                 "server": point.server,
+                "settings": plan.settings.as_dict() if plan.settings else None,
                 "lock": point.lock,
                 "coordinates": point.coordinates,
                 "snapshots": copied["snapshots"],
@@ -142,7 +144,9 @@ def _prune(directory: JobDirectory, job: Job, reporter: Reporter) -> List[str]:
         return []
     reporter.stage("prune")
     try:
-        return [decision.name for decision in directory.prune(job.keep) if not decision.keep]
+        gone = [decision.name for decision in directory.prune(job.keep) if not decision.keep]
+        archive.prune(directory, reporter)
+        return gone
     except (StillpointError, OSError) as error:
         reporter.warn("old generations were not removed: %s" % error)
         return []

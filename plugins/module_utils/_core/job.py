@@ -28,6 +28,7 @@ METHODS = (SNAPSHOT, DUMP)
 SOURCES = ("server", "snapshot")
 LOCKS = ("auto", "backup_stage", "instance", "ftwrl", "none")
 LONG_QUERY_ACTIONS = ("wait", "fail", "kill")
+ARCHIVE_METHODS = ("auto", "stream", "copy")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _RATE = re.compile(r"[0-9]+(\.[0-9]+)?[KMGkmg]?")
@@ -86,6 +87,17 @@ class Notify:
 
 
 @dataclass(frozen=True)
+class BinlogOptions:
+    """How the server's binary logs are archived.
+
+    :ivar method: ``auto`` takes the stream where account and host allow it
+    """
+
+    archive: bool = True
+    method: str = "auto"
+
+
+@dataclass(frozen=True)
 class Job:
     """A job that has been read and found right in itself; whether its paths exist is `check_paths`' to say."""
 
@@ -98,6 +110,7 @@ class Job:
     keep: Optional[Keep] = None
     bwlimit: Optional[str] = None  # as rsync takes it: KiB/s, or with a suffix K, M, G
     checksum: bool = False  # compare files by content, not by size and time
+    binlog: Optional[BinlogOptions] = None  # None: binary logs are not archived
     schedule: Optional[str] = None
     notify: Notify = Notify()
     where: str = "job"  # the file it was read from, for sentences
@@ -151,6 +164,8 @@ def parse(mapping: Any, where: str = "job") -> Job:
     job = Job(where=where, **{key: value for key, value in values.items() if key not in _NOT_YET})
     if job.mysql is None and not job.files:
         raise UsageError("%s: there is nothing to back up: give mysql, files, or both" % where)
+    if job.binlog is not None and job.mysql is None:
+        raise UsageError("%s: binlog archives the binary logs of a server, and the job has none: give mysql too" % where)
     for path in job.files:
         for other in job.files:
             if path is not other and _inside(path, other):
@@ -400,7 +415,12 @@ def _not_yet(at: _At, value: Any) -> None:
         raise at.refuse("is not supported yet: leave it out")
 
 
-_NOT_YET: Dict[str, _Reader] = {"verify": _not_yet, "binlog": _not_yet}
+def _binlog(at: _At, value: Any) -> Optional[BinlogOptions]:
+    options = BinlogOptions(**_read(at, value, {"archive": _flag, "method": _one_of(*ARCHIVE_METHODS)}, required=("archive",)))
+    return options if options.archive else None
+
+
+_NOT_YET: Dict[str, _Reader] = {"verify": _not_yet}
 
 _MYSQL: Dict[str, _Reader] = {
     "method": _one_of(*METHODS),
@@ -438,6 +458,7 @@ _JOB: Dict[str, _Reader] = {
     "keep": _keep,
     "bwlimit": _rate,
     "checksum": _flag,
+    "binlog": _binlog,
     "schedule": _schedule,
     "notify": lambda at, value: Notify(**_read(at, value, _NOTIFY)),
     **_NOT_YET,

@@ -14,11 +14,12 @@ from .dump import plan as dumps
 from .dump.plan import DumpPlan
 from .errors import StillpointError, UsageError
 from .job import Job, host_name
-from .mysql import account, guard, locks, topology
+from .mysql import account, guard, locks, settings, topology
 from .mysql import server as servers
 from .mysql.connection import Login, Session
 from .mysql.locks import Choice
 from .mysql.server import Server
+from .mysql.settings import Settings
 from .point import LockOptions, Quiesce
 from .process import require
 from .repository.generations import JobDirectory
@@ -38,6 +39,7 @@ class Plan:
     """What a run will do.
 
     :ivar trees: what will be copied, as it lies on the live system
+    :ivar settings: of the server, for another one that is to open its files
     :ivar bytes_total: bytes of file data in the trees now; bytes_new: of them, what the newest generation does not have
     """
 
@@ -49,6 +51,7 @@ class Plan:
     bytes_new: int
     repository_free: int
     warnings: Tuple[str, ...]
+    settings: Optional[Settings] = None
     dump: Optional[DumpPlan] = None
 
     @property
@@ -161,6 +164,10 @@ def make(job: Job) -> Plan:
             "the repository %s lies on %s, which is backed up: the copy itself fills the snapshot, and both are lost together with the "
             "volume" % (job.repository, inside.full_name)
         )
+    known_settings = None
+    if quiesce:
+        with Session(quiesce.login) as session:
+            known_settings = settings.read(session, quiesce.server)
     targets = layout.targets(located, [], job.snapshot_size, own_writes)
     server = dump.server if dump else server
     if quiesce:
@@ -171,7 +178,7 @@ def make(job: Job) -> Plan:
         warnings.append("the snapshot %s was left by a playbook and fills up: `stillpoint clean --kept` removes it" % name)
     if dump:
         warnings += dump.warnings(files=bool(job.files))
-    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), dump)
+    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, dump)
 
 
 def quiescing(options: LockOptions) -> Quiesce:

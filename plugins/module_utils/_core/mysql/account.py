@@ -25,6 +25,7 @@ GLOBAL = "*.*"
 #   SLAVE MONITOR                      a replica's position in its source's log; 10.5.2 to 10.5.8 asked for REPLICATION SLAVE
 #                                      ADMIN instead (SHOW GRANTS spells it so: MDEV-34053)
 #   BACKUP_ADMIN                       LOCK INSTANCE FOR BACKUP, performance_schema.log_status
+#   REPLICATION SLAVE                  the binary logs as a stream, for binlog.archive alone
 #   CONNECTION ADMIN, SUPER            KILL QUERY, for long_query_action = kill alone
 #   REPLICATION SLAVE ADMIN, SUPER     STOP and START SLAVE, for stop_replica alone
 #   SUPER, SYSTEM_VARIABLES_ADMIN      wsrep_desync, for desync alone; MariaDB still asks for SUPER (measured on 10.11)
@@ -42,12 +43,14 @@ class Extras:
     :ivar stop_replica: the SQL threads of a replica are stopped for the snapshot
     :ivar desync: a Galera node is desynced for it
     :ivar dump: every table is read as SQL (``method: dump``)
+    :ivar archive: binary logs are sent to it (``binlog.archive``)
     """
 
     kill: bool = False
     stop_replica: bool = False
     desync: bool = False
     dump: bool = False
+    archive: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,9 @@ class _Needs:
     extras: Dict[str, str]
 
 
-_SUPER = {"kill": "SUPER", "stop_replica": "SUPER", "desync": "SUPER"}
+_SUPER = {"kill": "SUPER", "stop_replica": "SUPER", "desync": "SUPER", "archive": "REPLICATION SLAVE"}
 _MARIADB = {**_SUPER, "kill": "CONNECTION ADMIN", "stop_replica": "REPLICATION SLAVE ADMIN"}
-_MYSQL = {"kill": "CONNECTION_ADMIN", "stop_replica": "REPLICATION_SLAVE_ADMIN", "desync": "SYSTEM_VARIABLES_ADMIN"}
+_MYSQL = {**_SUPER, "kill": "CONNECTION_ADMIN", "stop_replica": "REPLICATION_SLAVE_ADMIN", "desync": "SYSTEM_VARIABLES_ADMIN"}
 
 _NEEDED: Dict[str, List[_Needs]] = {
     "mariadb": [

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Binary log files, read event by event: whole or torn, right or damaged, and where their transactions begin and end.
+
+The format is that of MySQL's manual ("Binary Log Event Header", internals) and of MariaDB's knowledge base ("1-Binlog
+Events"): four bytes of magic, then events of a 19-byte header and a body, with a CRC-32 at the end of each where the server's
+binlog_checksum has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import BinaryIO, Callable, Optional, Tuple
+
+from ..errors import StillpointError
+from .gtid import Gtid, MariaGtid, MariaState, MysqlGtid, MysqlState, State
+
+MAGIC = b"\xfebin"
+_MAGIC_ENCRYPTED = b"\xfdbin"
+
+_HEADER = struct.Struct("<IBIIIH")  # time, type, server id, size, end position, flags
+_HEADER_SIZE = 19
+_IN_USE = 0x1  # LOG_EVENT_BINLOG_IN_USE_F, of a log that is open, or was when its server crashed
+
+_QUERY, _STOP, _ROTATE, _FORMAT, _XID, _EXECUTE_LOAD_QUERY, _INCIDENT = 2, 3, 4, 15, 16, 18, 26
+_MYSQL_GTID, _MYSQL_ANONYMOUS, _MYSQL_PREVIOUS_GTIDS, _XA_PREPARE, _MYSQL_PAYLOAD, _MYSQL_GTID_TAGGED = 33, 34, 35, 38, 40, 42
+_MARIA_GTID, _MARIA_GTID_LIST, _MARIA_START_ENCRYPTION, _MARIA_QUERY_COMPRESSED = 162, 163, 164, 165
+
+_BEGINS = (_MYSQL_GTID, _MYSQL_ANONYMOUS, _MYSQL_GTID_TAGGED, _MARIA_GTID)
+_QUERIES = (_QUERY, _MARIA_QUERY_COMPRESSED)
+_STANDALONE = 0x1  # of MariaDB's GTID event: one statement, with no COMMIT after it
+_ORIGINAL_TIME_FOLLOWS = 1 << 55
+
+_ENDS = (b"COMMIT", b"ROLLBACK")
+_HEAD = 64 * 1024  # so much of an event is looked into; the rest is only summed up
+_PIECE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A transaction, or a statement that is one by itself.
+
+    :ivar start: where its first event begins; end: where its last one ends
+    :ivar time: when it was committed, as far as the log tells (seconds since the epoch): MySQL says it to the microsecond;
+        MariaDB notes when a statement began, and for how long one ran that is logged as text
+    """
+
+    start: int
+    end: int
+    gtid: Optional[Gtid]
+    time: float
+
+
+@dataclass
+class Facts:
+    """What reading a log, or a part of it, has shown.
+
+    :ivar size: bytes of whole, right events, the magic included
+    :ivar complete: up to where whole transactions reach
+    :ivar end: ``rotate``, ``stop``, or "" for one that is being written, or was when its server or this archive was stopped
+    :ivar next_name: the log that a rotation names
+    :ivar created: when the log was begun, seconds since the epoch
+    :ivar fault: what is wrong behind `size`; "" where nothing is
+    :ivar torn: what is wrong is only that something is missing at the end
+    :ivar before: the GTIDs before the first event; after: behind the last whole transaction; None where the log does not say
+    """
+
+    size: int = 0
+    complete: int = 0
+    end: str = ""
+    next_name: str = ""
+    created: int = 0
+    version: str = ""
+    checksums: bool = False
+    fault: str = ""
+    torn: bool = False
+    before: Optional[State] = None
+    after: Optional[State] = None
+    first_time: Optional[float] = None
+    last_time: Optional[float] = None
+    transactions: int = 0
+    events: int = 0
+    sha256: str = ""
+    head: bytes = field(default=b"", repr=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server closed it: nothing comes after its last event."""
+        return bool(self.end) and not self.fault
+
+
+class _Unreadable(Exception):
+    """An event that is not whole, or not right.
+
+    :ivar torn: the file ends before the event does
+    """
+
+    def __init__(self, text: str, torn: bool) -> None:
+        super().__init__(text)
+        self.torn = torn
+
+
+def read(path: str, visit: Callable[[Transaction], bool] = lambda _each: True, *, digest: bool = False) -> Facts:
+    """Return the Facts of a log.
+
+    :param visit: is called with each transaction that is whole; False ends the reading in front of that transaction, and
+        the Facts are those up to there
+    :param digest: compute the checksum of the whole file too
+    :raises StillpointError: it can't be read, or is no binary log at all
+    """
+    try:
+        with open(path, "rb") as file:
+            return _Reader(path, file, visit, digest).read()
+    except OSError as error:
+        raise StillpointError("the binary log %s can't be read: %s" % (path, error.strerror)) from error
+
+
+class _Reader:
+    def __init__(self, path: str, file: BinaryIO, visit: Callable[[Transaction], bool], digest: bool) -> None:
+        self._path = path
+        self._file = file
+        self._visit = visit
+        self._digest = hashlib.sha256() if digest else None
+        self._facts = Facts()
+        self._mariadb = False
+        self._begun: Optional[Tuple[int, Optional[Gtid], float]] = None  # start, gtid, time of the transaction that is open
+        self._standalone = False
+        self._length = 0  # of the open transaction, where its first event says it
+        self._first_query = True
+
+    def read(self) -> Facts:
+        facts = self._facts
+        magic = self._take(4)
+        if magic == _MAGIC_ENCRYPTED:
+            raise StillpointError("the binary log %s is encrypted by its server: it can only be archived as a stream (method: stream)" % self._path)
+        if len(magic) < 4:
+            facts.fault, facts.torn = "it has no beginning", True
+            return facts
+        if magic != MAGIC:
+            raise StillpointError("%s is not a binary log" % self._path)
+        facts.size = facts.complete = 4
+        try:
+            while self._event():
+                pass
+        except _Unreadable as error:
+            facts.fault, facts.torn = str(error), error.torn
+        if self._digest is not None:
+            while self._take(_PIECE):
+                pass
+            facts.sha256 = self._digest.hexdigest()
+        return facts
+
+    def _take(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if self._digest is not None:
+            self._digest.update(data)
+        return data
+
+    def _event(self) -> bool:
+        """Read one event; False: there is none, or `visit` has seen enough."""
+        facts = self._facts
+        at = facts.size
+        header = self._take(_HEADER_SIZE)
+        if not header:
+            return False
+        if len(header) < _HEADER_SIZE:
+            raise _Unreadable("it ends in the middle of an event's header at %d" % at, True)
+        time, kind, server, size, _end, flags = _HEADER.unpack(header)
+        if size < _HEADER_SIZE:
+            raise _Unreadable("the event at %d says that it has %d bytes" % (at, size), False)
+        if facts.end:
+            raise _Unreadable("there is an event at %d, behind the last one" % at, False)
+        body = self._body(at, header, kind, size - _HEADER_SIZE, flags)
+        if not facts.events and kind != _FORMAT:
+            raise _Unreadable("its first event is of type %d and does not describe the format" % kind, False)
+        more = self._understand(at, at + size, time, kind, server, body)
+        if more:
+            facts.size = at + size
+            facts.events += 1
+            if self._begun is None:
+                facts.complete = facts.size
+        return more
+
+    def _body(self, at: int, header: bytes, kind: int, size: int, flags: int) -> bytes:
+        """Return the beginning of an event's body without its checksum, which has been compared."""
+        head = body = self._take(min(size, _HEAD))
+        if kind == _FORMAT:
+            self._read_format(body)
+            if flags & _IN_USE:  # the server computes the sum without that flag
+                header = header[:17] + struct.pack("<H", flags & ~_IN_USE)
+        summed = self._facts.checksums
+        if summed and size < 4:
+            raise _Unreadable("the event at %d is too small for its checksum" % at, False)
+        left = size - len(body)
+        crc = zlib.crc32(header)
+        tail = b""
+        while True:
+            pending = tail + body
+            if left <= 0 or not body:
+                break
+            crc = zlib.crc32(pending[:-4], crc)
+            tail = pending[-4:]
+            body = self._take(min(left, _PIECE))
+            left -= len(body)
+        if left > 0:
+            raise _Unreadable("it ends in the middle of the event at %d" % at, True)
+        if summed:
+            crc = zlib.crc32(pending[:-4], crc)
+            if crc != struct.unpack("<I", pending[-4:])[0]:
+                raise _Unreadable("the checksum of the event at %d is wrong" % at, False)
+            if len(head) == size:
+                head = head[:-4]
+        return head
+
+    def _read_format(self, body: bytes) -> None:
+        if len(body) < 57:
+            raise _Unreadable("its first event is not whole", True)
+        self._facts.version = body[2:52].rstrip(b"\0").decode("ascii", "replace")
+        self._mariadb = "mariadb" in self._facts.version.lower()
+        self._facts.checksums = len(body) >= 62 and body[-5] == 1
+        self._facts.head = body
+
+    def _understand(self, at: int, end: int, time: int, kind: int, server: int, body: bytes) -> bool:
+        """Take in what an event says; False: it belongs to a transaction that `visit` did not want."""
+        facts = self._facts
+        if kind == _FORMAT:
+            facts.created = facts.created or time
+        elif kind == _MARIA_START_ENCRYPTION:
+            raise StillpointError("the binary log %s is encrypted by its server: it can only be archived as a stream (method: stream)" % self._path)
+        elif kind == _MARIA_GTID_LIST and facts.before is None:
+            facts.before = _gtid_list(body)
+            facts.after = facts.before.copy()
+        elif kind == _MYSQL_PREVIOUS_GTIDS and facts.before is None:
+            facts.before = _previous_gtids(body)
+            facts.after = facts.before.copy() if facts.before is not None else None
+        elif kind in _BEGINS:
+            if self._begun is not None:
+                raise _Unreadable("a transaction begins at %d within another one" % at, False)
+            self._begin(at, time, kind, server, body)
+        elif kind == _ROTATE:
+            facts.end, facts.next_name = "rotate", body[8:].decode("utf-8", "replace").rstrip("\0")
+        elif kind == _STOP:
+            facts.end = "stop"
+        if self._begun is not None and self._is_last(end, kind, body):
+            return self._finish(end, time, kind, body)
+        return True
+
+    def _begin(self, at: int, time: int, kind: int, server: int, body: bytes) -> None:
+        gtid: Optional[Gtid] = None
+        when, self._length, self._standalone, self._first_query = float(time), 0, False, True
+        if kind == _MARIA_GTID:
+            sequence, domain, flags = struct.unpack_from("<QIB", body)
+            gtid, self._standalone = MariaGtid(domain, server, sequence), bool(flags & _STANDALONE)
+        elif kind in (_MYSQL_GTID, _MYSQL_ANONYMOUS):
+            if kind == _MYSQL_GTID:
+                gtid = MysqlGtid(_uuid(body[1:17]), struct.unpack_from("<q", body, 17)[0])
+            when, self._length = _commit_time(body, when)
+        else:
+            self._facts.after = None  # a tag, which sets have no room for here
+        self._begun = (at, gtid, when)
+
+    def _is_last(self, end: int, kind: int, body: bytes) -> bool:
+        """Tell whether an event is the last one of the transaction that is open."""
+        if self._begun is None:
+            return False
+        if self._length:
+            return end >= self._begun[0] + self._length
+        if kind in (_XID, _XA_PREPARE, _MYSQL_PAYLOAD, _INCIDENT):
+            return True
+        if kind == _EXECUTE_LOAD_QUERY:
+            return self._standalone
+        if kind not in _QUERIES:
+            return False
+        text = _query(body) if kind == _QUERY else b""
+        first, self._first_query = self._first_query, False
+        if self._mariadb:
+            return self._standalone or text in _ENDS or text.startswith((b"XA COMMIT", b"XA ROLLBAC"))
+        return text in _ENDS or (first and not text.startswith((b"BEGIN", b"XA START")))
+
+    def _finish(self, end: int, time: int, kind: int, body: bytes) -> bool:
+        if self._begun is None:
+            return True
+        start, gtid, when = self._begun
+        if self._mariadb or not self._length:
+            when = max(when, float(time + (_duration(body) if kind in _QUERIES else 0)))
+        if not self._visit(Transaction(start, end, gtid, when)):
+            self._facts.size = self._facts.complete = start
+            return False
+        facts = self._facts
+        self._begun = None
+        facts.transactions += 1
+        facts.first_time = when if facts.first_time is None else min(when, facts.first_time)
+        facts.last_time = when if facts.last_time is None else max(when, facts.last_time)
+        if gtid is not None and facts.after is not None:
+            facts.after.add(gtid)
+        return True
+
+
+def _duration(body: bytes) -> int:
+    """Return for how many seconds a statement ran that a query event holds. It is counted from the session's own clock, which
+    may run ahead (SET TIMESTAMP); then it is negative."""
+    return int(struct.unpack_from("<i", body, 4)[0])
+
+
+def _query(body: bytes) -> bytes:
+    """Return the beginning of a query event's statement."""
+    _thread, _seconds, schema, _error, variables = struct.unpack_from("<IIBHH", body)
+    start = 13 + variables + schema + 1
+    return bytes(body[start : start + 10])
+
+
+def _commit_time(body: bytes, header_time: float) -> Tuple[float, int]:
+    """Return when a transaction of MySQL was committed on its server, and its length in bytes; from 8.0.1 and 8.0.2 on its
+    GTID event says both."""
+    at = 1 + 16 + 8 + 1 + 16
+    if len(body) < at + 7:
+        return header_time, 0
+    micros = int.from_bytes(body[at : at + 7], "little")
+    at += 7
+    if micros & _ORIGINAL_TIME_FOLLOWS:
+        micros &= ~_ORIGINAL_TIME_FOLLOWS
+        at += 7
+    return micros / 1e6, _packed(body, at)
+
+
+def _packed(body: bytes, at: int) -> int:
+    """Return a length-encoded integer; 0 where there is none."""
+    if at >= len(body):
+        return 0
+    first = body[at]
+    if first < 251:
+        return first
+    width = {252: 2, 253: 3, 254: 8}.get(first, 0)
+    return int.from_bytes(body[at + 1 : at + 1 + width], "little")
+
+
+def _uuid(raw: bytes) -> str:
+    text = raw.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def _gtid_list(body: bytes) -> MariaState:
+    state = MariaState()
+    number = struct.unpack_from("<I", body)[0] & 0x0FFFFFFF  # the upper four bits are flags
+    for index in range(number):
+        domain, server, sequence = struct.unpack_from("<IIQ", body, 4 + 16 * index)
+        state.add(MariaGtid(domain, server, sequence))
+    return state
+
+
+def _previous_gtids(body: bytes) -> Optional[MysqlState]:
+    """Return the set; None where it has tags, which have another form."""
+    state = MysqlState()
+    (number,) = struct.unpack_from("<Q", body)
+    if number >> 48:
+        return None
+    at = 8
+    for _source in range(number):
+        uuid = _uuid(body[at : at + 16])
+        (intervals,) = struct.unpack_from("<Q", body, at + 16)
+        at += 24
+        for _interval in range(intervals):
+            first, behind = struct.unpack_from("<qq", body, at)
+            state.add_interval(uuid, first, behind - 1)
+            at += 16
+    return state

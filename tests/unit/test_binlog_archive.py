@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Binary logs of a real server: read, streamed, copied, and what becomes of the archive when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+from _core.binlog import archive as archiving
+from _core.binlog import events, timeline
+from _core.binlog.archive import Service
+from _core.binlog.index import CRASH, CUT, GAP, RESET, RESTORED, Archive, Line
+from _core.errors import BusyError, StillpointError
+from _core.job import Job, parse
+from _core.mysql.connection import Session
+from _core.repository.generations import JobDirectory
+from real_server import RealServer, needed, real_server
+from trees import Quiet
+
+pytest.importorskip("pymysql")
+
+pytestmark = needed
+
+PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealServer]:
+    with real_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archiving, "_ASK_EVERY", 0.2)
+    monkeypatch.setattr(archiving, "_SYNC_EVERY", 0.2)
+    monkeypatch.setattr(archiving, "_TICK", 0.05)
+    monkeypatch.setattr(archiving, "_BACK_OFF", (0.1, 0.2))
+
+
+class Archiving:
+    """An archive of the server's logs, and a service for it that runs in a thread."""
+
+    def __init__(self, server: RealServer, repository: str, method: str = "auto") -> None:
+        self.server = server
+        self.job: Job = parse(
+            {
+                "name": "job",
+                "mysql": {"login_user": "root", "login_unix_socket": server.top + "/s"},
+                "repository": repository,
+                "binlog": {"archive": True, "method": method},
+            }
+        )
+        self.directory = JobDirectory(repository + "/host/job")
+        self.archive = Archive(self.directory.path)
+        self.reporter = Notes()
+        self._thread: Any = None
+        self.crashed: List[BaseException] = []
+
+    def service(self) -> Service:
+        assert self.job.mysql is not None
+        assert self.job.binlog is not None
+        return Service(self.job, self.job.mysql, self.job.binlog.method, self.archive, self.directory, self.reporter)
+
+    def start(self) -> None:
+        service = self.service()
+        self._end = threading.Event()
+        wait = service._wait
+
+        class Ended(BaseException):
+            pass
+
+        def ended(*_arguments: Any) -> None:
+            if self._end.is_set():
+                raise Ended
+
+        say = service._say
+
+        def say_and_end(state: str) -> None:
+            say(state)
+            if state != "stopped":
+                ended()
+
+        def wait_and_end(seconds: float) -> None:
+            until = time.monotonic() + min(seconds, PATIENCE)
+            while time.monotonic() < until:
+                ended()
+                wait(0.05)
+
+        service._say = say_and_end  # type: ignore[method-assign]
+        service._wait = wait_and_end  # type: ignore[method-assign]
+
+        def run() -> None:
+            try:
+                with self.archive.lock():
+                    service.run()
+            except Ended:
+                pass
+            except BaseException as error:
+                self.crashed.append(error)
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread:
+            self._end.set()
+            self._thread.join(PATIENCE)
+            assert not self._thread.is_alive()
+            self._thread = None
+        assert self.crashed == []
+
+    def line(self) -> Line:
+        return self.archive.lines()[-1]
+
+    def names(self) -> List[str]:
+        return [log.file for log in self.line().logs] if self.archive.lines() else []
+
+    def complete(self) -> bool:
+        """Whether the archive has every byte that the server has now."""
+        with Session(self.server.login) as session:
+            status = session.rows("SHOW MASTER STATUS")[0]
+        if not self.archive.lines():
+            return False
+        pieces = self.archive.pieces(self.line(), current=True)
+        return bool(pieces) and (pieces[-1].file, pieces[-1].usable) == (status["File"], status["Position"])
+
+
+class Notes(Quiet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: List[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def archiving_(server: RealServer, tmp_path: Path) -> Iterator[Archiving]:
+    if server.process is None:
+        server.start()
+    server.do("RESET MASTER", "DROP DATABASE IF EXISTS d", "CREATE DATABASE d", "CREATE TABLE d.t (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
+    it = Archiving(server, str(tmp_path / "repository"))
+    os.makedirs(it.directory.path)
+    yield it
+    it.stop()
+    if server.process is None:
+        server.start()
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "not in time: " + what
+        time.sleep(0.05)
+
+
+def insert(server: RealServer, rows: int = 1) -> None:
+    server.do(*["INSERT INTO d.t (s) VALUES (REPEAT('x', 1000))"] * rows)
+
+
+def last_log(server: RealServer) -> str:
+    with Session(server.login) as session:
+        return str(session.rows("SHOW MASTER STATUS")[0]["File"])
+
+
+# -- reading
+
+
+def test_a_log_is_read_with_its_transactions_their_gtids_and_its_end(server: RealServer, archiving_: Archiving) -> None:
+    server.do("BEGIN", "COMMIT")
+    with Session(server.login) as session:
+        session.do("BEGIN", "INSERT INTO d.t (s) VALUES ('one')", "INSERT INTO d.t (s) VALUES ('two')", "COMMIT")
+        session.do("CREATE TABLE d.m (i INT) ENGINE=MyISAM", "INSERT INTO d.m VALUES (1)")
+        position = session.value("SELECT @@gtid_binlog_pos")
+        session.do("FLUSH BINARY LOGS")
+    found: List[events.Transaction] = []
+    facts = events.read(server.binlogs + "/bin.000001", lambda each: not found.append(each), digest=True)  # type: ignore[func-returns-value]
+    assert facts.ended
+    assert (facts.end, facts.next_name) == ("rotate", "bin.000002")
+    assert str(facts.before) == ""
+    assert facts.after is not None
+    assert facts.after.position() == position
+    assert facts.transactions == len(found) == 6
+    assert [str(each.gtid) for each in found] == ["0-1-%d" % number for number in range(1, 7)]
+    assert all(abs(each.time - time.time()) < 30 for each in found)
+    assert facts.size == facts.complete == os.path.getsize(server.binlogs + "/bin.000001")
+
+
+def test_a_torn_log_is_whole_up_to_its_last_whole_transaction(server: RealServer, archiving_: Archiving, tmp_path: Path) -> None:
+    insert(server, 3)
+    server.do("FLUSH BINARY LOGS")
+    whole = Path(server.binlogs, "bin.000001").read_bytes()
+    ends: List[int] = []
+    events.read(server.binlogs + "/bin.000001", lambda each: not ends.append(each.end))  # type: ignore[func-returns-value]
+    torn = tmp_path / "torn"
+    for size in (ends[-1] - 1, ends[-1], ends[-1] - 40, ends[-2] + 1):
+        torn.write_bytes(whole[:size])
+        facts = events.read(str(torn))
+        assert facts.complete == max(end for end in ends if end <= size)
+        assert not facts.ended
+        assert facts.torn == (size != ends[-1])
+
+
+def test_one_flipped_bit_anywhere_is_noticed(server: RealServer, archiving_: Archiving, tmp_path: Path) -> None:
+    insert(server, 2)
+    server.do("FLUSH BINARY LOGS")
+    whole = Path(server.binlogs, "bin.000001").read_bytes()
+    for at in (10, 100, len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        (tmp_path / "damaged").write_bytes(damaged)
+        assert events.read(str(tmp_path / "damaged")).fault, at
+
+
+# -- the stream
+
+
+def test_what_is_committed_is_in_the_archive_within_seconds_byte_for_byte(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    until(archiving_.complete, "the first log")
+    began = time.monotonic()
+    insert(server, 5)
+    until(archiving_.complete, "five rows")
+    assert time.monotonic() - began < 5
+    server.do("FLUSH BINARY LOGS")
+    insert(server)
+    server.do("FLUSH BINARY LOGS")
+    until(lambda: archiving_.names() == ["bin.000001", "bin.000002"], "two closed logs")
+    for log in archiving_.line().logs:
+        archived = Path(archiving_.archive.path_of(archiving_.line(), log.file))
+        assert archived.read_bytes() == Path(server.binlogs, log.file).read_bytes()
+        assert log.end == "rotate"
+    until(lambda: archiving_.archive.status().get("lag_bytes") == 0, "the status")
+    status = archiving_.archive.status()
+    assert status["state"] == "streaming"
+    assert abs(status["synced"] - time.time()) < 5
+    assert [line.reason for line in archiving_.archive.lines()] == ["first"]
+
+
+def test_two_services_do_not_write_to_one_archive(archiving_: Archiving) -> None:
+    archiving_.start()
+    until(archiving_.complete, "the first log")
+    with pytest.raises(BusyError), archiving_.archive.lock():
+        pass
+
+
+def test_it_goes_on_by_itself_after_a_restart_and_after_a_crash_of_the_server(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server)
+    until(archiving_.complete, "a row")
+    server.stop()
+    until(lambda: archiving_.archive.status().get("error"), "the trouble in the status")
+    server.start()
+    insert(server)
+    until(archiving_.complete, "a row after the restart")
+    server.stop(crash=True)
+    server.start()
+    insert(server)
+    until(archiving_.complete, "a row after the crash")
+    assert [line.reason for line in archiving_.archive.lines()] == ["first"]
+    assert [log.end for log in archiving_.line().logs] == ["stop", CRASH]
+    until(lambda: not archiving_.archive.status().get("error"), "the end of the trouble in the status")
+
+
+def test_it_begins_where_the_archive_ends_when_it_is_started_again(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server)
+    until(archiving_.complete, "a row")
+    archiving_.stop()
+    assert archiving_.archive.status()["state"] == "stopped"
+    insert(server)
+    server.do("FLUSH BINARY LOGS")
+    insert(server)
+    archiving_.start()
+    until(archiving_.complete, "what was written meanwhile")
+    until(lambda: archiving_.names() == ["bin.000001"], "the closed log")
+    assert [line.reason for line in archiving_.archive.lines()] == ["first"]
+
+
+def test_what_was_fetched_stays_until_a_new_stream_has_as_much(archiving_: Archiving, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server, 5)
+    until(archiving_.complete, "five rows")
+    archiving_.stop()
+    reached = archiving_.archive.pieces(archiving_.line(), current=True)[-1].usable
+    monkeypatch.setattr(archiving.source, "find_client", lambda _flavour: "/bin/false")  # a client that brings nothing
+    archiving_.start()
+    until(lambda: len(archiving_.archive.streams()) > 2, "some tries")
+    archiving_.stop()
+    assert archiving_.archive.pieces(archiving_.line(), current=True)[-1].usable == reached
+
+
+def test_logs_that_were_purged_before_they_were_archived_are_a_gap_that_is_said(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server)
+    until(archiving_.complete, "a row")
+    archiving_.stop()
+    for _each in range(3):
+        server.do("FLUSH BINARY LOGS")
+        insert(server)
+    server.purge("bin.000003")
+    archiving_.start()
+    until(archiving_.complete, "what is left")
+    lines = archiving_.archive.lines()
+    assert [line.reason for line in lines] == ["first", GAP]
+    assert "purged its binary logs from bin.000001 to before bin.000003" in lines[1].text
+    assert lines[0].logs[-1].end == CUT
+    assert any("purged" in warning for warning in archiving_.reporter.warnings)
+    assert any("take a backup" in line for line in timeline.brief(archiving_.archive, [], datetime.now(timezone.utc)))
+    shown = timeline.read(archiving_.archive, [])
+    assert "purged" in shown.lines(datetime.now(timezone.utc))[1]
+
+
+def test_a_reset_is_noticed_also_when_the_names_are_the_same_again(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server, 3)
+    until(archiving_.complete, "three rows")
+    before = archiving_.archive.pieces(archiving_.line(), current=True)[-1].usable
+    archiving_.stop()
+    server.do("RESET MASTER")
+    insert(server, 6)
+    archiving_.start()
+    until(lambda: len(archiving_.archive.lines()) == 2 and archiving_.complete(), "the new logs")
+    first, second = archiving_.archive.lines()
+    assert second.reason == RESET
+    assert (first.logs[-1].end, first.logs[-1].size) == (CUT, before)
+    assert second.start == "bin.000001"
+
+
+def test_transactions_that_are_missing_between_two_logs_are_noticed_by_their_gtids(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    until(archiving_.complete, "the first log")
+    server.do("FLUSH BINARY LOGS")
+    until(lambda: archiving_.names() == ["bin.000001"], "a closed log")
+    archiving_.stop()
+    # the names go on, the transactions do not
+    server.do("RESET MASTER", "SET GLOBAL gtid_binlog_state='0-1-500'", "FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
+    service = archiving_.service()
+    path = os.path.join(archiving_.archive.new_stream(), "bin.000002")
+    shutil.copy(server.binlogs + "/bin.000002", path)
+    with Session(server.login) as session:
+        there = archiving.source.read(session)
+    with pytest.raises(archiving._Again, match="does not follow"):
+        service.close(archiving_.line(), path, there)
+    assert (archiving_.line().reason, archiving_.line().start, archiving_.line().logs) == (RESET, "bin.000002", ())
+
+
+def test_a_damaged_log_is_fetched_again_and_never_taken(archiving_: Archiving) -> None:
+    server = archiving_.server
+    insert(server)
+    archiving_.start()
+    until(archiving_.complete, "a row")
+    archiving_.stop()
+    server.do("FLUSH BINARY LOGS")
+    service = archiving_.service()
+    with Session(server.login) as session:
+        there = archiving.source.read(session)
+    path = os.path.join(archiving_.archive.new_stream(), "bin.000001")
+    data = bytearray(Path(server.binlogs, "bin.000001").read_bytes())
+    for damaged in (bytes(data[:-5]), bytes(data[:600]) + bytes([data[600] ^ 1]) + bytes(data[601:])):
+        Path(path).write_bytes(damaged)
+        with pytest.raises((archiving._Again, StillpointError), match="arrived damaged"):
+            service.close(archiving_.line(), path, there)
+        assert not os.path.exists(path)
+    assert archiving_.names() == []
+    archiving_.start()
+    until(lambda: archiving_.names() == ["bin.000001"], "the log")
+
+
+def test_after_a_restore_a_new_line_begins(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server)
+    until(archiving_.complete, "a row")
+    archiving_.archive.note_restore("2026-11-22T02-00-05Z", ["bin.000001"])
+    server.do("FLUSH BINARY LOGS")
+    insert(server)
+    until(lambda: len(archiving_.archive.lines()) == 2 and archiving_.complete(), "the new line")
+    first, second = archiving_.archive.lines()
+    assert (second.reason, second.start) == (RESTORED, "bin.000002")
+    assert first.logs[-1].end in (CUT, "rotate")
+    assert archiving_.archive.restored() is None
+
+
+# -- the copy
+
+
+def test_without_the_privilege_closed_logs_are_copied_and_that_is_said(archiving_: Archiving, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = archiving_.server
+    monkeypatch.setattr(archiving.source, "may_stream", lambda _session: False)
+    archiving_.start()
+    until(lambda: archiving_.names(), "a copy")
+    assert any("lacks the privilege REPLICATION SLAVE: closed logs are copied" in text for text in archiving_.reporter.warnings)
+    archiving_.stop()
+    insert(server)
+    with archiving_.archive.lock():
+        status = archiving_.service().copy_once()
+    assert archiving_.names()[-1] != last_log(server)
+    assert status["method"] == "copy"
+    assert abs(status["synced"] - time.time()) < 10
+    for log in archiving_.line().logs:
+        assert Path(archiving_.archive.path_of(archiving_.line(), log.file)).read_bytes() == Path(server.binlogs, log.file).read_bytes()
+
+
+def test_a_server_that_has_written_nothing_is_not_made_to_begin_new_logs(archiving_: Archiving) -> None:
+    service = archiving_.service()
+    with archiving_.archive.lock():
+        insert(archiving_.server)
+        service.copy_once()
+        service.copy_once()
+        log = last_log(archiving_.server)
+        service.copy_once()
+    assert last_log(archiving_.server) == log
+
+
+# -- the index
+
+
+def test_what_a_power_cut_left_of_an_entry_is_as_if_it_had_not_begun(archiving_: Archiving) -> None:
+    server = archiving_.server
+    insert(server)
+    with archiving_.archive.lock():
+        archiving_.service().copy_once()
+    index = Path(archiving_.archive.path, "index")
+    whole = index.read_bytes()
+    index.write_bytes(whole[:-7])
+    assert archiving_.names() == []
+    with archiving_.archive.lock():  # the log lies there, whole: it is read again and entered
+        archiving_.service().copy_once()
+    assert archiving_.names()[0] == "bin.000001"
+    index.write_bytes(whole[:50] + b"\n" + whole)
+    with pytest.raises(StillpointError, match="is damaged in line 1"):
+        archiving_.archive.lines()

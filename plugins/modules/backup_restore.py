@@ -38,6 +38,12 @@ options:
     type: str
     choices: [all, database, files]
     default: all
+  until_time:
+    description:
+      - Then replay archived binary logs, up to this moment. Everything that was committed before that second is there, and nothing after it.
+      - As in V(2026-11-22 14:03:07Z) or V(2026-11-22 14:03:07+02:00); without a zone it is the host's own.
+      - Without O(generation), the newest good one from before that moment is taken.
+    type: str
   timeout:
     description: Seconds after which a restore that is still running is told to end and to clean up.
     type: int
@@ -80,6 +86,11 @@ EXAMPLES = r"""
     job: etrial
     dest: /backups/look
 
+- name: Put the database back to the second before a mistake
+  stillpoint.backup.backup_restore:
+    job: etrial
+    until_time: "2026-11-22 14:03:07Z"
+
 - name: Put it back in place
   stillpoint.backup.backup_restore:
     job: etrial
@@ -121,6 +132,10 @@ service:
   description: The server's unit that was stopped and started, V(none) where none was.
   type: raw
   returned: success, not in check mode
+recovery:
+  description: What was replayed, V(none) where nothing was.
+  type: raw
+  returned: success, not in check mode
 report:
   description: What was done, for people. In check mode what would be, one step to a line.
   type: list
@@ -144,6 +159,7 @@ OWN = ArgumentSpec(
         "table": {"type": "str"},
         "dest": {"type": "path"},
         "parts": {"type": "str", "choices": ["all", "database", "files"], "default": "all"},
+        "until_time": {"type": "str"},
         "timeout": {"type": "int", "default": 86400},
         "poll_interval": {"type": "int", "default": 3},
         "reconnect_timeout": {"type": "int", "default": 600},
@@ -157,6 +173,7 @@ def command(params: Dict[str, Any], job: str) -> List[str]:
     words += ["--to", params["dest"]] if params["dest"] else []
     words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
     words += ["--%s=%s" % (name, params[name]) for name in ("database", "table") if params[name] is not None]
+    words += ["--until", params["until_time"]] if params["until_time"] else []
     return words
 
 

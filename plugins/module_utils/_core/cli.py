@@ -22,6 +22,8 @@ from .observe.text import count, duration, size
 from .version import VERSION
 
 if TYPE_CHECKING:
+    from .binlog.index import Archive
+    from .binlog.replay import Replay
     from .repository.generations import JobDirectory
 
 # Modules that only some commands need are imported in them: the archive has no compiled modules, and `list` runs on a
@@ -147,10 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     listing = add("list", _list, "list the generations of a job, or of all jobs, newest first")
     listing.add_argument("job", metavar="JOB", nargs="?")
     any_host(listing)
-    one_generation(
-        add("show", _show, "show a generation: what was locked and for how long, coordinates, proof, what was copied"),
-        "the newest that is good",
-    )
+    showing = add("show", _show, "show a generation: what was locked and for how long, coordinates, proof, what was copied")
+    one_generation(showing, "the newest that is good")
+    showing.add_argument("--timeline", action="store_true", help="instead: to which moments the job can be recovered")
     verifying = add("verify", _verify, "read a generation and compare every file with its checksum")
     one_generation(verifying, "the newest that is good")
     verifying.add_argument("--all", action="store_true", help="every generation of the job")
@@ -164,6 +165,11 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--table", metavar="DATABASE.TABLE", help="of a dump: this table or view alone")
     restoring.add_argument("--server-socket", metavar="PATH", help="of a dump: load it into the server at this socket, as root (default: the job's)")
     restoring.add_argument("--server-config", metavar="FILE", help="of a dump: an option file that logs in to the server it is loaded into")
+    moment = restoring.add_mutually_exclusive_group()
+    moment.add_argument("--until", metavar="TIME", help="then replay archived binary logs: everything committed before that second, as in 2026-11-22 14:03:07Z")
+    moment.add_argument("--until-gtid", metavar="GTID", help="the same, up to and with this transaction")
+    moment.add_argument("--before-gtid", metavar="GTID", help="the same, up to and without this transaction")
+    moment.add_argument("--until-position", metavar="FILE:POS", help="the same, up to this place in the server's binary logs")
     restoring.add_argument("--yes", action="store_true", help="do not ask")
     restoring.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
     restoring.add_argument(
@@ -172,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     pruning = add("prune", _prune, "remove the generations that the job's keep no longer asks for")
     one_job(pruning)
     pruning.add_argument("--dry-run", action="store_true", help="show what would be removed; change nothing")
+    archiving = add("archive", _archive, "keep the server's binary logs beside the backups as they are written, until told to end")
+    one_job(archiving)
+    archiving.add_argument("--once", action="store_true", help="copy the logs that are closed, after having the open one closed, and end")
     cleaning = add("clean", _clean, "remove what killed runs left behind: snapshots, mount points, unfinished copies")
     cleaning.add_argument("--kept", action="store_true", help="also the snapshots that a playbook was given and has not removed")
     add("version", _version, "show the version", needs_root=False)
@@ -246,9 +255,26 @@ def _list(arguments: argparse.Namespace) -> int:
         _print_lines(["there are no jobs in %s" % jobs.jobs_directory()])
     elif not troubles:
         _print_lines(["there is no backup yet of %s" % ", ".join(asked)])
+    if not arguments.json:
+        _print_archives(asked, arguments.host)
     for trouble in troubles:
         _complain("%s: %s" % (PROGRAM, trouble))
     return StillpointError.exit_code if troubles else 0
+
+
+def _print_archives(names: Sequence[str], host: Optional[str]) -> None:
+    """Say how the archives of binary logs are."""
+    from .binlog import timeline
+    from .binlog.index import Archive
+
+    for name in names:
+        try:
+            job = jobs.load(name)
+            if job.binlog is not None:
+                directory = _directory(job, host)
+                _print_lines(["%s: %s" % (job.name, line) for line in timeline.brief(Archive(directory.path), directory.generations(), _now())])
+        except StillpointError as error:
+            _complain("%s: %s" % (PROGRAM, error))
 
 
 def _listed(job: Job, host: Optional[str]) -> List[Dict[str, Any]]:
@@ -261,11 +287,41 @@ def _listed(job: Job, host: Optional[str]) -> List[Dict[str, Any]]:
 
 def _show(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
+    if arguments.timeline:
+        return _show_timeline(arguments, job)
     facts = show.known(job.name, _directory(job, arguments.host).find(arguments.generation))
     if arguments.json:
         _print_json(facts)
     else:
         _print_lines(show.generation(facts, _now()))
+    return 0
+
+
+def _show_timeline(arguments: argparse.Namespace, job: Job) -> int:
+    from .binlog import timeline
+    from .binlog.index import Archive
+
+    directory = _directory(job, arguments.host)
+    found = timeline.read(Archive(directory.path), directory.generations())
+    if arguments.json:
+        _print_json({"job": job.name, "host": arguments.host or jobs.host_name(), **found.as_dict(_now())})
+    else:
+        _print_lines(found.lines(_now()))
+    return 0
+
+
+def _archive(arguments: argparse.Namespace) -> int:
+    from .binlog import archive
+
+    job = jobs.load(arguments.job)
+    jobs.check_paths(job)
+    reporter = progress.for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
+    try:
+        status = archive.serve(job, reporter, once=arguments.once)
+    finally:
+        reporter.close()
+    if arguments.json:
+        _print_json(status)
     return 0
 
 
@@ -313,13 +369,15 @@ def _restore(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     if arguments.discard_replaced:
         return _discard_replaced(arguments, job)
-    generation = _directory(job, arguments.host).find(arguments.generation or _interrupted(arguments, job))
+    interrupted = _interrupted(arguments, job)
+    replay = None if interrupted else _replay(arguments, job)
+    generation = replay.recovery.generation if replay else _directory(job, arguments.host).find(arguments.generation or interrupted)
     plan: Union[restore.RestorePlan, load.LoadPlan]
     if load.applies(generation, to=arguments.to, parts=arguments.parts, asked=_of_a_dump(arguments)):
         login = load.login(job, arguments.server_socket, arguments.server_config)
         plan = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
     else:
-        plan = restore.make(generation, to=arguments.to, parts=arguments.parts or "all")
+        plan = restore.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job))
     if arguments.dry_run:
         if arguments.json:
             _print_json(plan.as_dict())
@@ -344,6 +402,8 @@ def _restore(arguments: argparse.Namespace) -> int:
             % (done["generation"], job.name, count(done["files"]), size(done["bytes"]), duration(done["duration_s"]))
         ]
     )
+    if done.get("recovery"):
+        _print_lines(show.recovery(done["recovery"]))
     if done.get("replaced"):
         _print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
         _print_lines(["  %s" % kept for kept in done["replaced"]])
@@ -362,6 +422,36 @@ def _interrupted(arguments: argparse.Namespace, job: Job) -> Optional[str]:
 
     journal = restore.pending() if arguments.to is None else None
     return str(journal["generation"]) if journal and journal["job"] == job.name else None
+
+
+def _replay(arguments: argparse.Namespace, job: Job) -> Optional["Replay"]:
+    """Return what has to be replayed onto which generation; None where a generation alone is asked for."""
+    from .binlog import recover, replay
+    from .binlog.index import Archive
+
+    wanted = recover.target(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
+    if wanted is None:
+        return None
+    if arguments.parts == "files":
+        raise UsageError("files can only be had as they were when a backup was taken: leave out --files-only, or the moment")
+    directory = _directory(job, arguments.host)
+    return replay.plan(Archive(directory.path), directory, wanted, arguments.generation)
+
+
+def _archives(job: Job) -> List["Archive"]:
+    """Return the archives of this host's server, of whatever job, this one's first."""
+    from .binlog.index import Archive
+
+    known = [job] if job.mysql else []
+    for name in jobs.names() if job.mysql else []:
+        try:
+            other = jobs.load(name)
+        except StillpointError:
+            continue  # it archives nothing as long as it can't be read
+        if other.name != job.name and other.mysql and other.binlog:
+            known.append(other)
+    found = [Archive(os.path.join(each.repository, jobs.host_name(), each.name)) for each in known]
+    return [archive for archive in found if archive.exists]
 
 
 def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:

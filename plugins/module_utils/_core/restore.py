@@ -19,9 +19,10 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import durable, service
+from .binlog.aside import Logs
 from .copy import rsync
 from .errors import BusyError, StillpointError, UsageError
 from .observe.progress import Reporter
@@ -31,6 +32,10 @@ from .repository.generations import Generation, RecordedTree
 from .repository.manifest import Entry, Fault
 from .storage.mounts import Tree, is_below, mounted_below, table
 from .storage.sizes import human
+
+if TYPE_CHECKING:
+    from .binlog.index import Archive
+    from .binlog.replay import Replay
 
 STATE = "/var/lib/stillpoint/restore"
 ALL, DATABASE, FILES = "all", "database", "files"
@@ -79,6 +84,9 @@ class RestorePlan:
     :ivar to: the directory that it goes to; None: in place
     :ivar unit: the systemd unit that is stopped and started; None: none
     :ivar resumes: an earlier run has copied everything and was interrupted while it replaced
+    :ivar replay: what is replayed onto the copy before it replaces anything; None: nothing
+    :ivar logs: the binary logs that the server writes outside its data, which end with the data that is replaced
+    :ivar archives: of this server's binary logs: what comes after the restore does not follow on them
     """
 
     generation: Generation
@@ -89,6 +97,9 @@ class RestorePlan:
     resumes: bool
     warnings: Tuple[str, ...]
     state: str
+    replay: Optional["Replay"] = None
+    logs: Optional[Logs] = None
+    archives: Tuple["Archive", ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -117,6 +128,7 @@ class RestorePlan:
             "space": [{"path": need.path, "needed": need.needed, "free": need.free} for need in self.needs],
             "service": self.unit,
             "resumes": self.resumes,
+            "recovery": self.replay.as_dict() if self.replay else None,
             "warnings": list(self.warnings),
         }
 
@@ -134,6 +146,10 @@ class RestorePlan:
             "  needs %s on the file system of %s, which has %s free" % (human(need.needed), need.path, human(need.free))
             for need in self.needs
         ]
+        if self.replay:
+            lines += self.replay.lines()
+        if self.logs:
+            lines.append("  the server's binary logs %s.* are set aside: they do not follow on what is put back" % self.logs.basename)
         if self.unit:
             lines.append("  %s is stopped while the data is exchanged, and started after that" % self.unit)
         return lines + ["  warning: " + warning for warning in self.warnings]
@@ -160,26 +176,49 @@ class Replaced:
 # -- planning
 
 
-def make(generation: Generation, to: Optional[str] = None, parts: str = ALL, *, state: str = STATE) -> RestorePlan:
+def make(
+    generation: Generation,
+    to: Optional[str] = None,
+    parts: str = ALL,
+    *,
+    replay: Optional["Replay"] = None,
+    archives: Sequence["Archive"] = (),
+    state: str = STATE,
+) -> RestorePlan:
     """Return the plan for putting a generation back.
 
     :param to: a directory that is empty or does not exist; default: in place
     :param parts: ``all``, ``database`` or ``files``
+    :param replay: what to replay onto it
+    :param archives: of the binary logs of the server that it replaces the data of
     :raises UsageError: this generation does not hold it, or it can't go there
     :raises StillpointError: the generation is damaged, or there is no room
     """
     trees = _chosen(generation, parts)
     if to is not None:
-        return _plan_elsewhere(generation, trees, os.path.abspath(to), state)
+        return _plan_elsewhere(generation, trees, os.path.abspath(to), replay, state)
     journal = _pending(state)
     if journal and journal["phase"] != _COPYING:
-        return _plan_resumption(generation, parts, journal, state)
+        return _plan_resumption(generation, parts, journal, archives, state)
     refuse_damaged(generation)
     targets = _targets(trees)
     _refuse_places(generation, targets)
     unit = _unit(generation, targets)
-    needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets])
-    return RestorePlan(generation, None, targets, needs, unit, False, tuple(_warnings(generation, targets, unit)), state)
+    needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
+    warnings = tuple(_warnings(generation, targets, unit, replay))
+    logs, ends = (_logs(generation, targets, archives), tuple(archives)) if _databases(targets) else (None, ())
+    return RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, logs, ends)
+
+
+def _logs(generation: Generation, targets: Sequence[Target], archives: Sequence["Archive"]) -> Optional[Logs]:
+    """Return the binary logs that the server writes beside its data; None where they are part of the data, or not archived."""
+    for archive in archives:
+        for line in reversed(archive.lines()):
+            basename = str(line.server.get("basename") or "")
+            if not basename or any(is_below(os.path.realpath(os.path.dirname(basename)), path) for path in _databases(targets)):
+                return None
+            return Logs(basename, targets[0].kept.rsplit("-", 1)[1])
+    return None
 
 
 def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
@@ -290,8 +329,8 @@ def _unit(generation: Generation, targets: Sequence[Target]) -> Optional[str]:
     return recorded if recorded and service.exists(recorded) else None
 
 
-def _needs(places: Sequence[Tuple[str, RecordedTree]]) -> Tuple[Need, ...]:
-    """Return what is needed on each file system.
+def _needs(places: Sequence[Tuple[str, RecordedTree]], replay: Optional["Replay"] = None) -> Tuple[Need, ...]:
+    """Return what is needed on each file system; what is replayed makes the database grow by no more than its own size.
 
     :raises StillpointError: one has less room
     """
@@ -301,7 +340,8 @@ def _needs(places: Sequence[Tuple[str, RecordedTree]]) -> Tuple[Need, ...]:
             path = os.path.dirname(path)
         device = os.stat(path).st_dev
         first, before = needed.get(device, (path, 0))
-        needed[device] = (first, before + int(tree.allocated * (1 + _MARGIN_SHARE)) + _MARGIN)
+        grows = replay.bytes if replay and not tree.is_files else 0
+        needed[device] = (first, before + int(tree.allocated * (1 + _MARGIN_SHARE)) + grows + _MARGIN)
     needs = []
     for path, size in needed.values():
         figures = os.statvfs(path)
@@ -316,7 +356,9 @@ def _needs(places: Sequence[Tuple[str, RecordedTree]]) -> Tuple[Need, ...]:
     return tuple(needs)
 
 
-def _warnings(generation: Generation, targets: Sequence[Target], unit: Optional[str]) -> Iterator[str]:
+def _warnings(
+    generation: Generation, targets: Sequence[Target], unit: Optional[str], replay: Optional["Replay"] = None
+) -> Iterator[str]:
     for target in targets:
         if target.tree.is_files or not os.path.isdir(target.path):
             continue
@@ -332,9 +374,15 @@ def _warnings(generation: Generation, targets: Sequence[Target], unit: Optional[
     halves = {tree.is_files for tree in generation.trees}
     if len(halves) == 2 and len({target.tree.is_files for target in targets}) == 1:
         yield "only one half of the backup is put back: database and files will not be of one point in time"
+    elif len(halves) == 2 and replay and replay.bytes:
+        yield "the files will be those of %s UTC, when the backup was taken: binary logs hold the database alone" % generation.time.strftime(
+            "%Y-%m-%d %H:%M:%S"
+        )
 
 
-def _plan_elsewhere(generation: Generation, trees: Sequence[RecordedTree], to: str, state: str) -> RestorePlan:
+def _plan_elsewhere(
+    generation: Generation, trees: Sequence[RecordedTree], to: str, replay: Optional["Replay"], state: str
+) -> RestorePlan:
     refuse_damaged(generation)
     if os.path.lexists(to):
         if not os.path.isdir(to):
@@ -345,10 +393,12 @@ def _plan_elsewhere(generation: Generation, trees: Sequence[RecordedTree], to: s
     if is_below(os.path.realpath(to), os.path.realpath(os.path.dirname(generation.path))):
         raise UsageError("%s lies among the generations: name a directory outside the repository" % to)
     targets = tuple(Target(tree, os.path.join(to, tree.name), os.path.join(to, _NEW, tree.name), "", False) for tree in trees)
-    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees]), None, False, (), state)
+    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, (), state, replay)
 
 
-def _plan_resumption(generation: Generation, parts: str, journal: Dict[str, Any], state: str) -> RestorePlan:
+def _plan_resumption(
+    generation: Generation, parts: str, journal: Dict[str, Any], archives: Sequence["Archive"], state: str
+) -> RestorePlan:
     """Return the plan for finishing what the journal says.
 
     :raises UsageError: something else is asked for
@@ -362,21 +412,23 @@ def _plan_resumption(generation: Generation, parts: str, journal: Dict[str, Any]
             % (journal["generation"], journal["job"], journal["generation"], how)
         )
     targets = tuple(Target(**{**target, "tree": RecordedTree(**target["tree"])}) for target in journal["targets"])
-    return RestorePlan(generation, None, targets, (), journal["unit"], True, (), state)
+    logs = Logs(**journal["logs"]) if journal.get("logs") else None
+    return RestorePlan(generation, None, targets, (), journal["unit"], True, (), state, None, logs, tuple(archives))
 
 
 # -- executing
 
 
 def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
-    """Put a generation back and return ``{generation, replaced, files, bytes, duration_s, service}``.
+    """Put a generation back and return ``{generation, replaced, files, bytes, duration_s, service, recovery}``; the last is None
+    where nothing was replayed.
 
     :raises BusyError: another restore is running
     :raises StillpointError: it says whether the live data was touched
     """
     started = time.monotonic()
     with plan.generation.hold():
-        kept = _elsewhere(plan, reporter) if plan.to is not None else _in_place(plan, reporter)
+        kept, recovery = _elsewhere(plan, reporter) if plan.to is not None else _in_place(plan, reporter)
     return {
         "generation": plan.generation.name,
         "replaced": kept,
@@ -384,10 +436,11 @@ def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
         "bytes": plan.bytes,
         "duration_s": round(time.monotonic() - started, 1),
         "service": plan.unit,
+        "recovery": recovery,
     }
 
 
-def _in_place(plan: RestorePlan, reporter: Reporter) -> List[str]:
+def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
     with alone(plan.state):
         journal = _pending(plan.state)
         if plan.resumes:
@@ -405,7 +458,7 @@ def _in_place(plan: RestorePlan, reporter: Reporter) -> List[str]:
             reporter.stage("start")
             _start(plan, plan.unit, kept)
         _forget(plan.state)
-        return [each["path"] for each in kept]
+        return [each["path"] for each in kept], journal.get("recovery")
 
 
 def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Reporter) -> Dict[str, Any]:
@@ -422,7 +475,9 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         "time": _now(),
         "unit": plan.unit,
         "targets": [{**vars(target), "tree": vars(target.tree)} for target in plan.targets],
+        "logs": vars(plan.logs) if plan.logs else None,
         "inodes": [],
+        "recovery": None,
     }
     try:
         _write_journal(plan.state, journal)
@@ -433,6 +488,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
             _remove(target.staging)
             _copy(plan, target, done, reporter)
             done += target.tree.bytes
+        journal = {**journal, "recovery": _replayed(plan, reporter)}
         for target in plan.targets:
             durable.sync_file_system(os.path.dirname(target.staging))
         journal = {**journal, "phase": _READY, "inodes": [os.lstat(target.staging).st_ino for target in plan.targets]}
@@ -444,6 +500,20 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
             raise _untouched(plan, error) from error
         raise
     return journal
+
+
+def _replayed(plan: RestorePlan, reporter: Reporter) -> Optional[Dict[str, Any]]:
+    """Replay what the plan says onto the copy, which nothing depends on yet, and return what came of it.
+
+    :raises StillpointError: it failed; the live data was not touched
+    """
+    if plan.replay is None:
+        return None
+    where: Mapping[str, str] = {os.path.realpath(target.tree.source): target.staging for target in plan.targets if not target.tree.is_files}
+    try:
+        return plan.replay.run(where, reporter)
+    except StillpointError as error:
+        raise StillpointError("%s; the live data was not touched" % error) from error
 
 
 def _make_parents(path: str) -> None:
@@ -588,6 +658,10 @@ def _start_again(plan: RestorePlan, unit: str, reporter: Reporter) -> None:
 def _replace(plan: RestorePlan, journal: Dict[str, Any]) -> List[Dict[str, Any]]:
     """Exchange each tree, whatever of that has been done before, and return what was kept."""
     try:
+        for archive in plan.archives:
+            if archive.exists:
+                archive.note_restore(plan.generation.name, [])
+        aside = plan.logs.set_aside() if plan.logs else None
         for target, inode in zip(plan.targets, journal["inodes"]):
             if target.mount_point:
                 _exchange_contents(target, inode)
@@ -598,6 +672,8 @@ def _replace(plan: RestorePlan, journal: Dict[str, Any]) -> List[Dict[str, Any]]
             for target in plan.targets
             if os.path.lexists(target.kept)
         ]
+        if aside and plan.logs:
+            kept.append({"path": aside, "target": plan.logs.basename + ".*", "inode": os.lstat(aside).st_ino})
         _write_record(plan.state, journal, kept)
         _write_journal(plan.state, {**journal, "phase": _REPLACED_ALL})
     except OSError as error:
@@ -694,13 +770,15 @@ def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None
                 back.append("exchange what is in %s for what is in %s" % (path, old))
             else:
                 back.append("mv %s %s.restored && mv %s %s" % (path, path, old, path))
+        if plan.logs and os.path.isdir(plan.logs.kept):
+            back.append("mv %s/* %s" % (shlex.quote(plan.logs.kept), shlex.quote(os.path.dirname(plan.logs.basename))))
         back.append("systemctl start %s" % unit)
         raise StillpointError(
             "generation %s is in place, but %s; to go back: %s" % (plan.generation.name, error, "; ".join(back))
         ) from error
 
 
-def _elsewhere(plan: RestorePlan, reporter: Reporter) -> List[str]:
+def _elsewhere(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
     """Copy into a directory: everything has its final name only when all of it is there and checked."""
     if plan.to is None:
         raise RuntimeError("called before it was begun")
@@ -716,11 +794,12 @@ def _elsewhere(plan: RestorePlan, reporter: Reporter) -> List[str]:
             os.makedirs(os.path.dirname(target.staging), mode=0o700, exist_ok=True)
             _copy(plan, target, done, reporter)
             done += target.tree.bytes
+        recovery = _replayed(plan, reporter)
         durable.sync_file_system(plan.to)
         for name in sorted(os.listdir(staging)):
             durable.rename_to_free_name(os.path.join(staging, name), os.path.join(plan.to, name))
         os.rmdir(staging)
-        return []
+        return [], recovery
     except BaseException as error:
         if os.path.isdir(staging):
             _remove(staging)

@@ -117,8 +117,8 @@ def scratch_server(
     missing = [path for _role, path in settings.paths if path not in where]
     if missing:
         raise StillpointError("a scratch server needs %s too, which the copy does not have" % missing[0])
-    uid, gid = _user(where[settings.datadir])
-    directory = _make_directory()
+    uid, gid = user_of(where[settings.datadir])
+    directory = make_directory()
     try:
         os.chown(directory, uid, gid)
         places = places_for({**where, directory: directory})
@@ -138,7 +138,7 @@ def scratch_server(
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _user(datadir: str) -> Tuple[int, int]:
+def user_of(datadir: str) -> Tuple[int, int]:
     """Return user and group that the server of a data directory runs as: its owner's."""
     status = os.stat(datadir)
     try:
@@ -235,7 +235,7 @@ def _log(directory: str) -> str:
     return text
 
 
-def _make_directory() -> str:
+def make_directory() -> str:
     """Make a run directory that `leftovers.clean` knows the owner of."""
     parent = make_run_directory()
     number = 0

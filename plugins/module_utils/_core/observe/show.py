@@ -96,6 +96,17 @@ def generations(listed: Sequence[Mapping[str, Any]], now: datetime) -> str:
     return table(head, rows, right=(2, 3, 5))
 
 
+def recovery(facts: Mapping[str, Any]) -> List[str]:
+    """Return what was replayed onto a generation, as a restore tells it, for people."""
+    lines = ["%s of binary log were replayed in %s, up to %s" % (size(facts["bytes"]), duration(facts["duration_s"]), facts["stops_at"])]
+    left_out = facts.get("leaves_out_from")
+    if left_out:
+        lines.append("the first transaction that was left out: %s, committed %s" % (left_out.get("gtid") or "one without a GTID", left_out["time"]))
+    if facts.get("gtid"):
+        lines.append("GTIDs: %s" % facts["gtid"])
+    return lines
+
+
 def proof(facts: Optional[Mapping[str, Any]]) -> str:
     """Return in words what a proof found."""
     return {True: "passed", False: "failed", None: "none: nobody has tried yet whether it starts"}[_passed(facts)]

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which generation and which logs lead to a moment, and where exactly to stop.
+
+The rule for a time is that of the server's own client: **everything that was committed before that second begins**, and nothing
+after it. ``--until 14:03:07`` undoes a mistake that was made at 14:03:07. What is replayed ends in front of the first
+transaction, in the order of the log, whose commit is not before that moment; a transaction is never cut in half.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from ..errors import StillpointError, UsageError
+from ..repository.generations import BAD, GOOD, Generation
+from ..storage.sizes import human as size
+from . import events, gtid, timeline
+from .events import Transaction
+from .gtid import Gtid
+from .index import Archive, Line, Piece
+from .timeline import Base, Stretch, Timeline
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(Z|UTC|[+-]\d\d:?\d\d)?")
+_POSITION = re.compile(r"([^:/]+\.\d{6,}):(\d+)")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Up to where to recover; one of the three is given.
+
+    :ivar text: as it was asked for
+    :ivar moment: seconds since the epoch
+    :ivar before: stop in front of the GTID, not behind it
+    """
+
+    text: str
+    moment: Optional[float] = None
+    gtid: Optional[Gtid] = None
+    before: bool = False
+    position: Optional[Tuple[str, int]] = None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What has to be replayed onto which generation.
+
+    :ivar pieces: the logs, in order; none when the generation is already what is wanted
+    :ivar start: in the first of them; stop: in the last of them (bytes)
+    :ivar next: the first transaction that is left out; None when nothing follows in the archive
+    :ivar gtid: GTIDs as they are at the end, as the server writes them; None when it has none
+    """
+
+    target: Target
+    generation: Generation
+    line: Line
+    pieces: Tuple[Piece, ...]
+    start: int
+    stop: int
+    next: Optional[Transaction]
+    gtid: Optional[str]
+    origin: Dict[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of log that are replayed."""
+        if not self.pieces:
+            return 0
+        return max(sum(piece.usable for piece in self.pieces[:-1]) + self.stop - self.start, 0)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "asked": self.target.text,
+            "until": timeline.stamp(self.target.moment),
+            "from": "%s:%d" % (self.origin["file"], self.origin["position"]),
+            "stops_at": "%s:%d" % (self.pieces[-1].file, self.stop) if self.pieces else None,
+            "leaves_out_from": {"gtid": str(self.next.gtid) if self.next.gtid else None, "time": timeline.stamp(self.next.time)} if self.next else None,
+            "gtid": self.gtid,
+            "logs": [piece.file for piece in self.pieces],
+            "bytes": self.bytes,
+        }
+
+    def lines(self) -> List[str]:
+        """Return it for people."""
+        lines = []
+        if self.target.moment is not None:
+            when = timeline.human(self.target.moment)
+            lines.append("recover it to %s UTC (asked for as %s): everything committed before that second" % (when, self.target.text))
+        else:
+            lines.append("recover it %s %s" % ("up to, and without," if self.target.before else "up to", self.target.text))
+        if self.pieces:
+            lines.append(
+                "  replay %s of binary log, %s:%d to %s:%d, on a server that nobody else can reach"
+                % (size(self.bytes), self.origin["file"], self.origin["position"], self.pieces[-1].file, self.stop)
+            )
+        if self.next:
+            lines.append(
+                "  the first transaction that is left out: %s, committed %s UTC" % (self.next.gtid or "at %d" % self.next.start, timeline.human(self.next.time))
+            )
+        else:
+            lines.append("  nothing in the archive comes after that")
+        return lines
+
+
+# -- what is asked for
+
+
+def moment(text: str) -> float:
+    """Return the seconds since the epoch of a time: ``2026-11-22 14:03:07Z``, ``… +02:00``, or bare, in this host's own zone.
+
+    :raises UsageError: it is no such time, or one that the host's clock showed twice or never
+    """
+    match = _TIME.fullmatch(text.strip())
+    if not match:
+        raise UsageError(
+            "%r is not a time: write 2026-11-22 14:03:07Z (UTC), 2026-11-22 14:03:07+02:00, or 2026-11-22 14:03:07 in this host's own time zone" % text
+        )
+    date, clock, zone = match.groups()
+    try:
+        when = datetime.strptime("%s %s" % (date, clock), "%Y-%m-%d %H:%M:%S")
+    except ValueError as error:
+        raise UsageError("%r is not a time: there is no such day or hour" % text) from error
+    if zone:
+        return when.replace(tzinfo=_zone(zone)).timestamp()
+    first, second = when.timestamp(), when.replace(fold=1).timestamp()
+    if first != second:
+        raise UsageError(
+            "%s is not one moment in the time zone of this host (%s): the clock was changed then; say it in UTC, with a Z at the end"
+            % (text, "/".join(time.tzname))
+        )
+    return first
+
+
+def _zone(text: str) -> timezone:
+    if text in ("Z", "UTC"):
+        return timezone.utc
+    sign = -1 if text[0] == "-" else 1
+    digits = text[1:].replace(":", "")
+    return timezone(sign * timedelta(hours=int(digits[:2]), minutes=int(digits[2:])))
+
+
+def target(
+    until: Optional[str] = None, until_gtid: Optional[str] = None, before_gtid: Optional[str] = None, until_position: Optional[str] = None
+) -> Optional[Target]:
+    """Return the Target that options describe; None when none is given.
+
+    :raises UsageError: more than one is given, or one is not understood
+    """
+    given = [each for each in (until, until_gtid, before_gtid, until_position) if each]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise UsageError("say only one of --until, --until-gtid, --before-gtid and --until-position")
+    if until:
+        return Target(until, moment=moment(until))
+    if until_position:
+        match = _POSITION.fullmatch(until_position)
+        if not match:
+            raise UsageError("%r is not a position: it looks like mysql-bin.000042:1234" % until_position)
+        return Target(until_position, position=(match.group(1), int(match.group(2))))
+    return Target(given[0], gtid=gtid.parse(given[0]), before=bool(before_gtid))
+
+
+# -- how to get there
+
+
+def resolve(archive: Archive, generations: Sequence[Generation], wanted: Target, name: Optional[str] = None) -> Recovery:
+    """Return the Recovery to a target, from the newest good generation at or before it; without a good one, the newest that is
+    not known to be bad.
+
+    :param generations: newest first
+    :param name: of the generation to begin with, instead
+    :raises StillpointError: it can't be had; the sentence says what can
+    """
+    found = timeline.read(archive, generations)
+    if not found.stretches:
+        raise StillpointError(
+            "no binary logs have been archived in %s: only the backups themselves can be restored; binlog: {archive: true} in the job archives "
+            "them from now on" % archive.path
+        )
+    if wanted.moment is not None:
+        stretch, base = _base_before(found, wanted.moment, name)
+    else:
+        stretch, base = _base_for_place(found, wanted, name)
+    _check_base(stretch, base)
+    return _up_to(found, stretch, base, wanted)
+
+
+def _bases(found: Timeline, name: Optional[str]) -> List[Tuple[Stretch, Base]]:
+    """Return the generations to choose from, the best first.
+
+    :raises StillpointError: there is none
+    """
+    every = [(stretch, base) for stretch in reversed(found.stretches) for base in stretch.bases]
+    if name is not None:
+        every = [pair for pair in every if pair[1].generation.name == name]
+        why = next((reason for generation, reason in found.outside if generation.name == name), "")
+        if not every:
+            raise StillpointError("nothing can be replayed onto %s: %s" % (name, why or "there is no such backup"))
+        return every
+    sound = [pair for pair in every if pair[1].generation.state != BAD]
+    return sorted(sound, key=lambda pair: pair[1].generation.state != GOOD)
+
+
+def _base_before(found: Timeline, when: float, name: Optional[str]) -> Tuple[Stretch, Base]:
+    bases = _bases(found, name)
+    for stretch, base in bases:
+        if base.generation.time.timestamp() <= when:
+            return stretch, base
+    if name is not None:
+        raise StillpointError("the backup %s was taken after %s UTC: choose an earlier one" % (name, timeline.human(when)))
+    raise StillpointError("%s UTC is before anything that can be recovered: %s" % (timeline.human(when), _what_can(found)))
+
+
+def _base_for_place(found: Timeline, wanted: Target, name: Optional[str]) -> Tuple[Stretch, Base]:
+    """Return the generation for a GTID or a position. Both come again after a reset or a restore, so they may be ambiguous."""
+    holding = [(stretch, index) for stretch in found.stretches for index in [_piece_with(stretch, wanted)] if index is not None]
+    if name is not None:
+        mine = [stretch for stretch, base in _bases(found, name)]
+        holding = [pair for pair in holding if pair[0] in mine]
+    if not holding:
+        raise StillpointError("%s is not in the archive: %s" % (wanted.text, _what_can(found)))
+    if len(holding) > 1:
+        raise UsageError(
+            "%s occurs %d times in the archive, since the server's logs were begun anew in between: name the backup to start from as well"
+            % (wanted.text, len(holding))
+        )
+    stretch, index = holding[0]
+    stop = _stop_in(stretch.pieces[index], wanted, 0)[0]
+    for _stretch, base in _bases(found, name):
+        if _stretch is stretch and (base.index, base.position) <= (index, stop):
+            return stretch, base
+    raise StillpointError("no backup stands before %s: %s" % (wanted.text, _what_can(found)))
+
+
+def _piece_with(stretch: Stretch, wanted: Target) -> Optional[int]:
+    """Return which log of a line holds a GTID or a position; None: none does."""
+    for index, piece in enumerate(stretch.pieces):
+        if wanted.position is not None:
+            if piece.file == wanted.position[0]:
+                if wanted.position[1] > piece.usable:
+                    raise StillpointError("the archive has %s only up to %d: %s was asked for" % (piece.file, piece.usable, wanted.text))
+                return index
+        elif wanted.gtid is not None and _holds(piece, stretch.line.flavour, wanted.gtid):
+            return index
+    return None
+
+
+def _holds(piece: Piece, flavour: str, one: Gtid) -> bool:
+    if piece.before is not None and piece.after is not None:
+        return one in gtid.state(piece.after, flavour) and one not in gtid.state(piece.before, flavour)
+    seen: List[bool] = []
+
+    def visit(each: Transaction) -> bool:
+        if each.gtid == one:
+            seen.append(True)
+        return not seen
+
+    events.read(piece.path, visit)
+    return bool(seen)
+
+
+def _check_base(stretch: Stretch, base: Base) -> None:
+    """Make sure that the archived log is the one in which the generation stands, by what the log says at that place.
+
+    :raises StillpointError: it is not
+    """
+    piece = stretch.pieces[base.index]
+    straddled: List[Transaction] = []
+
+    def visit(each: Transaction) -> bool:
+        if each.start < base.position < each.end:
+            straddled.append(each)
+        return each.end <= base.position
+
+    facts = events.read(piece.path, visit)
+    recorded = (base.generation.summary.get("coordinates") or {}).get("gtid")
+    if straddled or (recorded and facts.after is not None and not _agrees(str(recorded), facts.after)):
+        raise StillpointError(
+            "%s in the archive is not the log in which the backup %s stands at %d: nothing can be replayed onto it"
+            % (piece.file, base.generation.name, base.position)
+        )
+
+
+def _agrees(recorded: str, found: gtid.State) -> bool:
+    if isinstance(found, gtid.MariaState):
+        return gtid.MariaState.parse(recorded).position() == found.position()
+    executed = gtid.MysqlState.parse(recorded)
+    before = str(executed)
+    for uuid, intervals in found.intervals.items():  # the server may have executed more than it has logged
+        for first, last in intervals:
+            executed.add_interval(uuid, first, last)
+    return str(executed) == before
+
+
+def _up_to(found: Timeline, stretch: Stretch, base: Base, wanted: Target) -> Recovery:
+    """Return the Recovery from a generation to the target.
+
+    :raises StillpointError: the archive does not reach it
+    """
+    origin = {"file": base.file, "position": base.position}
+    pieces = stretch.pieces
+    for index in range(base.index, len(pieces)):
+        piece = pieces[index]
+        start = base.position if index == base.index else 0
+        if not _may_stop_in(piece, wanted, stretch.line.flavour):
+            continue
+        stop, state, after, there = _stop_in(piece, wanted, start)
+        if there:
+            return Recovery(wanted, base.generation, stretch.line, pieces[base.index : index + 1], base.position, stop, after, state, origin)
+    if wanted.moment is None or stretch.until is None or stretch.until < wanted.moment:
+        raise StillpointError("the archive does not reach %s: %s" % (_asked(wanted), _what_can(found)))
+    last = pieces[-1]
+    return Recovery(wanted, base.generation, stretch.line, pieces[base.index :], base.position, last.usable, None, last.after, origin)
+
+
+def _may_stop_in(piece: Piece, wanted: Target, flavour: str) -> bool:
+    """Tell whether the place to stop may be in a log; cheaply."""
+    if wanted.moment is not None:
+        return not piece.archived or (piece.last_time is not None and piece.last_time >= wanted.moment)
+    if wanted.position is not None:
+        return piece.file == wanted.position[0]
+    return wanted.gtid is not None and _holds(piece, flavour, wanted.gtid)
+
+
+def _stop_in(piece: Piece, wanted: Target, start: int) -> Tuple[int, Optional[str], Optional[Transaction], bool]:
+    """Return where to stop in a log, the GTIDs there, the first transaction that is left out, and whether that is the place:
+    a time that the log ends before may be in the next one.
+
+    :param start: transactions before it are part of the generation
+    """
+    seen: List[Transaction] = []
+    left_out: List[Transaction] = []
+
+    def visit(each: Transaction) -> bool:
+        if each.end > piece.usable:
+            return False
+        stop = False
+        if each.start >= start:
+            if wanted.moment is not None:
+                stop = each.time >= wanted.moment
+            elif wanted.position is not None:
+                stop = each.end > wanted.position[1]
+            else:
+                stop = bool(seen) or (wanted.before and each.gtid == wanted.gtid)
+        if stop:
+            left_out.append(each)
+            return False
+        if wanted.gtid is not None and each.gtid == wanted.gtid:
+            seen.append(each)
+        return True
+
+    facts = events.read(piece.path, visit)
+    stop = left_out[0].start if left_out else min(facts.complete, piece.usable)
+    there = bool(left_out) or bool(seen) or wanted.position is not None
+    return max(stop, start), None if facts.after is None else str(facts.after), left_out[0] if left_out else None, there
+
+
+def _asked(wanted: Target) -> str:
+    return "%s UTC" % timeline.human(wanted.moment) if wanted.moment is not None else wanted.text
+
+
+def _what_can(found: Timeline) -> str:
+    """Return in words what can be recovered, newest first, with what lies between."""
+    parts = []
+    for number, each in reversed(list(enumerate(found.stretches))):
+        if each.since is not None and each.until is not None:
+            parts.append("%s to %s UTC (up to %s)" % (timeline.human(each.since), timeline.human(each.until), each.end))
+        if number:
+            parts.append("before that a gap: %s" % each.line.text)
+    if all(each.since is None for each in found.stretches):
+        return "nothing can be recovered, for no backup stands in the archived logs"
+    return "what can be recovered is " + "; ".join(parts[:6])

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Recovery to a moment, with a real server: backups, archived logs, and what a restore makes of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+
+import pytest
+from _core import restore
+from _core.binlog import recover, replay, timeline
+from _core.binlog.archive import Service
+from _core.binlog.index import Archive
+from _core.errors import StillpointError, UsageError
+from _core.job import parse
+from _core.mysql import coordinates, settings
+from _core.mysql import server as servers
+from _core.mysql.connection import Session
+from _core.mysql.scratch import scratch_server
+from _core.repository.generations import Generation
+from _core.storage import leftovers, mounts
+from real_server import RealServer, needed, real_server
+from trees import Quiet, job, summary, tree
+
+pytest.importorskip("pymysql")
+
+
+# -- times
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def utc(*parts: int) -> float:
+    return datetime(*parts, tzinfo=timezone.utc).timestamp()  # type: ignore[misc,arg-type]
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    "text, moment",
+    [
+        ("2026-11-22 14:03:07Z", utc(2026, 11, 22, 14, 3, 7)),
+        ("2026-11-22T14:03:07 UTC", utc(2026, 11, 22, 14, 3, 7)),
+        ("2026-11-22 14:03:07+02:00", utc(2026, 11, 22, 12, 3, 7)),
+        ("2026-11-22 14:03:07 -0330", utc(2026, 11, 22, 17, 33, 7)),
+        ("2026-11-22 14:03:07", utc(2026, 11, 22, 13, 3, 7)),
+        ("2026-07-22 14:03:07", utc(2026, 7, 22, 12, 3, 7)),
+    ],
+)
+def test_a_time_means_its_zone_and_without_one_that_of_the_host(text: str, moment: float) -> None:
+    assert recover.moment(text) == moment
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize("text", ["2026-10-25 02:30:00", "2026-03-29 02:30:00"])
+def test_a_time_that_the_hosts_clock_showed_twice_or_never_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not one moment in the time zone of this host"):
+        recover.moment(text)
+    assert recover.moment(text + "Z")
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-11-22", "14:03:07", "2026-13-22 14:03:07", "2026-11-22 14:03", "2026-11-22 14:03:07.5"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a time"):
+        recover.moment(text)
+
+
+def test_only_one_target_can_be_asked_for() -> None:
+    assert recover.target() is None
+    with pytest.raises(UsageError, match="only one of"):
+        recover.target(until="2026-11-22 14:03:07Z", before_gtid="0-1-5")
+    with pytest.raises(UsageError, match="looks like mysql-bin.000042:1234"):
+        recover.target(until_position="here")
+
+
+# -- recovery
+
+
+class Shop:
+    """A server with an archive of its logs, backups, and rows of which is known when they were committed."""
+
+    def __init__(self, server: RealServer, top: Path) -> None:
+        self.server = server
+        self.top = top
+        self.directory = job(top / "repository")
+        os.makedirs(self.directory.path, exist_ok=True)
+        self.archive = Archive(self.directory.path)
+        options = {"login_user": "root", "login_unix_socket": server.top + "/s"}
+        binlog = {"archive": True, "method": "copy"}
+        self.job = parse({"name": "job", "mysql": options, "repository": str(top / "repository"), "binlog": binlog})
+        self.rows = 0
+
+    def archive_logs(self) -> None:
+        assert self.job.mysql is not None
+        with self.archive.lock():
+            Service(self.job, self.job.mysql, "copy", self.archive, self.directory, Quiet()).copy_once()
+
+    def write(self, number: int = 3) -> int:
+        """Commit transactions of two rows each, and return how many rows there are."""
+        with Session(self.server.login) as session:
+            for _each in range(number):
+                session.do("BEGIN", "INSERT INTO d.orders (s) VALUES ('first')", "INSERT INTO d.orders (s) VALUES ('second')", "COMMIT")
+                self.rows += 2
+        return self.rows
+
+    def gtid(self) -> str:
+        with Session(self.server.login) as session:
+            return str(session.value("SELECT @@gtid_binlog_pos"))
+
+    def position(self) -> Tuple[str, int]:
+        with Session(self.server.login) as session:
+            row = session.rows("SHOW MASTER STATUS")[0]
+            return str(row["File"]), int(row["Position"])
+
+    def back_up(self) -> Generation:
+        copy = self.server.top + "/snapshot"
+        with Session(self.server.login) as session:
+            server = servers.read(session)
+            session.do("FLUSH TABLES WITH READ LOCK", "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+            where = coordinates.read(session, server)
+            when = datetime.now(timezone.utc)
+            subprocess.run(["cp", "-a", self.server.datadir, copy], check=True)
+            known, how = server.summary(), settings.read(session, server).as_dict()
+        assert where is not None
+        with self.directory.lock(), self.directory.begin("run-%s" % when.timestamp()) as partial:
+            found = tree(copy, "mysql")
+            partial.add(type(found)("mysql", self.server.datadir, copy, ()))
+            generation = partial.publish(when, summary(when, server=known, settings=how, coordinates=where.as_dict()))
+        subprocess.run(["rm", "-rf", copy], check=True)
+        return generation
+
+    def recovery(self, name: Optional[str] = None, **wanted: Any) -> replay.Replay:
+        target = recover.target(**wanted)
+        assert target is not None
+        return replay.plan(self.archive, self.directory, target, name)
+
+    def restore(self, **wanted: Any) -> Tuple[str, Dict[str, Any]]:
+        """Recover into a directory and return the data directory there, and what the restore says."""
+        made = self.recovery(**wanted)
+        to = str(self.top / ("to-%d" % time.monotonic_ns()))
+        plan = restore.make(made.recovery.generation, to, replay=made, state=str(self.top / "state"))
+        return to + "/mysql", restore.execute(plan, Quiet())
+
+    @contextmanager
+    def look(self, datadir: str, *options: str) -> Iterator[Session]:
+        with Session(self.server.login) as session:
+            known = settings.read(session, servers.read(session))
+        with scratch_server(known, {self.server.datadir: datadir}, discard=True, options=options) as it, Session(it.login) as session:
+            yield session
+
+    def count(self, datadir: str) -> int:
+        with self.look(datadir) as session:
+            return int(session.value("SELECT COUNT(*) FROM d.orders"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    run = "/tmp/stillpoint-test-run-%d" % os.getpid()
+    monkeypatch.setattr(mounts, "RUN_DIRECTORY", run)
+    monkeypatch.setattr(leftovers, "RUN_DIRECTORY", run)
+    with real_server() as server:
+        server.do("CREATE DATABASE d", "CREATE TABLE d.orders (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
+        yield Shop(server, tmp_path)
+    subprocess.run(["rm", "-rf", run], check=True)
+
+
+def marked(test: Any) -> Any:
+    for mark in needed:
+        test = mark(test)
+    return test
+
+
+def next_second() -> str:
+    """Wait until a second has begun that nothing was committed in, and return it."""
+    time.sleep(1.0 - time.time() % 1.0 + 1.05)
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+@marked
+def test_a_dropped_table_comes_back_with_every_row_that_was_committed_before_the_drop(shop: Shop) -> None:
+    server = shop.server
+    shop.write()
+    shop.back_up()
+    shop.write()
+    server.do("FLUSH BINARY LOGS")
+    shop.write()
+    server.stop()
+    server.start()
+    with Session(server.login) as session:  # DDL, accounts, events, temporary tables, a domain of its own
+        session.do("ALTER TABLE d.orders ADD COLUMN n INT NOT NULL DEFAULT 7", "CREATE USER someone@localhost", "GRANT SELECT ON d.* TO someone@localhost")
+        session.do("CREATE EVENT d.later ON SCHEDULE EVERY 1 DAY DO DELETE FROM d.orders")
+        session.do("SET SESSION binlog_format = 'STATEMENT'", "CREATE TEMPORARY TABLE d.basket (s TEXT)", "INSERT INTO d.basket VALUES ('third')")
+        session.do("FLUSH BINARY LOGS")
+        session.do("INSERT INTO d.orders (s) SELECT s FROM d.basket", "DROP TEMPORARY TABLE d.basket")
+        session.do("SET @v = 'fourth'", "INSERT INTO d.orders (s) VALUES (@v)")
+        shop.rows += 2
+        session.do("SET SESSION gtid_domain_id = 5", "SET SESSION gtid_seq_no = 70", "INSERT INTO d.orders (s) VALUES ('gap')")
+        shop.rows += 1
+    rows = shop.write()
+    last = shop.gtid()
+    moment = next_second()
+    server.do("DROP TABLE d.orders")
+    drop = shop.gtid().split(",")[0]
+    server.do("CREATE TABLE d.after_the_drop (i INT)")
+    shop.archive_logs()
+
+    for wanted in ({"until": moment}, {"before_gtid": drop}, {"until_gtid": last.split(",")[0]}):
+        datadir, done = shop.restore(**wanted)
+        recovered = done["recovery"]
+        assert recovered["leaves_out_from"]["gtid"] == drop
+        assert recovered["gtid"].split(",")[0] == last.split(",")[0]
+        with shop.look(datadir) as session:
+            assert session.value("SELECT COUNT(*) FROM d.orders") == rows
+            assert session.value("SELECT GROUP_CONCAT(DISTINCT n) FROM d.orders") == "7"
+            assert session.value("SELECT COUNT(*) FROM d.orders WHERE s IN ('third', 'fourth', 'gap')") == 3
+            assert session.rows("SHOW TABLES IN d LIKE 'after%%'") == []
+            assert session.value("SELECT COUNT(*) FROM mysql.user WHERE User = 'someone'") == 1
+            assert session.value("SELECT COUNT(*) FROM mysql.event WHERE name = 'later'") == 1
+            assert session.value("SELECT COUNT(*) FROM mysql.user WHERE User LIKE 'stillpoint%%'") == 0
+            assert session.value("SELECT @@gtid_slave_pos") == last
+
+
+@marked
+def test_what_was_recovered_goes_on_with_the_next_gtid_and_can_be_a_replica(shop: Shop) -> None:
+    shop.back_up()
+    shop.write(4)
+    file, position = shop.position()
+    last = shop.gtid()
+    shop.write(2)
+    shop.archive_logs()
+    datadir, done = shop.restore(until_position="%s:%d" % (file, position))
+    assert done["recovery"]["stops_at"] == "%s:%d" % (file, position)
+    shop.server.stop()
+    subprocess.run(["rm", "-rf", shop.server.datadir], check=True)
+    os.rename(datadir, shop.server.datadir)
+    for name in os.listdir(shop.server.binlogs):
+        os.unlink(os.path.join(shop.server.binlogs, name))
+    shop.server.start()
+    assert not [name for name in os.listdir(shop.server.datadir) if name.startswith("bin.0")]
+    with Session(shop.server.login) as session:
+        assert session.value("SELECT @@gtid_current_pos") == last
+        assert session.value("SELECT COUNT(*) FROM d.orders") == 8
+        session.do("INSERT INTO d.orders (s) VALUES ('next')")
+    domain, one, number = last.split("-")
+    assert shop.gtid() == "%s-%s-%d" % (domain, one, int(number) + 1)
+
+
+@marked
+def test_the_second_that_is_asked_for_is_not_part_of_what_comes_back(shop: Shop) -> None:
+    shop.back_up()
+    before = shop.write()
+    moment = next_second()
+    assert int(time.time()) == int(recover.moment(moment))
+    shop.write(1)
+    shop.archive_logs()
+    assert shop.count(shop.restore(until=moment)[0]) == before
+
+
+@marked
+def test_the_newest_backup_before_the_moment_is_taken_and_another_may_be_named(shop: Shop) -> None:
+    first = shop.back_up()
+    shop.write()
+    time.sleep(1.1)
+    second = shop.back_up()
+    rows = shop.write()
+    moment = next_second()
+    shop.write(1)
+    third = shop.back_up()
+    shop.archive_logs()
+    assert shop.recovery(until=moment).recovery.generation.name == second.name
+    assert shop.recovery(name=first.name, until=moment).recovery.generation.name == first.name
+    with pytest.raises(StillpointError, match="was taken after"):
+        shop.recovery(name=third.name, until=moment)
+    for name in (first.name, second.name):
+        assert shop.count(shop.restore(name=name, until=moment)[0]) == rows
+
+
+@marked
+def test_what_can_not_be_had_is_refused_with_what_can(shop: Shop) -> None:
+    early = next_second()
+    with pytest.raises(StillpointError, match="no binary logs have been archived"):
+        shop.recovery(until=early)
+    time.sleep(1)
+    shop.back_up()
+    shop.write()
+    shop.archive_logs()
+    with pytest.raises(StillpointError, match="is before anything that can be recovered: what can be recovered is 2"):
+        shop.recovery(until=early)
+    with pytest.raises(StillpointError, match="does not reach .* UTC: what can be recovered is .* to "):
+        shop.recovery(until="2099-01-01 00:00:00Z")
+    with pytest.raises(StillpointError, match="0-1-99999 is not in the archive"):
+        shop.recovery(until_gtid="0-1-99999")
+    with pytest.raises(StillpointError, match="only up to"):
+        shop.recovery(until_position="bin.000001:99999999")
+    shop.server.do("FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
+    shop.write()
+    shop.server.do("FLUSH BINARY LOGS")
+    shop.server.purge(shop.position()[0])
+    lost = next_second()
+    time.sleep(1)
+    shop.back_up()
+    shop.write()
+    shop.archive_logs()
+    with pytest.raises(StillpointError, match="does not reach .*a gap: the server has purged"):
+        shop.recovery(until=lost)
+    found = timeline.read(shop.archive, shop.directory.generations())
+    shown = found.as_dict(datetime.now(timezone.utc))
+    assert len(shown["restorable"]) == 2
+    assert [gap["reason"] for gap in shown["gaps"]] == ["gap"]
+
+
+@marked
+def test_a_failed_replay_leaves_nothing_behind_and_the_live_data_alone(shop: Shop) -> None:
+    generation = shop.back_up()
+    shop.write()
+    with Session(shop.server.login) as session:  # as if a table had been filled past the log
+        session.do("SET sql_log_bin = 0", "CREATE TABLE d.unlogged (i INT)", "SET sql_log_bin = 1", "INSERT INTO d.unlogged VALUES (1)")
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    to = str(shop.top / "to")
+    plan = restore.make(generation, to, replay=shop.recovery(until=moment), state=str(shop.top / "state"))
+    with pytest.raises(StillpointError, match="the replay failed: .*d.unlogged.*; the live data was not touched"):
+        restore.execute(plan, Quiet())
+    assert not os.path.exists(to)
+    assert os.listdir(mounts.RUN_DIRECTORY) == []
+
+
+@marked
+def test_in_place_the_live_data_is_exchanged_only_after_the_replay_and_the_old_logs_are_set_aside(shop: Shop) -> None:
+    shop.back_up()
+    rows = shop.write()
+    moment = next_second()
+    shop.server.do("DROP TABLE d.orders")
+    shop.archive_logs()
+    made = shop.recovery(until=moment)
+    shop.server.stop()
+    old_logs: Set[str] = set(os.listdir(shop.server.binlogs))
+    live = os.stat(shop.server.datadir).st_ino
+    seen: List[int] = []
+
+    class Looking(Quiet):
+        def stage(self, name: str) -> None:
+            super().stage(name)
+            seen.append(os.stat(shop.server.datadir).st_ino)
+
+    reporter = Looking()
+    plan = restore.make(made.recovery.generation, replay=made, archives=[shop.archive], state=str(shop.top / "state"))
+    assert "set aside" in "\n".join(plan.lines())
+    done = restore.execute(plan, reporter)
+    assert reporter.stages[: reporter.stages.index("replay") + 1] == ["copy", "replay"]
+    assert seen[: reporter.stages.index("replace") + 1] == [live] * (reporter.stages.index("replace") + 1)
+    (kept,) = [path for path in done["replaced"] if path.startswith(shop.server.binlogs)]
+    assert set(os.listdir(kept)) == old_logs
+    shop.server.start()
+    with Session(shop.server.login) as session:
+        assert session.value("SELECT COUNT(*) FROM d.orders") == rows
+    shop.write(2)
+    shop.archive_logs()
+    assert [line.reason for line in shop.archive.lines()] == ["first", "restored"]
+    with pytest.raises(StillpointError, match="does not reach .*the server's data was replaced by the backup"):  # what came after belongs to no backup yet
+        shop.recovery(until=next_second())
+    for each in restore.replaced(state=str(shop.top / "state")):
+        restore.discard([each], Quiet(), state=str(shop.top / "state"))
+    assert not os.path.exists(kept)
+
+
+@marked
+def test_only_logs_that_no_backup_needs_are_pruned(shop: Shop) -> None:
+    first = shop.back_up()
+    shop.write()
+    shop.archive_logs()
+    second = shop.back_up()
+    shop.write()
+    shop.archive_logs()
+    from _core.binlog import archive as archiving
+
+    with shop.archive.lock():
+        assert archiving.remove_unneeded(shop.archive, shop.directory, Quiet()) == []
+    with shop.directory.lock():
+        assert shop.directory.remove(first)
+    with shop.archive.lock():
+        gone = archiving.remove_unneeded(shop.archive, shop.directory, Quiet())
+    assert gone == ["bin.000001"]
+    needed_log = second.summary["coordinates"]["file"]
+    assert [log.file for log in shop.archive.lines()[-1].logs][0] == needed_log
+    assert not os.path.exists(shop.archive.path_of(shop.archive.lines()[-1], "bin.000001"))
+    assert shop.recovery(until_gtid=shop.gtid()).recovery.generation.name == second.name

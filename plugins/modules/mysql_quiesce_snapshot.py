@@ -194,6 +194,10 @@ snapshots:
       type: list
       elements: dict
       sample: [{role: datadir, path: /var/lib/mysql, below: var/lib/mysql}]
+    pool:
+      description: The thin pool that a thin snapshot lies in. V(none) for a thick one.
+      type: str
+      returned: not in check mode
 lock:
   description: What was locked and for how long.
   type: dict
@@ -219,6 +223,12 @@ lock:
       description: Milliseconds for which the device mapper held back writes to the volumes.
       type: float
       sample: 8.0
+    skew_ms:
+      description:
+        - Milliseconds from the first volume's freeze to the last one's, at most; 0 for one volume.
+        - The lock was held from before the first until after the last.
+      type: float
+      sample: 0.0
     released_at:
       description: What showed that the snapshot's point in time had been reached, so that the lock could go.
       type: str

@@ -52,6 +52,21 @@ def die(*_arguments, **_options):
 
 """
 
+# LVM is not let go for four seconds after the lock was granted, where it is about to suspend the origins: a thick snapshot's
+# table is loaded by then, and its slave is in sysfs. What the origins are like when the lock may go is told on stderr.
+HOLD_UP_LVM = """
+import threading
+from stillpoint.storage import snapshots
+let_go = snapshots.Taking.go_on
+snapshots.Taking.go_on = lambda taking: threading.Timer(4, let_go, [taking]).start()
+def tell(takings):
+    for taking in takings:
+        origin, snapshot = (taking._control.state(name) for name in (taking._origin, taking._dm_name))
+        frozen = origin.suspended or origin.target == 'snapshot-origin' or (origin.target == 'thin' and snapshot is not None)
+        print('lock may go:', taking.target.volume.name, 'frozen' if frozen else 'NOT FROZEN %s %s' % (origin, snapshot), file=sys.stderr)
+hook('storage.snapshots:wait_frozen', after=tell)
+"""
+
 
 class Etrial:
     """A replica with the agent installed."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 
-from etrial import Etrial
+from etrial import HOLD_UP_LVM, Etrial
 
 KILL_THE_SESSION = """
     def kill(lock):
@@ -37,7 +37,7 @@ def test_a_lock_that_comes_after_the_snapshot_is_noticed_and_the_snapshot_taken_
         done = etrial.faulty(
             """
             from stillpoint.storage import snapshots
-            snapshots.Taking._stop = lambda taking: True
+            snapshots.Taking.stop = lambda taking: True
             hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))
             """,
             "run",
@@ -50,14 +50,17 @@ def test_a_lock_that_comes_after_the_snapshot_is_noticed_and_the_snapshot_taken_
     assert good, verdict["violations"]
 
 
-def test_the_snapshot_waits_for_a_lock_that_takes_its_time(etrial: Etrial) -> None:
+def test_the_snapshot_waits_for_a_lock_that_takes_its_time_and_the_lock_for_a_snapshot_that_does(etrial: Etrial) -> None:
     etrial.small_job()
     with etrial.load(rate=2):
-        done = etrial.faulty("hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))", "run", "etrial", "--json")
+        slow_lock = "\nhook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))"
+        done = etrial.faulty(HOLD_UP_LVM + slow_lock, "run", "etrial", "--json")
     assert done.rc == 0, done.stderr
     assert "once more" not in done.stderr
-    assert json.loads(done.stdout)["lock"]["held_ms"] < 2000
-    good, verdict = etrial.judge_generation(etrial.generations()[0]["path"])
+    assert "lock may go: root frozen" in done.stderr
+    summary = json.loads(done.stdout)
+    assert 3900 < summary["lock"]["held_ms"] < 6500  # the snapshot's time, and not the lock's
+    good, verdict = etrial.judge_generation(summary["path"])
     assert good, verdict["violations"]
 
 
@@ -72,8 +75,6 @@ def test_an_lvm_command_that_hangs_or_fails_gives_the_lock_back_within_its_limit
                 f"""
                 from stillpoint.storage import lvm, snapshots
                 snapshots.FREEZE_LIMIT = 2
-                for name in ('_wait_loaded', 'wait_frozen'):
-                    getattr(snapshots.Taking, name).__defaults__ = (2,)
                 lvm.convert_argv = lambda *arguments: {command!r}
                 """,
                 "run",

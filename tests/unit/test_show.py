@@ -57,6 +57,15 @@ def test_a_generation_shows_what_was_locked_for_how_long_and_where_the_binary_lo
     ]
 
 
+def test_of_several_volumes_it_says_how_far_apart_they_are_and_of_a_thin_one_how_full_its_pool_was() -> None:
+    facts = summary()
+    facts["lock"]["skew_ms"] = 41.8
+    facts["snapshots"].append({"vg": "data", "origin": "db", "thin": True, "used_percent": None, "pool": "pool", "pool_percent": 61.26})
+    lines = show.generation(facts, NOW)
+    assert "  lock         backup_stage, held 229 ms (3 ms of them to get it), file system frozen 70 ms, volumes at most 42 ms apart" in lines
+    assert "  snapshot     data/db, thin, the pool pool was 61.3 % full" in lines
+
+
 def test_a_server_without_binary_log_and_a_replica_are_told_apart() -> None:
     assert any("coordinates  none" in line for line in show.generation(summary(coordinates=None), NOW))
     source = {"channel": "", "host": "db1", "port": 3306, "file": "bin.7", "position": 99, "gtid": None}

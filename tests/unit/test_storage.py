@@ -9,7 +9,8 @@ import os
 import pytest
 from _core.errors import StillpointError, UsageError
 from _core.storage import dm, leftovers, lvm, mounts, sizes
-from _core.storage.layout import check_volume
+from _core.storage.layout import check_pools, check_volume
+from _core.storage.snapshots import snapshot_name
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -61,6 +62,29 @@ def test_a_full_snapshot_and_a_lost_one_are_told_from_a_valid_one() -> None:
         assert not fill(lost).valid
     assert not fill("1024/2048 16", target="linear").valid
     assert not dm.fill(None).valid
+
+
+def test_a_thin_pool_is_read_with_how_full_it_is_and_whether_it_takes_writes() -> None:
+    def pool(params: str) -> dm.Pool:
+        return dm.pool(dm.State(False, False, "thin-pool", params))
+
+    assert pool("7 118/1024 4096/16384 - rw discard_passdown queue_if_no_space - 256") == dm.Pool(True, 7, 25.0, 100 * 118 / 1024)
+    assert not pool("7 118/1024 16384/16384 - out_of_data_space discard_passdown queue_if_no_space - 256").valid
+    for lost in ("Fail", "Error", ""):
+        assert pool(lost) == dm.Pool(False, -1, 100.0, 100.0)
+    assert not dm.pool(None).valid
+
+
+def test_a_snapshots_name_fits_where_device_mapper_has_room_for_one_and_is_refused_where_not() -> None:
+    run_id = "20261122t020005-1a2b"
+    assert snapshot_name("vg00", run_id, 0) == "stillpoint-20261122t020005-1a2b-0"
+    short = snapshot_name("v" * 100, run_id, 0)
+    assert short.startswith("stillpoint")
+    assert len({short, snapshot_name("v" * 100, run_id, 1), snapshot_name("v" * 100, run_id + "0", 0)}) == 3
+    assert len(dm.name("v" * 100, short, "cow")) <= 127
+    assert snapshot_name("v-" * 33, run_id, 0) == short  # doubled dashes count
+    with pytest.raises(StillpointError, match="the volume group v+ is too long"):
+        snapshot_name("v" * 110, run_id, 0)
 
 
 ROW = {
@@ -118,6 +142,34 @@ def test_a_snapshot_and_a_group_with_missing_disks_are_refused() -> None:
         check_volume(volume(lv_role="public,snapshot,thicksnapshot", origin="root"))
     with pytest.raises(StillpointError, match="lacks 1 of its physical volumes"):
         check_volume(volume(vg_missing_pv_count="1"))
+
+
+def test_an_origin_whose_name_leaves_no_room_for_the_layer_below_it_is_refused() -> None:
+    check_volume(volume(lv_name="n" * 116))  # vg--0-…-real: 127
+    with pytest.raises(StillpointError, match="is too long"):
+        check_volume(volume(lv_name="n" * 117))
+    check_volume(volume(lv_name="n" * 117, lv_layout="thin,sparse", pool_lv="pool"))  # has no such layer
+
+
+def test_a_thin_pool_is_refused_when_the_backup_may_bring_it_near_its_end() -> None:
+    def check(data: str = "50.00", metadata: str = "10.00", mapped: str = "40.00", **own_writes: int) -> None:
+        pool = volume(lv_name="pool", lv_layout="thin,pool", lv_size=str(10 * GIB), data_percent=data, metadata_percent=metadata)
+        thin = volume(lv_name="db", lv_layout="thin,sparse", pool_lv="pool", lv_size=str(10 * GIB), data_percent=mapped)
+        elsewhere = volume(lv_name="backups", lv_layout="thin,sparse", pool_lv="pool", data_percent="10.00")
+        check_pools([thin], {"vg-0/" + name: size for name, size in own_writes.items()}, [pool, thin, elsewhere])
+
+    check()
+    check(data="86.00")  # a tenth of the 4 GiB that the origin uses is 4 % of the pool
+    with pytest.raises(StillpointError, match=r"vg-0/pool \(10.0 GiB\) is 86.5 % full and may get to 90.5 %.*lvextend -L \+\d+M vg-0/pool"):
+        check(data="86.50")
+    check(data="80.00", mapped="0.10")  # what a snapshot can keep is no more than what the origin uses
+    for written_to in ("db", "backups"):
+        with pytest.raises(StillpointError, match="may get to 104.0 %"):
+            check(**{written_to: 5 * GIB})
+    with pytest.raises(StillpointError, match="the metadata of the thin pool vg-0/pool is 80.5 % full"):
+        check(metadata="80.50")
+    with pytest.raises(StillpointError, match="does not say how full"):
+        check(metadata="")
 
 
 def test_a_snapshot_is_ours_by_its_tags_and_left_over_only_when_its_process_is_gone() -> None:

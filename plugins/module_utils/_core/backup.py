@@ -23,7 +23,7 @@ from .reading import mounted
 from .repository.generations import JobDirectory, Partial
 from .storage import dm, leftovers
 from .storage.leftovers import Owner, this_process
-from .storage.snapshots import Watch
+from .storage.watch import Watch
 from .version import VERSION
 
 
@@ -134,6 +134,8 @@ def snapshot_facts(snapshot: Any, watch: Watch) -> Dict[str, Any]:
         "thin": snapshot.thin,
         "size_bytes": snapshot.size_bytes,
         "used_percent": watch.used_percent.get(snapshot.full_name),
+        "pool": snapshot.pool,
+        "pool_percent": watch.pool_percent.get(snapshot.full_name),
         "fs_type": snapshot.fs_type,
     }
 

@@ -25,6 +25,7 @@ from .process import require
 from .repository.generations import JobDirectory
 from .storage import layout, lvm, sizes
 from .storage.layout import FILES
+from .storage.lvm import LogicalVolume
 from .storage.mounts import Tree
 from .storage.snapshots import Target
 
@@ -90,7 +91,7 @@ class Plan:
         for target in self.targets:
             volume = target.volume
             size = (
-                "thin snapshot in pool %s/%s" % (volume.vg, volume.pool)
+                "thin snapshot in the pool %s" % volume.pool_name
                 if target.size is None
                 else "snapshot of %s (%s free in %s)"
                 % (
@@ -101,10 +102,17 @@ class Plan:
             )
             lines.append("volume      %s, %s on %s: %s" % (volume.full_name, target.fs_type, target.mount_point, size))
             lines.extend("            holds %s (%s)" % (hold.path, hold.role) for hold in target.holds)
+        if len(self.targets) > 1:
+            lines.append("one point   %s" % self._between())
         lines.append("copy        %s, of which %s are new" % (sizes.human(self.bytes_total), sizes.human(self.bytes_new)))
         lines.append("repository  %s, %s free" % (self.job.repository, sizes.human(self.repository_free)))
         lines.extend("warning     %s" % warning for warning in self.warnings)
         return lines
+
+
+    def _between(self) -> str:
+        text = "the snapshots of the %d volumes are taken a moment apart, " % len(self.targets)
+        return text + ("with commits stopped from before the first until after the last" if self.quiesce else "and nothing stops what writes to the files")
 
 
 def target_facts(target: Target) -> Dict[str, Any]:
@@ -142,9 +150,9 @@ def make(job: Job) -> Plan:
     known = lvm.volumes()
     wanted = server_paths(server) + [(FILES, path) for path in job.files]
     located = layout.locate(wanted, known)
-    one_volume_for_the_engine(located)
     if quiesce and job.mysql:
         quiesce = for_volumes(quiesce, job.mysql.lock, {one.volume.full_name for one in located})
+    check_one_point(located, [], quiesce)
     sources = [path for _role, path in wanted]
     check_repository(job.repository, sources)
     trees = tuple(tree_for(role, path, job.exclude) for role, path in wanted if dump is None or role == FILES)
@@ -158,8 +166,9 @@ def make(job: Job) -> Plan:
     warnings = []
     own_writes = {}
     inside = layout.volume_of(job.repository, known)
-    if inside is not None and inside.full_name in [one.volume.full_name for one in located]:
+    if inside is not None:
         own_writes[inside.full_name] = new
+    if inside is not None and inside.full_name in [one.volume.full_name for one in located]:
         warnings.append(
             "the repository %s lies on %s, which is backed up: the copy itself fills the snapshot, and both are lost together with the "
             "volume" % (job.repository, inside.full_name)
@@ -168,7 +177,7 @@ def make(job: Job) -> Plan:
     if quiesce:
         with Session(quiesce.login) as session:
             known_settings = settings.read(session, quiesce.server)
-    targets = layout.targets(located, [], job.snapshot_size, own_writes)
+    targets = layout.targets(located, [], job.snapshot_size, own_writes, known)
     server = dump.server if dump else server
     if quiesce:
         warnings.extend(doubts(quiesce))
@@ -258,17 +267,31 @@ def newest_trees(directory: JobDirectory) -> Dict[str, str]:
     return {tree.name: os.path.join(newest.path, tree.name) for tree in newest.trees} if newest else {}
 
 
-def one_volume_for_the_engine(located: Sequence[layout.Located]) -> None:
-    """Refuse engine files on several volumes: InnoDB goes on writing pages under every lock, and snapshots of two volumes
-    are two points in time to it."""
+def check_one_point(located: Sequence[layout.Located], extra: Sequence[LogicalVolume], quiesce: Optional[Quiesce]) -> None:
+    """Refuse volumes whose snapshots, which LVM takes one after the other, would not be one point in time.
+
+    Under a lock that stops commits, nothing that a user sees changes between the first snapshot and the last, so files may lie
+    anywhere. InnoDB's own files may not: it goes on writing pages and checkpoints under every lock, and recovers only from
+    data, redo and undo of the very same instant.
+
+    :param extra: volumes asked for by name
+    """
+    if quiesce is None:
+        return
     parts = [one for one in located if one.role != FILES]
     for part in parts[1:]:
         if part.volume.full_name != parts[0].volume.full_name:
             raise StillpointError(
-                "the data directory %s lies on %s and the server's %s directory %s on %s: no lock makes snapshots of two volumes one point "
-                "in time for InnoDB; move them to one volume"
+                "the data directory %s lies on %s and the server's %s directory %s on %s: the server goes on writing to both under every lock, "
+                "so that snapshots of two volumes are not one point in time to it; move them to one volume"
                 % (parts[0].path, parts[0].volume.full_name, part.role, part.path, part.volume.full_name)
             )
+    volumes = layout.volumes_of(located, extra)
+    if len(volumes) > 1 and not quiesce.choice.stops_commits:
+        raise StillpointError(
+            "with lock %s commits go on between the snapshots of %s, which are then not one point in time: use another lock, or a job of its own "
+            "for each volume" % (quiesce.choice.name, " and ".join(volume.full_name for volume in volumes))
+        )
 
 
 def check_repository(repository: str, sources: Sequence[str]) -> None:

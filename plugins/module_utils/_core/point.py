@@ -17,7 +17,7 @@ from .mysql.locks import Choice, Lock
 from .mysql.server import Server
 from .observe.text import iso
 from .process import run, undisturbed, urgent
-from .storage import dm
+from .storage import dm, snapshots
 from .storage.leftovers import Owner
 from .storage.snapshots import Snapshot, Taking, Target
 
@@ -174,35 +174,28 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
         lock = Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout)
         lock.prepare()
         sync_file_systems(targets)
-        first = takings[0]
-        late = late and len(takings) == 1 and first.can_be_late
+        late = late and all(taking.can_be_late for taking in takings)
         with urgent(), lock:
             if late:
-                first.begin()
-                with first.stopped_before_suspend() as in_time:
+                _begin(takings)
+                with snapshots.stopped_before_suspend(takings) as in_time:
                     if not in_time:
                         return None
                     sync_file_systems(targets)  # while nobody waits for it: what is written now need not be under the lock
                     lock.take()
-                    if not first.still_before():
+                    if not snapshots.still_before(takings):
                         return None
             else:
                 lock.take()
+                _begin(takings)
             with lock.held_or_lost():
-                seen, position = None, None
-                for taking in takings:
-                    if not late:
-                        taking.begin()
-                    if position is None:
-                        position = coords.read(session, quiesce.server)
-                    seen = taking.wait_frozen()
-                    moment = datetime.now(timezone.utc)
-                    if taking is not takings[-1]:
-                        taking.finish()
+                position = coords.read(session, quiesce.server)
+                seen = snapshots.wait_frozen(takings)
+                moment = datetime.now(timezone.utc)
             lock.release()
-    snapshots = [taking.finish() for taking in takings]
+    taken = snapshots.finish(takings)
     facts = {**_facts(quiesce, takings, lock, cleared), "released_at": seen}
-    return Point(run_id, moment, snapshots, facts, position.as_dict() if position else None, quiesce.server.summary())
+    return Point(run_id, moment, taken, facts, position.as_dict() if position else None, quiesce.server.summary())
 
 
 @contextmanager
@@ -238,8 +231,9 @@ def _while_commits_go_on(takings: Sequence[Taking], run_id: str, quiesce: Quiesc
             moment = _freeze(takings, around)
         if lock:
             lock.release()
+    taken = snapshots.finish(takings)
     facts = _facts(quiesce, takings, lock, cleared)
-    point = Point(run_id, moment, [taking.finish() for taking in takings], facts, None, quiesce.server.summary())
+    point = Point(run_id, moment, taken, facts, None, quiesce.server.summary())
     if around.exact is not None:
         point.coordinates = around.exact.as_dict()
     elif quiesce.server.log_bin:
@@ -249,33 +243,41 @@ def _while_commits_go_on(takings: Sequence[Taking], run_id: str, quiesce: Quiesc
     return point
 
 
+def _begin(takings: Sequence[Taking]) -> None:
+    for taking in takings:
+        taking.begin()
+
+
 def _freeze(takings: Sequence[Taking], around: Optional[coords.Around] = None) -> datetime:
     """Take the snapshots, reading the coordinates as shortly before and after as can be, and return the moment of the last."""
+    late = around is not None and all(taking.can_be_late for taking in takings)
+    if around and not late:
+        around.before()
+    _begin(takings)
+    if around and late:
+        with snapshots.stopped_before_suspend(takings) as in_time:
+            if in_time:
+                sync_file_systems([taking.target for taking in takings])
+                around.before()
+            else:
+                around.too_late()
+    snapshots.wait_frozen(takings)
     moment = datetime.now(timezone.utc)
-    for taking in takings:
-        first = around if taking is takings[0] else None
-        if first and not taking.can_be_late:
-            first.before()
-        taking.begin()
-        if first and taking.can_be_late:
-            with taking.stopped_before_suspend() as in_time:
-                if in_time:
-                    sync_file_systems([taking.target])
-                    first.before()
-                else:
-                    first.too_late()
-        taking.wait_frozen()
-        moment = datetime.now(timezone.utc)
-        if taking is not takings[-1]:
-            taking.finish()
     if around:
         around.after()
     return moment
 
 
 def _files_alone(takings: Sequence[Taking], run_id: str) -> Point:
-    moment = _freeze(takings)
-    return Point(run_id, moment, [taking.finish() for taking in takings])
+    with urgent():
+        moment = _freeze(takings)
+    point = Point(run_id, moment, snapshots.finish(takings))
+    if len(takings) > 1:
+        point.warnings.append(
+            "the files lie on %d volumes, whose snapshots are up to %d ms apart, with nothing that stops their writers in between"
+            % (len(takings), round(snapshots.skew(takings) * 1000))
+        )
+    return point
 
 
 def _facts(quiesce: Quiesce, takings: Sequence[Taking], lock: Optional[Lock], cleared: Dict[str, Any]) -> Dict[str, Any]:
@@ -286,6 +288,7 @@ def _facts(quiesce: Quiesce, takings: Sequence[Taking], lock: Optional[Lock], cl
         "waited_ms": _ms(lock.waited) if lock else 0,
         "held_ms": _ms(lock.held) if lock else 0,
         "frozen_ms": _frozen(takings),
+        "skew_ms": _ms(snapshots.skew(takings)),
         "guard_waited_ms": cleared["waited_ms"],
         "killed": cleared["killed"],
     }

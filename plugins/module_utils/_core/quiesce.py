@@ -74,10 +74,9 @@ def _prepare(request: QuiesceRequest) -> "tuple[Quiesce, List[Target]]":
     known = lvm.volumes()
     by_name, paths = split(request.volumes, known)
     located = layout.locate(planning.server_paths(quiesce.server) + [(FILES, path) for path in paths], known)
-    planning.one_volume_for_the_engine(located)
-    volumes = {volume.full_name for volume in [*by_name, *(one.volume for one in located)]}
-    quiesce = planning.for_volumes(quiesce, request.lock, volumes)
-    return quiesce, layout.targets(located, by_name, sizes.parse(request.snapshot_size), {})
+    quiesce = planning.for_volumes(quiesce, request.lock, {volume.full_name for volume in layout.volumes_of(located, by_name)})
+    planning.check_one_point(located, by_name, quiesce)
+    return quiesce, layout.targets(located, by_name, sizes.parse(request.snapshot_size), {}, known)
 
 
 def split(asked: Sequence[str], known: Sequence[LogicalVolume]) -> "tuple[List[LogicalVolume], List[str]]":

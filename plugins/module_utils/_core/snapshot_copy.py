@@ -28,7 +28,8 @@ from .storage import snapshots as snapshot_values
 from .storage.layout import FILES
 from .storage.leftovers import COLLECTION, KEPT, Owner, this_process
 from .storage.mounts import Tree
-from .storage.snapshots import Snapshot, Target, Watch
+from .storage.snapshots import Snapshot, Target
+from .storage.watch import Watch
 from .version import VERSION
 
 GENERATIONS, MIRROR = "generations", "mirror"
@@ -141,7 +142,7 @@ def _targets(request: CopyRequest) -> List[Target]:
     if inside is not None:
         trees = [planning.tree_for(FILES, path, request.exclude) for path in request.src]
         own_writes[inside.full_name] = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(JobDirectory(request.dest)))[1]
-    return layout.targets(located, [], sizes.parse(request.snapshot_size), own_writes)
+    return layout.targets(located, [], sizes.parse(request.snapshot_size), own_writes, known)
 
 
 @contextmanager

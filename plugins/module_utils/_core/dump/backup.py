@@ -21,7 +21,7 @@ from ..repository.generations import Partial
 from ..storage import dm
 from ..storage.leftovers import Owner
 from ..storage.mounts import Tree
-from ..storage.snapshots import Watch
+from ..storage.watch import Watch
 from . import take
 from .plan import DumpPlan
 

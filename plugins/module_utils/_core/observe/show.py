@@ -134,6 +134,8 @@ def _lock(lock: Mapping[str, Any]) -> str:
         text += ", commits went on"
     if lock.get("frozen_ms") is not None:
         text += ", file system frozen %d ms" % round(lock["frozen_ms"])
+    if lock.get("skew_ms"):
+        text += ", volumes at most %d ms apart" % round(lock["skew_ms"])
     if lock.get("guard_waited_ms"):
         text += "; waited %s for long statements before" % duration(lock["guard_waited_ms"] / 1000)
     return text
@@ -152,7 +154,8 @@ def _gtid(facts: Mapping[str, Any]) -> str:
 
 def _snapshot_size(snapshot: Mapping[str, Any]) -> str:
     if snapshot.get("thin"):
-        return ", thin"
+        full = snapshot.get("pool_percent")
+        return ", thin" + (", the pool %s was %.1f %% full" % (snapshot.get("pool"), full) if full is not None else "")
     return ", %s" % size(snapshot["size_bytes"]) if snapshot.get("size_bytes") else ""
 
 

@@ -23,9 +23,18 @@ _FLAGS_AT = 28
 _TARGET = struct.Struct("=QQiI16s")  # sector_start, length, status, next, target_type
 _BUFFER = 16384
 
+# DM_NAME_LEN, less the byte that ends a string
+NAME_LIMIT = 127
+
 _SUSPENDED = 1 << 1
 _INACTIVE_PRESENT = 1 << 6
 _NOFLUSH = 1 << 11  # asking must not make the target commit anything
+
+
+def name(vg: str, volume: str, layer: str = "") -> str:
+    """Return the device-mapper name that LVM gives a volume, or a layer of it (``real``, ``cow``, ``tpool``): dashes doubled."""
+    parts = [vg.replace("-", "--"), volume.replace("-", "--")] + ([layer] if layer else [])
+    return "-".join(parts)
 
 
 @dataclass(frozen=True)
@@ -106,3 +115,33 @@ def fill(state: Optional[State]) -> Fill:
         return Fill(False, 0, 0)
     used, size = int(numbers[0]) * 512, int(numbers[1]) * 512
     return Fill(used < size, used, size)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A thin pool at one instant; ``valid`` is False once it can't take writes any more.
+
+    :ivar transaction: grows by one with each snapshot that LVM makes in the pool
+    """
+
+    valid: bool
+    transaction: int
+    data_percent: float
+    metadata_percent: float
+
+
+def pool(state: Optional[State]) -> Pool:
+    """Return the Pool that the State of a thin pool's device (layer ``tpool``) tells.
+
+    Status of a thin-pool target: "<transaction> <metadata used>/<total> <data used>/<total> <held root> rw|ro|out_of_data_space …",
+    "Fail" or "Error" (kernel, Documentation/admin-guide/device-mapper/thin-provisioning.rst).
+    """
+    words = state.params.split() if state is not None and state.target == "thin-pool" else []
+    if len(words) < 5 or not words[0].isdigit():
+        return Pool(False, -1, 100.0, 100.0)
+    return Pool(words[4] == "rw", int(words[0]), _percent(words[2]), _percent(words[1]))
+
+
+def _percent(used_of_total: str) -> float:
+    used, _slash, total = used_of_total.partition("/")
+    return 100.0 * int(used) / int(total) if used.isdigit() and total.isdigit() and int(total) else 100.0

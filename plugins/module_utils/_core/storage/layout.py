@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import StillpointError
-from . import lvm, sizes
+from . import dm, lvm, sizes
 from .leftovers import KEPT, owner
 from .lvm import LogicalVolume
 from .mounts import Mount, Place, is_below, mounted_below, place, table
-from .snapshots import Hold, Target
+from .snapshots import Hold, Target, snapshot_name
 
 FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs")
 FILES = "files"
@@ -74,23 +74,38 @@ def check_volume(volume: LogicalVolume) -> None:
         raise StillpointError(
             "volume group %s lacks %d of its physical volumes: repair it first (vgs -o+vg_missing_pv_count)" % (volume.vg, volume.vg_missing_pvs)
         )
+    snapshot_name(volume.vg, "", 0)
+    # LVM puts a layer of this name below the origin of a thick snapshot
+    if not volume.thin and len(dm.name(volume.vg, volume.name, "real")) > dm.NAME_LIMIT:
+        raise StillpointError(
+            "the name of %s is too long: device-mapper has no room left for the layer that LVM puts below the origin of a snapshot; "
+            "rename the volume (lvrename)" % volume.full_name
+        )
+
+
+def volumes_of(located: Sequence[Located], extra: Sequence[LogicalVolume] = ()) -> List[LogicalVolume]:
+    """Return each volume that holds something, or that was asked for by name, once."""
+    volumes: Dict[str, LogicalVolume] = {}
+    for volume in [one.volume for one in located] + list(extra):
+        volumes.setdefault(volume.full_name, volume)
+    return list(volumes.values())
 
 
 def targets(
-    located: Sequence[Located], extra: Sequence[LogicalVolume], size: sizes.Size, own_writes: Mapping[str, int]
+    located: Sequence[Located], extra: Sequence[LogicalVolume], size: sizes.Size, own_writes: Mapping[str, int], known: Sequence[LogicalVolume]
 ) -> List[Target]:
     """Return a Target for each volume that holds something, or that was asked for by name; sizes fit the groups together.
 
     :param extra: volumes asked for by name
     :param own_writes: full name of a volume -> bytes that the copy itself will write to it
-    :raises StillpointError: a volume can't be snapshotted, or its group has no room
+    :param known: every volume of the host
+    :raises StillpointError: a volume can't be snapshotted, or its group or pool has no room
     """
-    volumes: Dict[str, LogicalVolume] = {}
-    for volume in [one.volume for one in located] + list(extra):
-        volumes.setdefault(volume.full_name, volume)
+    volumes = volumes_of(located, extra)
+    check_pools(volumes, own_writes, known)
     found = []
-    free = {volume.vg: volume.vg_free for volume in volumes.values()}
-    for volume in volumes.values():
+    free = {volume.vg: volume.vg_free for volume in volumes}
+    for volume in volumes:
         check_volume(volume)
         mount = _main_mount(volume, located)
         bytes_needed: Optional[int] = None
@@ -107,6 +122,27 @@ def targets(
         holds = tuple(Hold(one.role, one.path, one.place.below) for one in located if one.volume.full_name == volume.full_name)
         found.append(Target(volume, bytes_needed, mount.fs_type, mount.mount_point, holds))
     return found
+
+
+def check_pools(volumes: Sequence[LogicalVolume], own_writes: Mapping[str, int], known: Sequence[LogicalVolume]) -> None:
+    """Raise StillpointError where a thin pool has not the room that snapshots of its volumes may come to need.
+
+    :param own_writes: full name of a volume -> bytes that the copy itself will write to it
+    """
+    expected: Dict[str, float] = {}
+    for volume in volumes:
+        if volume.thin:
+            mapped = volume.size * (volume.data_percent or 0.0) / 100
+            expected[volume.pool_name] = expected.get(volume.pool_name, 0.0) + sizes.expected_writes(mapped)
+    for written_to, size in own_writes.items():
+        target = lvm.by_name(known, written_to)
+        if target is not None and target.pool_name in expected:
+            expected[target.pool_name] += size
+    for name, needed in expected.items():
+        pool = lvm.by_name(known, name)
+        if pool is None or pool.data_percent is None or pool.metadata_percent is None:
+            raise StillpointError("lvs does not say how full the thin pool %s is, which a snapshot in it depends on" % name)
+        sizes.check_pool(name, pool.size, pool.data_percent, pool.metadata_percent, needed)
 
 
 def _main_mount(volume: LogicalVolume, located: Sequence[Located]) -> Mount:

@@ -58,6 +58,11 @@ class LogicalVolume:
         return "thin" in self.layout and bool(self.pool)
 
     @property
+    def pool_name(self) -> str:
+        """The pool that a thin volume lies in: ``vg00/pool``; "" for other volumes."""
+        return "%s/%s" % (self.vg, self.pool) if self.thin else ""
+
+    @property
     def is_snapshot(self) -> bool:
         return "snapshot" in self.role
 

@@ -19,6 +19,11 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%(ORIGIN|FREE)", re.IGNORECASE)
 # cow_max_extents comes to the same).
 _METADATA_SHARE = 1 / 128
 
+# A thin pool that fills up stops every volume in it. Percent: what data may come to while the copy lasts, and the metadata
+# before it begins.
+POOL_DATA_LIMIT = 90.0
+POOL_METADATA_LIMIT = 80.0
+
 AUTO_SHARE = 0.10  # of the origin: what users may rewrite while the copy lasts, before the first extension
 AUTO_LEAST = 256 * MIB
 
@@ -92,6 +97,34 @@ def snapshot_size(asked: Size, *, name: str, origin_size: int, free: int, extent
             )
         )
     return size
+
+
+def expected_writes(mapped: float) -> float:
+    """Return the bytes that a thin pool may have to find for the old contents of an origin while its snapshot is copied.
+
+    :param mapped: bytes of the pool that the origin uses: the most that a snapshot can keep from being reused
+    """
+    return min(mapped, max(mapped * AUTO_SHARE, AUTO_LEAST))
+
+
+def check_pool(name: str, size: int, data_percent: float, metadata_percent: float, expected: float) -> None:
+    """Raise StillpointError where a thin pool has not the room that snapshots of its volumes may come to need.
+
+    :param size: bytes of data that the pool can hold
+    :param expected: bytes that it may have to find
+    """
+    after = data_percent + 100.0 * expected / size
+    if after > POOL_DATA_LIMIT:
+        raise StillpointError(
+            "the thin pool %s (%s) is %.1f %% full and may get to %.1f %% while the backup is copied, beyond %g %%: a full pool stops every volume "
+            "in it; extend it (lvextend -L +%dM %s)"
+            % (name, human(size), data_percent, after, POOL_DATA_LIMIT, -(-size * (after / POOL_DATA_LIMIT - 1) // MIB), name)
+        )
+    if metadata_percent > POOL_METADATA_LIMIT:
+        raise StillpointError(
+            "the metadata of the thin pool %s is %.1f %% full, beyond %g %%: a full pool stops every volume in it; extend it "
+            "(lvextend --poolmetadatasize +64M %s)" % (name, metadata_percent, POOL_METADATA_LIMIT, name)
+        )
 
 
 def human(size: float) -> str:

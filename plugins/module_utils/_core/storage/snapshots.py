@@ -4,27 +4,32 @@
 Device-mapper's point in time is the suspend of the origin: each later write waits until the resume, and then the old
 contents are kept for the snapshot. The lock may go once the origin is seen suspended, or once its live table is the one
 with the snapshot. A new slave in /sys/block/dm-N/slaves is no sign: it appears when the table is loaded, before the suspend.
+
+Several volumes are snapshotted by as many LVM commands, started together: those of one volume group wait for each other,
+which is LVM's own doing, and those of different groups run side by side.
 """
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import subprocess
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import CommandError, StillpointError
+from ..errors import CommandError, StillpointError, UsageError
 from ..process import go_on_without_parent, sentence, start
-from . import dm, lvm, sizes
-from .leftovers import Owner, locked_memory, process_state, remove
+from . import dm, lvm
+from .leftovers import COLLECTION, Owner, locked_memory, process_state, remove
 from .lvm import LogicalVolume
 
 # A lock is never held longer than this for the sake of a snapshot: an LVM command that hangs gives it back.
 FREEZE_LIMIT = 15.0
 _COMMAND_LIMIT = 300.0
 _STOP_LIMIT = 1.0
+_ORIGIN = "snapshot-origin"  # target type of a thick snapshot's origin
 _POLL = 0.0005
 
 
@@ -69,6 +74,7 @@ class Snapshot:
     fs_type: str
     mount_point: str
     holds: Tuple[Hold, ...]
+    pool: Optional[str] = None  # the thin pool's name; None for a thick snapshot
 
     @property
     def full_name(self) -> str:
@@ -92,28 +98,45 @@ def from_dict(facts: Mapping[str, Any]) -> Snapshot:
             thin=bool(facts["thin"]),
             size_bytes=int(facts["size_bytes"]),
             holds=holds,
+            pool=str(facts["pool"]) if facts.get("pool") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StillpointError("snapshots is not what mysql_quiesce_snapshot returned: %s of a snapshot is missing or wrong" % error) from error
 
 
+def snapshot_name(vg: str, run_id: str, number: int) -> str:
+    """Return a name for a run's snapshot that device-mapper can hold, also for the layer ``cow`` of it: a volume group with a
+    long name gets a short one. Each begins with "stillpoint", by which udev is told to make no links to its file system.
+
+    :raises UsageError: even that is too long
+    """
+    for name in ("%s-%s-%d" % (COLLECTION, run_id, number), COLLECTION + hashlib.sha256(("%s-%d" % (run_id, number)).encode()).hexdigest()[:8]):
+        if len(dm.name(vg, name, "cow")) <= dm.NAME_LIMIT:
+            return name
+    raise UsageError("the name of the volume group %s is too long: device-mapper has no room left for the name of a snapshot in it" % vg)
+
+
 class Taking:
-    """One volume's snapshot on its way: `prepare`, `begin`, `stopped_before_suspend` where it `can_be_late`, `wait_frozen`, `finish`."""
+    """One volume's snapshot on its way: `prepare`, `begin`, `stop` and `go_on`, and `look` until its command has ended."""
 
     def __init__(self, target: Target, owner: Owner, number: int, control: dm.Control) -> None:
+        volume = target.volume
         self.target = target
         self._owner = owner
         self._control = control
-        self.name = "stillpoint-%s-%d" % (owner.run_id, number)
-        self.full_name = "%s/%s" % (target.volume.vg, self.name)
-        self._origin = target.volume.dm_name
-        self._dm_name = "%s-%s" % (target.volume.vg.replace("-", "--"), self.name.replace("-", "--"))
+        self.name = snapshot_name(volume.vg, owner.run_id, number)
+        self.full_name = "%s/%s" % (volume.vg, self.name)
+        self._origin = volume.dm_name
+        self._dm_name = dm.name(volume.vg, self.name)
+        self._pool = dm.name(volume.vg, volume.pool, "tpool") if target.size is None else None
         self._before = self._state()
+        self._transaction = self._pool_transaction()
         self._process: Optional["subprocess.Popen[str]"] = None
-        self._argv: List[str] = []
-        self._suspended_at: Optional[float] = None
-        self._resumed_at: Optional[float] = None
-        self._last_seen_live = 0.0
+        self.argv: List[str] = []
+        self._seen: Optional[str] = None
+        self._last_before = 0.0
+        self._reached = 0.0
+        self._resumed: Optional[float] = None
         self._exit_checked = False
 
     def prepare(self) -> None:
@@ -126,124 +149,133 @@ class Taking:
         """Start the LVM command that takes the snapshot."""
         origin = self.target.volume.full_name
         if self.target.size is None:
-            self._argv = lvm.create_thin_snapshot_argv(origin, self.name, self._owner.tags())
+            self.argv = lvm.create_thin_snapshot_argv(origin, self.name, self._owner.tags())
         else:
-            self._argv = lvm.convert_argv(origin, self.full_name)
-        self._process = start(
-            self._argv, in_child=go_on_without_parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True
-        )
-        self._last_seen_live = time.monotonic()
+            self.argv = lvm.convert_argv(origin, self.full_name)
+        self._last_before = time.monotonic()
+        self._process = start(self.argv, in_child=go_on_without_parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
 
     @property
     def can_be_late(self) -> bool:
-        """Tell whether the new table is loaded visibly before the suspend: a thick snapshot of a volume that has none yet."""
-        return self.target.size is not None and self._before.target != "snapshot-origin" and not self._before.inactive
+        """Tell whether `still_before` can be certain: not for a thick snapshot of a volume that has one already, whose live
+        table looks the same before and after."""
+        return self._pool is not None or self._before.target != _ORIGIN
 
-    @contextmanager
-    def stopped_before_suspend(self) -> Iterator[bool]:
-        """Stop LVM (SIGSTOP) just before it suspends the origin, for as long as the body lasts: the point in time can't come
-        before the body's end. Give False when LVM was past that already.
-
-        However the body ends, LVM goes on; the kernel sees to it where this process is killed (PR_SET_PDEATHSIG).
-        """
-        process = self._command
-        try:
-            yield self._wait_loaded() and self._stop()
-        finally:
-            process.send_signal(signal.SIGCONT)
-
-    def _wait_loaded(self, limit: float = FREEZE_LIMIT) -> bool:
-        """Wait until LVM is about to suspend the origin; False when the command ended or froze the origin first.
-
-        The sign is the snapshot's own table, loaded and not live, when LVM begins to lock its memory: the origin's table is
-        loaded by then, udev has been waited for, and the suspend comes next.
-        """
-        end = time.monotonic() + limit
-        while time.monotonic() < end:
+    @property
+    def is_about(self) -> bool:
+        """Tell whether LVM is about to suspend the origin: it begins to lock its memory. For a thick snapshot, its own table is
+        loaded by then, the origin's as well, and udev has been waited for; a thin one gets its table later."""
+        if self._pool is None:
             snapshot = self._control.state(self._dm_name)
-            if snapshot is not None and snapshot.inactive and locked_memory(self._command.pid):
-                return self.still_before()
-            if self._over(self._state()):
+            if snapshot is None or not snapshot.inactive:
                 return False
-            time.sleep(_POLL)
-        return False
+        return locked_memory(self._command.pid) > 0
 
-    def _stop(self) -> bool:
-        """Stop LVM; tell whether it stands still before the suspend. An origin that is suspended has to be let go at once."""
+    def stop(self) -> bool:
+        """Stop LVM (SIGSTOP); tell whether it stands still before the suspend. An origin that is suspended has to be let go at
+        once."""
         self._command.send_signal(signal.SIGSTOP)
         end = time.monotonic() + _STOP_LIMIT
-        while time.monotonic() < end and not self._over(self._state()):
+        while time.monotonic() < end and self.still_before():
             if process_state(self._command.pid) == "T":
                 return self.still_before()
             time.sleep(_POLL)
         return False
 
+    def go_on(self) -> None:
+        """Let LVM go on, if it was stopped."""
+        self._command.send_signal(signal.SIGCONT)
+
     def still_before(self) -> bool:
-        """Tell whether the point in time is certainly yet to come: the new table is loaded and not live, and writes go on."""
+        """Tell whether the point in time is certainly yet to come: writes go on, and after that was seen, nothing of the
+        snapshot is in effect. In this order, since LVM resumes the origin last."""
+        ended = self._process is not None and self._process.poll() is not None
         state = self._state()
-        if state.inactive and not state.suspended and state.target == self._before.target:
-            self._last_seen_live = time.monotonic()
-            return True
-        return False
+        return not ended and not state.suspended and self._certain(state)
 
-    def wait_frozen(self, limit: float = FREEZE_LIMIT) -> str:
-        """Return how the point in time was seen to be reached: "suspended", "switched", or "exit" (the command ended well).
+    def _certain(self, state: dm.State) -> bool:
+        """Tell whether nothing of the snapshot is in effect, for a State that was not suspended; False where that can't be known."""
+        if self._pool is None:
+            return self.can_be_late and state.target == self._before.target
+        return self._transaction == self._pool_transaction()
 
-        :raises StillpointError: it was not reached within the limit, or the command failed
+    def look(self) -> Optional[str]:
+        """Return how the point in time was seen to be reached; None while it was not.
+
+        "suspended": the origin is frozen; "switched": the snapshot is in effect; "exit": the command ended well.
+
+        :raises CommandError: the command failed
         """
-        end = time.monotonic() + limit
-        while time.monotonic() < end:
-            state = self._state()
-            now = time.monotonic()
-            if state.suspended:
-                self._suspended_at = now
-                return "suspended"
-            if self._before.target != "snapshot-origin" and state.target == "snapshot-origin":
-                self._suspended_at, self._resumed_at = self._last_seen_live, now
+        before = time.monotonic()
+        ended = self._command.poll() is not None
+        state = self._state()
+        now = time.monotonic()
+        if self._seen is None:
+            self._seen = self._sign(state, ended)
+            if self._seen is not None:
+                self._reached = now
+            elif self._certain(state):
+                self._last_before = before
+        if self._seen is not None and self._resumed is None and not state.suspended:
+            self._resumed = now
+        if ended:
+            self._check_exit()
+        return self._seen
+
+    def _sign(self, state: dm.State, ended: bool) -> Optional[str]:
+        if state.suspended:
+            return "suspended"
+        if self._pool is None:
+            if state.target == _ORIGIN and self._before.target != _ORIGIN:
                 return "switched"
-            if self._process is not None and self._process.poll() is not None:
-                self._check_exit()
-                return "exit"
-            self._last_seen_live = now
-            time.sleep(_POLL)
-        raise StillpointError("LVM did not take the snapshot of %s within %g s; the lock was given back" % (self.target.volume.full_name, limit))
+        elif self._control.state(self._dm_name) is not None:  # LVM makes the device when the pool has the snapshot
+            return "switched"
+        if ended:
+            self._check_exit()
+            return "exit"
+        return None
 
-    def finish(self) -> Snapshot:
-        """Wait for the command's end and return the Snapshot.
+    @property
+    def resumed(self) -> bool:
+        """Tell whether the origin was seen to take writes again."""
+        return self._resumed is not None
 
-        :raises CommandError: it failed, or did not end in time
-        """
-        process = self._command
-        end = time.monotonic() + _COMMAND_LIMIT
-        while process.poll() is None:
-            if self._resumed_at is None and not self._state().suspended:
-                self._resumed_at = time.monotonic()
-            if time.monotonic() > end:
-                raise CommandError("%s did not end within %g s" % (self._argv[0], _COMMAND_LIMIT), self._argv)
-            time.sleep(0.02 if self._resumed_at else _POLL)
-        self._check_exit()
+    @property
+    def ended(self) -> bool:
+        """Tell whether the command has ended."""
+        return self._command.poll() is not None
+
+    @property
+    def frozen(self) -> Optional[float]:
+        """Seconds from the suspend to the resume as they were seen; None when the freeze was too short to be seen."""
+        if self._seen == "suspended" and self._resumed is not None:
+            return self._resumed - self._reached
+        if self._seen == "switched" and self._pool is None:
+            return self._reached - self._last_before
+        return None
+
+    @property
+    def moment(self) -> Tuple[float, float]:
+        """The monotonic times between which the origin was frozen."""
+        return self._last_before, self._reached
+
+    def snapshot(self) -> Snapshot:
+        """Return the Snapshot that was taken."""
         target = self.target
         volume = target.volume
-        device = "/dev/%s/%s" % (volume.vg, self.name)
         return Snapshot(
             volume.vg,
             volume.name,
             self.name,
-            device,
+            "/dev/%s/%s" % (volume.vg, self.name),
             self._dm_name,
             target.size is None,
             target.size or volume.size,
             target.fs_type,
             target.mount_point,
             target.holds,
+            volume.pool if target.size is None else None,
         )
-
-    @property
-    def frozen(self) -> Optional[float]:
-        """Seconds from the suspend to the resume as they were seen; None when the freeze was too short to be seen."""
-        if self._suspended_at is None or self._resumed_at is None:
-            return None
-        return max(0.0, self._resumed_at - self._suspended_at)
 
     def discard(self) -> None:
         """Wait until the command has ended, and remove what it made. Safe at any time, and when nothing was made."""
@@ -267,10 +299,8 @@ class Taking:
             raise StillpointError("the logical volume %s is not active" % self.target.volume.full_name)
         return state
 
-    def _over(self, state: dm.State) -> bool:
-        """Tell whether it is too late to find the table loaded and not yet live."""
-        ended = self._process is not None and self._process.poll() is not None
-        return ended or state.suspended or state.target != self._before.target
+    def _pool_transaction(self) -> Optional[int]:
+        return dm.pool(self._control.state(self._pool)).transaction if self._pool else None
 
     def _check_exit(self) -> None:
         if self._exit_checked:
@@ -281,76 +311,89 @@ class Taking:
         if process.returncode != 0:
             raise CommandError(
                 "LVM can't snapshot %s: %s" % (self.target.volume.full_name, sentence(err or "") or "exit status %d" % process.returncode),
-                self._argv,
+                self.argv,
                 process.returncode,
                 err or "",
             )
 
 
-class Watch:
-    """Keeps a set of thick snapshots valid while they are read: extends them while there is room, and says when one is lost.
+@contextmanager
+def stopped_before_suspend(takings: Sequence[Taking]) -> Iterator[bool]:
+    """Stop LVM in each volume group just before it suspends the first origin there, for as long as the body lasts: no point in
+    time can come before the body's end. Give False when LVM was past that already.
 
-    Call it often; it looks at most every `interval` seconds, which costs microseconds (a status ioctl, no LVM command).
+    However the body ends, LVM goes on; the kernel sees to it where this process is killed (PR_SET_PDEATHSIG).
     """
+    try:
+        yield _wait_stopped(takings)
+    finally:
+        for taking in takings:
+            taking.go_on()
 
-    threshold = 70.0  # percent full at which a snapshot is extended
-    share = 0.5  # of its size that is added, but for the room there is
 
-    def __init__(self, snapshots: List[Snapshot], control: dm.Control, *, interval: float = 0.25) -> None:
-        self.snapshots = snapshots
-        self._control = control
-        self._interval = interval
-        self._next = 0.0
-        self._no_room: Dict[str, str] = {}
-        self.used_percent: Dict[str, float] = {}
-        self.warnings: List[str] = []
+def _wait_stopped(takings: Sequence[Taking]) -> bool:
+    """Tell whether a command stands still in each volume group; the others in it wait for that one to leave the group.
 
-    def __call__(self) -> None:
-        """Look, if it is time to.
+    :raises CommandError: one has failed
+    """
+    groups = {taking.target.volume.vg for taking in takings}
+    stopped: Dict[str, Taking] = {}
+    end = time.monotonic() + FREEZE_LIMIT
+    while time.monotonic() < end and still_before(takings):
+        for taking in takings:
+            if taking not in stopped.values() and taking.is_about:
+                if not taking.stop():
+                    return False
+                stopped[taking.target.volume.vg] = taking
+        if len(stopped) == len(groups):
+            return still_before(takings)
+        time.sleep(_POLL)
+    for taking in takings:
+        if taking.ended:
+            taking.look()
+    return False
 
-        :raises StillpointError: a snapshot has been lost
-        """
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + self._interval
-            self.check()
 
-    def check(self) -> None:
-        """Look now.
+def still_before(takings: Sequence[Taking]) -> bool:
+    """Tell whether the point in time of every one is certainly yet to come."""
+    return all(taking.still_before() for taking in takings)
 
-        :raises StillpointError: a snapshot has been lost
-        """
-        for index, snapshot in enumerate(self.snapshots):
-            if snapshot.thin:
-                continue
-            fill = dm.fill(self._control.state(snapshot.dm_name))
-            if not fill.valid:
-                raise StillpointError(self._lost(snapshot))
-            self.used_percent[snapshot.full_name] = round(fill.percent, 1)
-            if fill.percent >= self.threshold and snapshot.full_name not in self._no_room:
-                self.snapshots[index] = self._extended(snapshot)
 
-    def _extended(self, snapshot: Snapshot) -> Snapshot:
-        volume = lvm.by_name(lvm.volumes(), snapshot.full_name)
-        if volume is None:
-            raise StillpointError("the snapshot %s is gone: somebody removed it" % snapshot.full_name)
-        room = volume.vg_free // volume.extent
-        more = min(max(int(volume.size * self.share) // volume.extent, 1), room)
-        if more < 1:
-            self._no_room[snapshot.full_name] = "the volume group %s has no free extent to extend it" % snapshot.vg
-            self.warnings.append("snapshot %s is %.0f %% full and %s" % (snapshot.full_name, self.threshold, self._no_room[snapshot.full_name]))
-            return snapshot
-        size = volume.size + more * volume.extent
-        try:
-            lvm.extend(snapshot.full_name, size)
-        except CommandError as error:  # somebody else took the room, or it was lost meanwhile: the next look tells
-            self._no_room[snapshot.full_name] = "it can't be extended (%s)" % error
-            return snapshot
-        return replace(snapshot, size_bytes=size)
+def wait_frozen(takings: Sequence[Taking]) -> str:
+    """Wait until every origin has been seen frozen, and return by which signs.
 
-    def _lost(self, snapshot: Snapshot) -> str:
-        why = self._no_room.get(snapshot.full_name, "it filled faster than it could be extended")
-        return (
-            "the snapshot %s of %s/%s (%d MiB) was filled up by writes to its origin and is lost: %s; nothing was published. "
-            "Set a larger snapshot_size, or free space in the volume group"
-        ) % (snapshot.name, snapshot.vg, snapshot.origin, snapshot.size_bytes // sizes.MIB, why)
+    :raises StillpointError: one was not within the limit, or a command failed
+    """
+    end = time.monotonic() + FREEZE_LIMIT
+    while True:
+        signs = [taking.look() for taking in takings]
+        if None not in signs:
+            return ", ".join(sorted({str(sign) for sign in signs}))
+        if time.monotonic() > end:
+            late = takings[signs.index(None)].target.volume.full_name
+            raise StillpointError("LVM did not take the snapshot of %s within %g s; the lock was given back" % (late, FREEZE_LIMIT))
+        time.sleep(_POLL)
+
+
+def finish(takings: Sequence[Taking]) -> List[Snapshot]:
+    """Wait for the commands' ends and return the Snapshots.
+
+    :raises CommandError: one failed, or did not end in time
+    """
+    end = time.monotonic() + _COMMAND_LIMIT
+    while not all(taking.ended and taking.resumed for taking in takings):
+        for taking in takings:
+            taking.look()
+            if time.monotonic() > end:
+                raise CommandError("LVM did not end the snapshot of %s within %g s" % (taking.target.volume.full_name, _COMMAND_LIMIT), taking.argv)
+        time.sleep(0.02 if all(taking.resumed for taking in takings) else _POLL)
+    for taking in takings:
+        taking.look()
+    return [taking.snapshot() for taking in takings]
+
+
+def skew(takings: Sequence[Taking]) -> float:
+    """Return the seconds from the first freeze to the last, at most; 0 for one volume."""
+    if len(takings) < 2:
+        return 0.0
+    return max(taking.moment[1] for taking in takings) - min(taking.moment[0] for taking in takings)

@@ -18,6 +18,7 @@ from _core.mysql.connection import Login, Session
 
 SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 INSTALL = shutil.which("mariadb-install-db")
+USER = "nobody"  # mysql is there only where a server is installed as a service
 
 needed = [
     pytest.mark.skipif(not (SERVER and INSTALL), reason="needs mariadbd and mariadb-install-db (package mariadb-server)"),
@@ -40,7 +41,7 @@ class RealServer:
         top = self.top
         options = ["--datadir=" + self.datadir, "--socket=" + top + "/s", "--pid-file=" + top + "/pid", "--log-error=" + top + "/error.log"]
         options += ["--skip-networking", "--innodb-buffer-pool-size=16M", "--log-bin=" + self.binlogs + "/bin", "--server-id=1", *more]
-        command: List[str] = [str(SERVER), "--no-defaults", "--user=mysql", *options]
+        command: List[str] = [str(SERVER), "--no-defaults", "--user=" + USER, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _wait(self)
 
@@ -90,13 +91,13 @@ def real_server() -> Iterator[RealServer]:
     top = tempfile.mkdtemp(prefix="stillpoint-test-")  # a short path: a socket's may have 107 bytes
     server = RealServer(top, Login(login_user="root", login_unix_socket=top + "/s"))
     try:
-        shutil.chown(top, "mysql", "mysql")
+        shutil.chown(top, USER)
         os.chmod(top, 0o755)
         os.mkdir(server.binlogs)
-        shutil.chown(server.binlogs, "mysql", "mysql")
-        install = [str(INSTALL), "--no-defaults", "--user=mysql", "--datadir=" + server.datadir, "--auth-root-authentication-method=normal"]
+        shutil.chown(server.binlogs, USER)
+        install = [str(INSTALL), "--no-defaults", "--user=" + USER, "--datadir=" + server.datadir, "--auth-root-authentication-method=normal"]
         subprocess.run([*install, "--skip-test-db"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-        subprocess.run(["chown", "-R", "mysql:mysql", server.datadir], check=True)
+        subprocess.run(["chown", "-R", USER, server.datadir], check=True)
         server.start()
         yield server
     finally:

@@ -22,6 +22,7 @@ pytest.importorskip("pymysql")
 
 SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 INSTALL = shutil.which("mariadb-install-db")
+USER = "nobody"  # mysql is there only where a server is installed as a service
 
 pytestmark = [
     pytest.mark.skipif(not (SERVER and INSTALL), reason="needs mariadbd and mariadb-install-db (package mariadb-server)"),
@@ -36,14 +37,14 @@ def admin() -> Iterator[Login]:
     """A server with binary, general and slow log; yields root's login."""
     top = tempfile.mkdtemp(prefix="stillpoint-test-")  # a short path: a socket's may have 107 bytes
     try:
-        shutil.chown(top, "mysql", "mysql")
+        shutil.chown(top, USER)
         os.chmod(top, 0o755)
         data = os.path.join(top, "data")
         subprocess.run(
             [
                 str(INSTALL),
                 "--no-defaults",
-                "--user=mysql",
+                "--user=" + USER,
                 "--datadir=" + data,
                 "--auth-root-authentication-method=socket",
                 "--skip-test-db",
@@ -56,7 +57,7 @@ def admin() -> Iterator[Login]:
             [
                 str(SERVER),
                 "--no-defaults",
-                "--user=mysql",
+                "--user=" + USER,
                 "--datadir=" + data,
                 "--socket=" + top + "/s",
                 "--pid-file=" + top + "/pid",

@@ -145,7 +145,7 @@ def test_what_stands_in_a_program_is_no_heading_and_no_end(mode: str, literal: s
 
 def test_the_longest_statement_is_measured_over_all_its_rows() -> None:
     rows = ",\n".join("(%d)" % number for number in range(1000))
-    statement = "INSERT INTO `t` (`id`, `a``b`) VALUES %s;\n" % rows
+    statement = "INSERT INTO `t` (`id`, `a``b`, row_start) VALUES %s;\n" % rows
     text = HEAD + DATABASE.format("a", "a") + statement + FOOT
     for size in (100, 1 << 20):
         assert abs(read(text, size)[1].longest - len(statement)) <= 2

@@ -21,7 +21,7 @@ from _core.mysql.connection import ServerError, Session
 from _core.mysql.scratch import ScratchFailed, said, scratch_server
 from _core.mysql.settings import Settings
 from _core.storage import leftovers, mounts
-from real_server import RealServer, needed, real_server
+from real_server import USER, RealServer, needed, real_server
 
 pytest.importorskip("pymysql")
 
@@ -140,7 +140,7 @@ def test_without_the_live_path_on_this_host_the_copy_is_used_where_it_lies(serve
 def test_binary_logs_go_where_the_copy_has_them(server: RealServer, copy: str) -> None:
     logs = server.top + "/binlog-copy"
     shutil.copytree(server.binlogs, logs)
-    subprocess.run(["chown", "-R", "mysql:mysql", logs], check=True)
+    subprocess.run(["chown", "-R", USER, logs], check=True)
     before = contents(server.binlogs)
     where = {server.datadir: copy, server.binlogs: logs}
     with scratch_server(settings_of(server), where, discard=True, binary_log=True) as it, Session(it.login) as session:

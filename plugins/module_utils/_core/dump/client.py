@@ -37,6 +37,11 @@ class Program:
     def name(self) -> str:
         return os.path.basename(self.path)
 
+    @property
+    def has_history(self) -> bool:
+        """Whether it can dump the old rows of system-versioned tables (MariaDB 10.11)."""
+        return "mariadb" in self.name and tuple(int(part) for part in re.findall(r"\d+", self.version)) >= (10, 11)
+
 
 def dumper(flavour: str) -> Program:
     """Return the program that dumps a server of this flavour.
@@ -121,11 +126,14 @@ def _quoted(value: str) -> str:
     return '"%s"' % "".join(escapes.get(letter, letter) for letter in value)
 
 
-def dump_command(program: Program, flavour: str, options: str, databases: Sequence[str], *, coordinates: bool) -> List[str]:
+def dump_command(
+    program: Program, flavour: str, options: str, databases: Sequence[str], *, coordinates: bool, history: bool = False
+) -> List[str]:
     """Return the command that writes a dump to its standard output.
 
     :param options: the option file
     :param coordinates: have the snapshot's own coordinates in comments, which needs no lock on MariaDB
+    :param history: of system-versioned tables, their old rows too
     """
     argv = [
         program.path,
@@ -142,6 +150,7 @@ def dump_command(program: Program, flavour: str, options: str, databases: Sequen
     ]
     if flavour == "mariadb":
         argv += ["--master-data=2", "--gtid"] if coordinates else []
+        argv += ["--dump-history"] if history else []
     else:
         # GTIDs are in the manifest: in the dump they would keep it from being loaded into any server that has run before
         argv += ["--set-gtid-purged=OFF", "--no-tablespaces"]

@@ -39,6 +39,7 @@ class DumpPlan:
     :ivar databases: all that will be dumped
     :ivar tables: every table of theirs, as (database, name)
     :ivar locked: those that are not transactional, and stay locked for writers until they are dumped
+    :ivar versioned: those that keep their old rows
     :ivar bytes_tables: what the tables take in the server; bytes_sql: what the dump will come to; bytes_expected: and compressed
     """
 
@@ -50,6 +51,7 @@ class DumpPlan:
     databases: Tuple[str, ...] = ()
     tables: Tuple[Key, ...] = ()
     locked: Tuple[Table, ...] = ()
+    versioned: Tuple[Key, ...] = ()
     bytes_tables: int = 0
     bytes_sql: int = 0
     bytes_expected: int = 0
@@ -64,9 +66,15 @@ class DumpPlan:
 
         :param files: the job has files beside the dump
         """
+        found = []
         if files and self.live:
-            return ["dump and files will not be of one point in time: mysql.source: snapshot takes both from one"]
-        return []
+            found.append("dump and files will not be of one point in time: mysql.source: snapshot takes both from one")
+        if self.versioned and not self.program.has_history:
+            found.append(
+                "%s.%s keeps its old rows (system versioning), and %s %s does not dump them"
+                % (*map(shown, self.versioned[0]), self.program.name, self.program.version)
+            )
+        return found
 
     def as_dict(self) -> Dict[str, Any]:
         return {
@@ -143,6 +151,7 @@ def look(session: Session, plan: DumpPlan) -> DumpPlan:
         databases=tuple(databases),
         tables=tuple((row["db"], row["name"]) for row in tables),
         locked=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]) if plan.live else (),
+        versioned=tuple((row["db"], row["name"]) for row in tables if row["kind"] == "SYSTEM VERSIONED"),
         bytes_tables=sum(int(row["bytes"] or 0) for row in tables),
     )
 
@@ -224,10 +233,10 @@ def chosen(session: Session, asked: Sequence[str]) -> List[str]:
 
 
 def read_tables(session: Session, databases: Sequence[str]) -> List[Dict[str, Any]]:
-    """Return ``{db, name, engine, transactional, bytes}`` for each table; views are left out."""
+    """Return ``{db, name, engine, transactional, kind, bytes}`` for each table; views are left out."""
     rows = session.rows(
         "SELECT t.TABLE_SCHEMA AS db, t.TABLE_NAME AS name, t.ENGINE AS engine, COALESCE(e.TRANSACTIONS, 'NO') = 'YES' AS transactional,"
-        " t.DATA_LENGTH AS bytes FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
+        " t.TABLE_TYPE AS kind, t.DATA_LENGTH AS bytes FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
         " WHERE t.TABLE_TYPE NOT IN ('VIEW', 'SYSTEM VIEW') AND t.TABLE_SCHEMA NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema')"
     )
     wanted = set(databases)

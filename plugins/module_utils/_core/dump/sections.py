@@ -32,7 +32,8 @@ _COMPLETED = re.compile(rb"-- Dump completed(?: on [-0-9: ]+)?\n")
 _POSITION = re.compile(rb"-- CHANGE (?:MASTER|REPLICATION SOURCE) TO (?:MASTER|SOURCE)_LOG_FILE='([^']*)', (?:MASTER|SOURCE)_LOG_POS=(\d+);")
 _GTID = re.compile(rb"-- SET GLOBAL gtid_slave_pos='([^']*)';")
 
-_COLUMNS = rb"(?: \(" + _IDENTIFIER + rb"(?:, " + _IDENTIFIER + rb")*\))?"
+_COLUMN = rb"(?:`(?:[^`]|``)*`|\w+)"
+_COLUMNS = rb"(?: \(" + _COLUMN + rb"(?:, " + _COLUMN + rb")*\))?"
 _INSERT = re.compile(rb"(?:INSERT|REPLACE)(?: IGNORE)? INTO " + _IDENTIFIER + _COLUMNS + rb" VALUES\s")
 _INSERTS = (b"INSERT ", b"REPLACE INTO `", b"REPLACE IGNORE ")
 _DELIMITER = re.compile(rb"DELIMITER (\S+)\s*\n")

@@ -102,7 +102,9 @@ def begun(plan: DumpPlan, login: Login, note: Callable[[str], None]) -> Iterator
             _clear_the_way(session, plan, note)
         sql = accounts.text(accounts.read(session, plan.server)) if not plan.options.databases else ""
         states = live and plan.choice.method is None and plan.server.flavour == "mariadb" and plan.server.log_bin
-        source = Source(client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states), _BEGUN)
+        history = bool(plan.versioned) and plan.program.has_history
+        argv = client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states, history=history)
+        source = Source(argv, _BEGUN)
         keeper = stack.enter_context(Session(login)) if plan.locked else None
         lock, position = _start(stack, source, plan, keeper)
         source.give_way()

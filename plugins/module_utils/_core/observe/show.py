@@ -50,6 +50,9 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
             "%s/%s%s%s"
             % (snapshot.get("vg"), snapshot.get("origin"), _snapshot_size(snapshot), ", %.1f %% used" % used if used is not None else ""),
         )
+    dump = facts.get("dump")
+    if dump:
+        say("dump", _dump(dump))
     copy = facts.get("copy")
     if copy:
         say("copy", _copy(copy))
@@ -166,6 +169,16 @@ def _copy(copy: Mapping[str, Any]) -> str:
         size(copy.get("bytes_transferred", 0)),
     )
     return text + (", in %s" % duration(copy["duration_s"]) if copy.get("duration_s") is not None else "")
+
+
+def _dump(dump: Mapping[str, Any]) -> str:
+    text = "%s of SQL by %s" % (size(dump["sql_bytes"]), dump["program"])
+    if dump.get("source") == "snapshot":
+        return text + ", of a scratch server on a snapshot"
+    if dump.get("locked_tables"):
+        held = ", for %s" % duration(dump["locked_s"]) if dump.get("locked_s") is not None else ""
+        text += "; %s tables locked for writers%s" % (count(dump["locked_tables"]), held)
+    return text
 
 
 def known(job: str, found: Any) -> Dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from _core import backup, job
-from _core.dump import accounts, client, load, take
+from _core.dump import accounts, client, feed, load, take
 from _core.dump import plan as planning
 from _core.errors import NotNowError, StillpointError, UsageError
 from _core.job import Job
@@ -46,7 +46,7 @@ def source() -> Iterator[RealServer]:
     """A server with everything that a dump may lose."""
     with real_server() as server:
         server.do("SET GLOBAL max_allowed_packet = 1 << 30")
-        feed(server, sql(LARGE))
+        give(server, sql(LARGE))
         yield server
 
 
@@ -96,7 +96,7 @@ def make_job(tmp_path: Path, source: RealServer) -> Callable[..., Job]:
     return make
 
 
-def feed(server: RealServer, statements: str) -> None:
+def give(server: RealServer, statements: str) -> None:
     program = client.loader("mariadb").path
     argv = [program, "--no-defaults", "-S", server.top + "/s", "--binary-mode", "--comments", "--max-allowed-packet=1G"]
     subprocess.run(argv, input=statements.encode(), check=True)
@@ -112,7 +112,7 @@ def run(of: Job) -> Generation:
 
 
 def into(server: RealServer, generation: Generation, **what: Any) -> Dict[str, Any]:
-    return load.execute(prepared(server, generation, **what), Silent())
+    return feed.execute(prepared(server, generation, **what), Silent())
 
 
 def prepared(server: RealServer, generation: Generation, **what: Any) -> load.LoadPlan:
@@ -158,11 +158,11 @@ def test_a_dump_by_the_account_of_the_role_brings_everything_to_another_server(
     if split:
         source.do("DROP DATABASE IF EXISTS awkward_large")  # it makes no difference, but for the time
     generation = run(make_job(config_file=account_file, split=split))
-    feed(other, "DROP DATABASE IF EXISTS awkward; CREATE DATABASE awkward; CREATE TABLE awkward.of_before (id INT); CREATE DATABASE IF NOT EXISTS theirs;")
+    give(other, "DROP DATABASE IF EXISTS awkward; CREATE DATABASE awkward; CREATE TABLE awkward.of_before (id INT); CREATE DATABASE IF NOT EXISTS theirs;")
     plan = prepared(other, generation)
     assert "awkward" in plan.replaced
     assert any("replaces the databases" in line for line in plan.lines())
-    done = load.execute(plan, Silent())
+    done = feed.execute(plan, Silent())
     assert done["warnings"] == []
     assert differences(picture(source, DATABASES), picture(other, DATABASES)) == []
     with Session(other.login) as session:
@@ -183,8 +183,8 @@ def test_a_dump_by_the_account_of_the_role_brings_everything_to_another_server(
 def test_each_file_of_a_split_dump_is_a_dump_of_its_own(source: RealServer, other: RealServer, make_job: Callable[..., Job]) -> None:
     generation = run(make_job(split=True, databases=["awkward_empty", "awk-ward db"]))
     text = subprocess.run(["zstd", "-dc", os.path.join(generation.path, "dump", "awk-ward db.sql.zst")], stdout=subprocess.PIPE, check=True).stdout
-    feed(other, "DROP DATABASE IF EXISTS `awk-ward db`")
-    feed(other, text.decode())
+    give(other, "DROP DATABASE IF EXISTS `awk-ward db`")
+    give(other, text.decode())
     assert differences(picture(source, ["awk-ward db"]), picture(other, ["awk-ward db"])) == []
     assert not os.path.exists(os.path.join(generation.path, accounts.FILE))
 
@@ -364,7 +364,7 @@ def test_one_table_of_awkward_name_comes_back_and_nothing_else_changes(source: R
     other.do("DROP TABLE `awk-ward db`.`back``tick`", "DELETE FROM `awk-ward db`.plain", "UPDATE awkward.counted SET v = 99")
     plan = prepared(other, generation, table="awk-ward db.back`tick")
     assert plan.lines()[1] == "  creates the table awk-ward db.back`tick"
-    load.execute(plan, Silent())
+    feed.execute(plan, Silent())
     into(other, generation, table="`awkward`.`z;\n-- view`")
     with Session(other.login) as session:
         assert session.value("SELECT COUNT(*) FROM `awk-ward db`.`back``tick`") == 1
@@ -416,7 +416,7 @@ def test_accounts_come_back_with_their_password_and_rights_and_those_that_are_th
         plan = prepared(other, run(make_job()))
         assert "'clerk'@'localhost'" in plan.made
         assert "'both'@'localhost'" in plan.kept
-        assert load.execute(plan, Silent())["warnings"] == []
+        assert feed.execute(plan, Silent())["warnings"] == []
         with Session(source.login) as one, Session(other.login) as two:
             for name in people[:2]:
                 assert one.rows("SHOW GRANTS FOR %s" % name) == two.rows("SHOW GRANTS FOR %s" % name)
@@ -467,7 +467,7 @@ def test_a_statement_that_fails_ends_the_load_and_what_the_server_has_is_said(
     at = text.index(b"\n", at) + 1 if before.startswith(b"--") else at
     bad = text[:at] + b"SELECT no_such_column;\n" + text[at:]
     Path(path).write_bytes(subprocess.run(["zstd", "-c"], input=bad, stdout=subprocess.PIPE, check=True).stdout)
-    monkeypatch.setattr(load, "_verify", lambda plan, reporter: None)
+    monkeypatch.setattr(feed, "_verify", lambda plan, reporter: None)
     with pytest.raises(StillpointError, match="Unknown column.*error 1054.*" + sentence):
         into(other, generation)
     shop.do("DROP DATABASE zoo")

@@ -364,7 +364,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _restore(arguments: argparse.Namespace) -> int:
     from . import restore
-    from .dump import load
+    from .dump import feed, load
 
     job = jobs.load(arguments.job)
     if arguments.discard_replaced:
@@ -390,7 +390,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         _confirm(arguments, "replace what is there now with %s of %s" % (generation.name, job.name))
     reporter = _reporter(arguments, job)
     try:
-        done = load.execute(plan, reporter) if isinstance(plan, load.LoadPlan) else restore.execute(plan, reporter)
+        done = feed.execute(plan, reporter) if isinstance(plan, load.LoadPlan) else restore.execute(plan, reporter)
     finally:
         reporter.close()
     if arguments.json:

@@ -22,7 +22,7 @@ COMMANDS: dict[str, str] = {
     "original": f"{GUEST}/original.sh {TARGET}",
     # an LVM snapshot under FLUSH TABLES WITH READ LOCK, and an archive of it
     "mylvmbackup": f"mylvmbackup --user=root --socket={SOCKET} --host=localhost --vgname=vg00 --lvname=root --lvsize=1G"
-    f" --relpath=var/lib/mysql --backuptype=rsync --backupdir={TARGET} --mountdir=/mnt/mylvm --suffix=_mysql",
+    f" --relpath=var/lib/mysql --backuptype=tar --backupdir={TARGET} --mountdir=/mnt/mylvm --suffix=_mysql --mycnf=/etc/mysql/mariadb.cnf",
     "mariadb-backup": f"mariadb-backup --backup {' '.join(LOGIN)} --target-dir={TARGET}",
     "mariadb-dump": f"mariadb-dump {' '.join(LOGIN)} --single-transaction --all-databases --result-file={TARGET}/all.sql",
     "mydumper": f"mydumper {' '.join(LOGIN)} --outputdir {TARGET} --long-query-guard 600",

@@ -21,7 +21,8 @@ INSTALL = shutil.which("mariadb-install-db")
 USER = "nobody"  # mysql is there only where a server is installed as a service
 
 needed = [
-    pytest.mark.skipif(not (SERVER and INSTALL), reason="needs mariadbd and mariadb-install-db (package mariadb-server)"),
+    pytest.mark.server,
+    pytest.mark.skipif(not (SERVER and INSTALL), reason="needs mariadbd and mariadb-install-db (package mariadb-server-core)"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 

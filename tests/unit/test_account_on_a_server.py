@@ -17,17 +17,11 @@ from _core.errors import StillpointError, UsageError
 from _core.mysql import account
 from _core.mysql.account import Account
 from _core.mysql.connection import Login, ServerError, Session
+from real_server import INSTALL, SERVER, USER, needed
 
 pytest.importorskip("pymysql")
 
-SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
-INSTALL = shutil.which("mariadb-install-db")
-USER = "nobody"  # mysql is there only where a server is installed as a service
-
-pytestmark = [
-    pytest.mark.skipif(not (SERVER and INSTALL), reason="needs mariadbd and mariadb-install-db (package mariadb-server)"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who logs in by the socket"),
-]
+pytestmark = needed
 
 MARIADB_10_11 = {"RELOAD", "PROCESS", "BINLOG MONITOR", "SLAVE MONITOR"}
 

@@ -294,10 +294,17 @@ def test_what_was_fetched_stays_until_a_new_stream_has_as_much(archiving_: Archi
     until(archiving_.complete, "five rows")
     archiving_.stop()
     reached = archiving_.archive.pieces(archiving_.line(), current=True)[-1].usable
-    monkeypatch.setattr(archiving.source, "find_client", lambda _flavour: "/bin/false")  # a client that brings nothing
+    tries: List[str] = []
+
+    def find_client(flavour: str) -> str:
+        tries.append(flavour)
+        return "/bin/false"  # a client that brings nothing
+
+    monkeypatch.setattr(archiving.source, "find_client", find_client)
     archiving_.start()
-    until(lambda: len(archiving_.archive.streams()) > 2, "some tries")
+    until(lambda: len(tries) > 6, "some tries")
     archiving_.stop()
+    assert len(archiving_.archive.streams()) <= 2  # tries do not pile up on the disk
     assert archiving_.archive.pieces(archiving_.line(), current=True)[-1].usable == reached
 
 
@@ -375,8 +382,8 @@ def test_a_damaged_log_is_fetched_again_and_never_taken(archiving_: Archiving) -
         Path(path).write_bytes(damaged)
         with pytest.raises((archiving._Again, StillpointError), match="arrived damaged"):
             service.close(archiving_.line(), path, there)
-        assert not os.path.exists(path)
-    assert archiving_.names() == []
+        assert not events.read(path).fault
+        assert archiving_.names() == []
     archiving_.start()
     until(lambda: archiving_.names() == ["bin.000001"], "the log")
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import durable
@@ -365,7 +365,7 @@ class Service:
     def _stream(self, session: Session, there: Source, line: Line) -> None:
         """Stream until the client ends; raise _Again where the line does not go on."""
         name = next_name(line)
-        old = self._archive.streams()
+        old = self._best_stream(line, name)
         directory = self._archive.new_stream()
         command = source.stream_command(self._options, there, name, directory, "%s/%s" % (host_name(), self._job.name))
         errors = os.path.join(directory, "errors")
@@ -383,6 +383,14 @@ class Service:
         with open(errors, encoding="utf-8", errors="replace") as said_:
             why = sentence(said_.read())
         raise StillpointError("the stream of binary logs ended: %s" % (why or "exit status %d" % client.returncode))
+
+    def _best_stream(self, line: Line, name: str) -> List[str]:
+        """Return the directory of the earlier client that had fetched the most, and remove those of the others."""
+        best = [os.path.dirname(path) for path in self._archive.candidates(line, name)][:1]
+        for stream in self._archive.streams():
+            if stream not in best:
+                shutil.rmtree(stream)
+        return [stream for stream in best if stream in self._archive.streams()]
 
     # -- the copy
 
@@ -429,7 +437,8 @@ class Service:
         end = self._whole(facts, numbered(name, sequence(name) + 1), name, there)
         size = there.size(name)
         if not end or (size is not None and facts.size != size):
-            _unlink(path)
+            if facts.fault:  # what is right of it stays, as long as there is nothing better
+                os.truncate(path, facts.complete)
             self._failed[name] = self._failed.get(name, 0) + 1
             why = facts.fault or ("the server's has %d bytes" % size if size is not None and facts.size != size else "it does not end as a closed log does")
             text = "the binary log %s arrived damaged: %s" % (name, why)
@@ -508,14 +517,15 @@ class _Follower:
             return 0
 
     def _server_now(self) -> Source:
-        """Return what the server says of its logs now, for the size of one that it has just closed."""
-        if self._session is None:
-            return self._there
-        try:
-            self._there = source.read(self._session)
-        except ServerError:
-            self._session = None  # the server stops: the log's own end has to do
-        return self._there
+        """Return what the server says of its logs now, for the size of one that it has just closed; without any log where it can't be
+        asked, as when it stops: the log's own end has to do then."""
+        if self._session is not None:
+            try:
+                self._there = source.read(self._session)
+                return self._there
+            except ServerError:
+                self._session = None
+        return replace(self._there, logs=())
 
     def _replace_old(self, name: str) -> None:
         """Drop what earlier clients had fetched, as soon as this one has as much.

@@ -35,7 +35,6 @@ pytest.importorskip("pymysql")
 pytestmark = [
     *needed,
     pytest.mark.skipif(not shutil.which("zstd"), reason="needs zstd"),
-    pytest.mark.skipif(sys.version_info[:2] not in ((3, 8), (3, 11), (3, 13)), reason="takes long: on the oldest Python and on Debian's own"),
 ]
 
 LARGE = 64  # MiB: as hexadecimal, twice that; what servers accept by default is 16

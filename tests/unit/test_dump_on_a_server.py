@@ -217,6 +217,19 @@ def test_a_lock_that_is_asked_for_is_held_while_the_dump_begins_and_no_longer(sh
             session.do("SET SESSION lock_wait_timeout = 1", "INSERT INTO shop.a_item VALUES (0, 0)")
 
 
+def test_a_dump_that_does_not_begin_holds_the_lock_no_longer_than_its_limit(
+    shop: RealServer, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "mariadb-dump"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(take, "_BEGIN_UNDER_LOCK", 1.0)
+    with pytest.raises(NotNowError, match="did not begin within 1 s"), begun(make_job(databases=["shop"], lock="ftwrl"), str(program)):
+        pass
+    with Session(shop.login) as session:
+        session.do("SET SESSION lock_wait_timeout = 1", "INSERT INTO shop.a_item VALUES (0, 0)", "INSERT INTO shop.b_log VALUES (9)")
+
+
 class begun:
     """A dump whose snapshot is taken; `read` reads it into a generation, which is published."""
 

@@ -69,6 +69,8 @@ class DumpPlan:
         found = []
         if files and self.live:
             found.append("dump and files will not be of one point in time: mysql.source: snapshot takes both from one")
+        if self.live and self.server.log_bin and self.server.flavour != "mariadb" and not self.choice.stops_commits:
+            found.append("the lock %s does not stop commits: the dump will have no coordinates" % self.choice.name)
         if self.versioned and not self.program.has_history:
             found.append(
                 "%s.%s keeps its old rows (system versioning), and %s %s does not dump them"

@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Type
 
-from ..errors import CommandError, StillpointError
+from ..errors import CommandError, NotNowError
 from ..process import LOW_PRIORITY, start
 
 ALGORITHM = "md5"  # what every rsync can verify, and the standard library can compute while bytes go by
@@ -69,10 +69,13 @@ class Source:
     def wait_begun(self, timeout: float) -> None:
         """Return when the program has taken its snapshot, or has ended.
 
-        :raises StillpointError: it does neither in time
+        :raises NotNowError: it does neither in time
         """
         if not self._begun.wait(timeout):
-            raise StillpointError("%s did not begin within %d s: is it waiting for a lock?" % (os.path.basename(self.argv[0]), timeout))
+            raise NotNowError(
+                "%s did not begin within %d s (has the server connections and time to spare?): nothing was backed up"
+                % (os.path.basename(self.argv[0]), timeout)
+            )
 
     def give_way(self) -> None:
         """Let everything else on the host go first: not before a lock that it holds up is given back."""

@@ -19,6 +19,7 @@ from ..mysql.connection import Login, ServerError, Session
 from ..mysql.locks import Lock
 from ..observe.progress import Reporter
 from ..observe.text import size
+from ..process import urgent
 from ..repository.generations import Partial
 from . import accounts, client, sections
 from . import plan as planning
@@ -29,6 +30,7 @@ from .stream import Compressed, Files, Source, rate
 
 # A snapshot is taken within milliseconds of the program's start; a server that is out of connections or memory takes longer.
 _BEGIN_TIMEOUT = 60.0
+_BEGIN_UNDER_LOCK = 15.0  # users wait
 
 _LOCK_WAIT_TIMEOUT = 1205
 _LONGEST_NAME = 240  # bytes: a file name has at most 255
@@ -157,17 +159,17 @@ def _start(
         stack.enter_context(source)
         source.wait_begun(_BEGIN_TIMEOUT)
         return facts, None
-    with Session(plan.login, read_timeout=plan.options.lock_wait_timeout + int(_BEGIN_TIMEOUT) + 30) as session:
+    with Session(plan.login, read_timeout=plan.options.lock_wait_timeout + 30) as session:
         lock = Lock(session, plan.choice.method, plan.options.lock_wait_timeout)
         lock.prepare()
-        with lock:
+        with urgent(), lock:
             lock.take()
             with lock.held_or_lost():
                 position = coords.read(session, plan.server) if plan.choice.stops_commits else None
                 if keeper:
                     _keep_writers_off(keeper, plan)
                 stack.enter_context(source)
-                source.wait_begun(_BEGIN_TIMEOUT)
+                source.wait_begun(_BEGIN_UNDER_LOCK)
             lock.release()
     facts.update(waited_ms=round(lock.waited * 1000, 1), held_ms=round(lock.held * 1000, 1))
     return facts, position.as_dict() if position else None

@@ -12,6 +12,7 @@ from . import restore
 from .copy.estimate import estimate
 from .dump import plan as dumps
 from .dump.plan import DumpPlan
+from .dump.stream import ALGORITHM
 from .errors import StillpointError, UsageError
 from .job import Job, host_name
 from .mysql import account, guard, locks, settings, topology
@@ -58,7 +59,7 @@ class Plan:
     @property
     def algorithm(self) -> Optional[str]:
         """The checksum that the generation has to have; None where any will do."""
-        return dumps.ALGORITHM if self.dump else None
+        return ALGORITHM if self.dump else None
 
     def as_dict(self) -> Dict[str, Any]:
         asked = self.quiesce or self.dump
@@ -108,7 +109,6 @@ class Plan:
         lines.append("repository  %s, %s free" % (self.job.repository, sizes.human(self.repository_free)))
         lines.extend("warning     %s" % warning for warning in self.warnings)
         return lines
-
 
     def _between(self) -> str:
         text = "the snapshots of the %d volumes are taken a moment apart, " % len(self.targets)

@@ -18,7 +18,6 @@ from ..process import require
 from ..repository.generations import BAD, JobDirectory
 from . import client
 from .client import Program
-from .stream import ALGORITHM as ALGORITHM
 
 #: Where a dump lies in a generation.
 FILE, DIRECTORY, SUFFIX = "dump.sql.zst", "dump", ".sql.zst"

@@ -291,5 +291,3 @@ def checksum(path: str, on_progress: Callable[[int], None] = lambda _done: None)
             total.update(chunk)
             done += len(chunk)
             on_progress(done)
-
-

@@ -377,6 +377,28 @@ def test_in_place_the_live_data_is_exchanged_only_after_the_replay_and_the_old_l
 
 
 @marked
+def test_logs_in_the_data_directory_that_come_back_with_a_backup_are_not_archived_again(shop: Shop) -> None:
+    shop.server.stop()
+    shop.server.start("--log-bin=bin", "--log-bin-index=bin")
+    generation = shop.back_up()
+    came_back = generation.summary["coordinates"]["file"]
+    rows = shop.write()
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    shop.server.stop()
+    plan = restore.make(generation, archives=[shop.archive], state=str(shop.top / "state"))
+    restore.execute(plan, Quiet())
+    shop.server.start("--log-bin=bin", "--log-bin-index=bin")
+    shop.write(1)
+    shop.archive_logs()
+    first, second = shop.archive.lines()
+    assert (second.reason, came_back < second.start) == ("restored", True)
+    # what was committed before the restore can still be had, from the same backup
+    assert shop.count(shop.restore(until=moment)[0]) == rows
+
+
+@marked
 def test_only_logs_that_no_backup_needs_are_pruned(shop: Shop) -> None:
     first = shop.back_up()
     shop.write()

@@ -491,6 +491,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         journal = {**journal, "recovery": _replayed(plan, reporter)}
         for target in plan.targets:
             durable.sync_file_system(os.path.dirname(target.staging))
+        journal["old_logs"] = _old_logs(plan)
         journal = {**journal, "phase": _READY, "inodes": [os.lstat(target.staging).st_ino for target in plan.targets]}
         _write_journal(plan.state, journal)
     except BaseException as error:
@@ -514,6 +515,20 @@ def _replayed(plan: RestorePlan, reporter: Reporter) -> Optional[Dict[str, Any]]
         return plan.replay.run(where, reporter)
     except StillpointError as error:
         raise StillpointError("%s; the live data was not touched" % error) from error
+
+
+def _old_logs(plan: RestorePlan) -> List[str]:
+    """Return the binary logs that come back with the data: what the server logs from now on begins after them."""
+    found: Set[str] = set()
+    for archive in plan.archives:
+        for line in archive.lines()[-1:]:
+            directory, stem = os.path.split(str(line.server.get("basename") or ""))
+            for target in plan.targets:
+                source = os.path.realpath(target.tree.source)
+                if stem and is_below(os.path.realpath(directory), source):
+                    inside = target.staging + os.path.realpath(directory)[len(source) :]
+                    found.update(name for name in (os.listdir(inside) if os.path.isdir(inside) else []) if name.startswith(stem + "."))
+    return sorted(found)
 
 
 def _make_parents(path: str) -> None:
@@ -660,7 +675,7 @@ def _replace(plan: RestorePlan, journal: Dict[str, Any]) -> List[Dict[str, Any]]
     try:
         for archive in plan.archives:
             if archive.exists:
-                archive.note_restore(plan.generation.name, [])
+                archive.note_restore(plan.generation.name, journal.get("old_logs") or [])
         aside = plan.logs.set_aside() if plan.logs else None
         for target, inode in zip(plan.targets, journal["inodes"]):
             if target.mount_point:

@@ -364,6 +364,12 @@ def test_a_missing_privilege_is_named_with_the_grant_before_anything_starts(shop
         run(make_job(config_file=account_file))
 
 
+def test_a_view_of_a_table_that_is_gone_is_named_before_anything_starts(shop: RealServer, make_job: Callable[..., Job]) -> None:
+    shop.do("CREATE TABLE shop.of_before (id INT)", "CREATE VIEW shop.left_over AS SELECT id FROM shop.of_before", "DROP TABLE shop.of_before")
+    with pytest.raises(StillpointError, match="the view shop.left_over can't be dumped.*mend it or drop it"):
+        planning.make(make_job(databases=["shop"]).mysql, directory(make_job()))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("database", "sentence"), [("shop2", "does not exist on the server"), ("mysql", "is the server's own")])
 def test_a_database_that_can_not_be_dumped_is_refused_by_name(source: RealServer, make_job: Callable[..., Job], database: str, sentence: str) -> None:
     with pytest.raises(UsageError, match="mysql.databases has %s, which %s" % (database, sentence)):

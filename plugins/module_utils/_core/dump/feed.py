@@ -153,6 +153,8 @@ class _Load:
                 code = process.wait(_END_TIMEOUT)
             except BaseException as error:
                 end(process)
+                with suppress(OSError):  # what it was not given any more
+                    process.stdin.close()  # type: ignore[union-attr]
                 if isinstance(error, StillpointError):
                     raise StillpointError("%s; %s" % (error, self._state(self._line))) from error
                 self._reporter.warn(self._state(self._line))

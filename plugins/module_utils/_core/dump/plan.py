@@ -10,7 +10,7 @@ from ..errors import StillpointError, UsageError
 from ..job import MysqlOptions
 from ..mysql import account, locks
 from ..mysql import server as servers
-from ..mysql.connection import Login, Session
+from ..mysql.connection import Login, ServerError, Session
 from ..mysql.locks import Choice
 from ..mysql.server import SYSTEM_SCHEMAS, Server, Table
 from ..observe.text import count, size
@@ -23,6 +23,9 @@ from .client import Program
 FILE, DIRECTORY, SUFFIX = "dump.sql.zst", "dump", ".sql.zst"
 
 _MOST_NAMED = 5
+
+# Tables, columns or routines of a view are gone, or its definer may not read them. One whose definer is gone (1449) can be dumped.
+_INVALID_VIEW = (1054, 1143, 1146, 1305, 1356, 4092)
 
 _GROWTH = 1.1  # from one dump to the next
 _COMPRESSION = 5  # of rows as SQL; a guess, for the first dump alone
@@ -136,6 +139,7 @@ def make(options: MysqlOptions, directory: JobDirectory) -> DumpPlan:
         check_privileges(session, server, choice, kill=options.long_query_action == "kill")
         check_events(session, options.source, server)
         made = look(session, DumpPlan(options, login, server, choice, program))
+        check_views(session, made)
     bytes_sql, bytes_expected = _sizes(directory, made.bytes_tables)
     return replace(made, bytes_sql=bytes_sql, bytes_expected=bytes_expected)
 
@@ -208,6 +212,29 @@ def check_events(session: Session, source: str, server: Server) -> None:
             "the server runs with event_scheduler = DISABLED and does not show its events, which the dump would lack: start it with OFF instead, or "
             "dump from a snapshot (mysql.source: snapshot)"
         )
+
+
+def check_views(session: Session, plan: DumpPlan) -> None:
+    """Raise StillpointError for a view whose tables or columns are gone: the program that dumps gives up at it, after hours perhaps."""
+    rows = session.rows("SELECT TABLE_SCHEMA AS db, TABLE_NAME AS name FROM information_schema.TABLES WHERE TABLE_TYPE = 'VIEW'")
+    for row in rows:
+        if row["db"] in plan.databases:
+            try:
+                session.rows("SHOW FIELDS FROM %s.%s" % (quoted(row["db"]), quoted(row["name"])))
+            except ServerError as error:
+                if error.connection_lost:
+                    raise
+                if error.number not in _INVALID_VIEW:
+                    continue  # the program's to say
+                raise StillpointError(
+                    "the view %s.%s can't be dumped (%s): mend it or drop it, or use method: snapshot, which copies it as it is"
+                    % (shown(row["db"]), shown(row["name"]), error.text)
+                ) from None
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL."""
+    return "`%s`" % name.replace("`", "``")
 
 
 def chosen(session: Session, asked: Sequence[str]) -> List[str]:

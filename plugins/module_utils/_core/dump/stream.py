@@ -228,6 +228,8 @@ class Compressed:
         process, self._process = self._process, None
         if process is not None:
             end(process)
+            with suppress(OSError):  # what it was not given any more
+                process.stdin.close()  # type: ignore[union-attr]
             self._writer.join(_END)
             os.close(self._file)
 

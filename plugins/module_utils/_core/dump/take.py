@@ -24,7 +24,7 @@ from ..repository.generations import Partial
 from . import accounts, client, sections
 from . import plan as planning
 from .client import LARGEST_PACKET
-from .plan import DIRECTORY, FILE, SUFFIX, DumpPlan, Key, shown
+from .plan import DIRECTORY, FILE, SUFFIX, DumpPlan, Key, quoted, shown
 from .sections import Scanner, Section
 from .stream import Compressed, Files, Source, rate
 
@@ -132,7 +132,7 @@ def _clear_the_way(session: Session, plan: DumpPlan, note: Callable[[str], None]
 
 
 def _keep_writers_off(session: Session, plan: DumpPlan) -> None:
-    names = ", ".join("%s.%s READ" % (_quoted(table.schema), _quoted(table.name)) for table in plan.locked)
+    names = ", ".join("%s.%s READ" % (quoted(table.schema), quoted(table.name)) for table in plan.locked)
     session.do("SET SESSION lock_wait_timeout = %d" % plan.options.lock_wait_timeout, "SET SESSION wait_timeout = 2147483")
     try:
         session.do("LOCK TABLES " + names)
@@ -309,7 +309,3 @@ def file_name(database: str) -> str:
 
 def _escaped(letter: str) -> str:
     return "".join("%%%02X" % byte for byte in letter.encode("utf-8", "surrogateescape"))
-
-
-def _quoted(name: str) -> str:
-    return "`%s`" % name.replace("`", "``")

@@ -128,6 +128,11 @@ duration_s:
   type: float
   returned: success, not in check mode
   sample: 41.5
+warnings:
+  description: What should be known of the backup that was put back, as that its proof failed.
+  type: list
+  elements: str
+  returned: success, not in check mode
 service:
   description: The server's unit that was stopped and started, V(none) where none was.
   type: raw
@@ -188,7 +193,8 @@ def perform(words: List[str], job: str, timeout: int) -> Dict[str, Any]:
     done = _agent.ask(*words, "--yes", timeout=timeout)
     size, files, took = text.size(done["bytes"]), text.count(done["files"]), text.duration(done["duration_s"])
     line = "%s %s is back: %s in %s files, %s" % (job, done["generation"], size, files, took)
-    return {**done, "report": [line, *("what was replaced is kept as %s" % kept for kept in done["replaced"])]}
+    kept = ["what was replaced is kept as %s" % each for each in done["replaced"]]
+    return {**done, "report": [line, *("warning: %s" % each for each in done["warnings"]), *kept]}
 
 
 def main() -> None:

@@ -118,9 +118,9 @@ def test_what_a_generation_says_of_itself(directory, source):
     [
         ("files/opt", None, "good"),
         ("mysql", None, "unproven"),
-        ("mysql", {"passed": True}, "good"),
-        ("mysql", {"passed": False, "reason": "it found 1 prepared transaction"}, "bad"),
-        ("files/opt", {"passed": False}, "bad"),
+        ("mysql", {"ok": True}, "good"),
+        ("mysql", {"ok": False, "reason": "it found 1 prepared transaction"}, "bad"),
+        ("files/opt", {"ok": False}, "bad"),
     ],
 )
 def test_a_generation_with_a_database_is_good_when_a_server_has_started_on_it(directory, source, name, proof, state):
@@ -135,14 +135,14 @@ def test_a_generation_with_a_database_is_good_when_a_server_has_started_on_it(di
 def test_the_newest_good_generation_is_found_else_the_newest_unproven_one(directory, source):
     with pytest.raises(UsageError, match="there is no generation in .*/host/job"):
         directory.find()
-    back_up(directory, tree(source, "mysql"), proof={"passed": True})
+    back_up(directory, tree(source, "mysql"), proof={"ok": True})
     back_up(directory, tree(source, "mysql"), hours=1)
-    back_up(directory, tree(source, "mysql"), hours=2, proof={"passed": False})
+    back_up(directory, tree(source, "mysql"), hours=2, proof={"ok": False})
     assert directory.find().time == START
     shutil.rmtree(directory.find().path)
     assert directory.find().time == START + timedelta(hours=1)
     shutil.rmtree(directory.find().path)
-    with pytest.raises(UsageError, match=r"every generation in .* is damaged: name the one to use: 2026-11-22T04-00-05Z \(bad\)"):
+    with pytest.raises(UsageError, match=r"every generation in .* is bad: name the one to use: 2026-11-22T04-00-05Z \(bad\)"):
         directory.find()
 
 
@@ -496,6 +496,16 @@ def test_a_retention_removes_what_it_does_not_keep_and_says_so(directory, source
         assert verify.verify(each, Quiet()).ok
 
 
+def test_latest_does_not_point_to_a_generation_whose_proof_failed(directory, source):
+    good = back_up(directory, tree(source, "mysql"), proof={"ok": True})
+    bad = back_up(directory, tree(source, "mysql"), hours=1, proof={"ok": False})
+    assert os.readlink(directory.path + "/latest") == good.name
+    assert {each.name for each in directory.generations()} == {good.name, bad.name}
+    with directory.lock():
+        directory.remove(good)
+    assert not os.path.lexists(directory.path + "/latest")
+
+
 def test_latest_never_points_to_a_generation_that_is_gone(directory, source):
     one, two = (back_up(directory, tree(source), hours=hours) for hours in (0, 1))
     for generation, latest in ((two, [one.name]), (one, [])):
@@ -546,7 +556,7 @@ def test_a_kill_between_any_two_steps_of_removing_leaves_whole_generations_only(
 def test_the_newest_good_generation_is_never_removed(directory, source):
     generation = back_up(directory, tree(source))
     for hours in (1, 2, 3):
-        back_up(directory, tree(source), hours=hours, proof={"passed": False})
+        back_up(directory, tree(source), hours=hours, proof={"ok": False})
     with directory.lock():
         directory.prune(Keep(last=1))
     assert directory.find().name == generation.name

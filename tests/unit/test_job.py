@@ -29,7 +29,7 @@ def refusal(mapping: Any) -> str:
     return sentence[len(WHERE) + 2 :]
 
 
-def test_the_job_of_the_design_without_what_is_not_built_yet_is_accepted() -> None:
+def test_the_job_of_the_design_is_accepted() -> None:
     parsed = job.parse(
         {
             "name": "etrial",
@@ -125,6 +125,12 @@ def test_a_password_in_a_job_is_refused_and_not_repeated() -> None:
         ({"notify": {"ping_url": "ftp://x"}}, "notify.ping_url is not a URL that begins with https:// or http://"),
         ({"notify": {"command": "tell me"}}, "notify.command is 'tell me', expected a command that begins with the absolute path"),
         ({"notify": {"command": "/bin/tell 'me"}}, "expected a command whose quotes are closed"),
+        ({"verify": True}, "verify is true, expected a mapping of server, tables"),
+        ({"verify": {"server": "yes"}}, "verify.server is 'yes', expected true or false"),
+        ({"verify": {"server": True, "tables": "some"}}, "verify.tables is 'some', expected one of all, changed, none"),
+        ({"verify": {"tables": "all"}}, "verify.tables needs verify.server: true"),
+        ({"verify": {"server": True}, "mysql": ...}, "verify.server is true, and the job has no mysql"),
+        ({"verify": {"server": True}, "mysql": {"method": "dump"}}, "no server can be started on a dump"),
         ({"schedule": "02:00\nExecStart=/bin/sh"}, "schedule is '02:00\\nExecStart=/bin/sh', expected text on one line"),
     ],
 )
@@ -132,15 +138,11 @@ def test_a_wrong_value_is_refused_by_key_and_with_what_is_expected(changes: Dict
     assert said in refusal(etrial(**changes))
 
 
-@pytest.mark.parametrize("value", [True, {"server": True}, {"tables": "changed"}])
-@pytest.mark.parametrize("key", ["verify"])
-def test_what_is_not_built_yet_is_refused_rather_than_ignored(key: str, value: Any) -> None:
-    assert refusal(etrial(**{key: value})) == "%s is not supported yet: leave it out" % key
-
-
-@pytest.mark.parametrize("value", [False, None, {}, {"server": False}])
-def test_what_is_not_built_yet_may_be_switched_off(value: Any) -> None:
-    assert job.parse(etrial(verify=value)).name == "etrial"
+def test_a_proof_is_asked_for_with_the_tables_that_it_checks() -> None:
+    assert job.parse(etrial()).verify == job.Verify(False, "changed")
+    assert job.parse(etrial(verify={})).verify.server is False
+    assert job.parse(etrial(verify={"server": True})).verify == job.Verify(True, "changed")
+    assert job.parse(etrial(verify={"server": True, "tables": "none"})).verify == job.Verify(True, "none")
 
 
 def test_a_repository_inside_what_is_backed_up_is_refused_and_the_other_way_round() -> None:

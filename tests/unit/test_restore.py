@@ -339,6 +339,16 @@ def test_a_generation_that_is_not_as_its_manifest_says_is_refused_too(host, dama
     assert {path: facts(path) for path in host.lived} == host.lived
 
 
+def test_one_whose_proof_failed_is_put_back_only_by_its_name_and_says_so(host):
+    bad = host.back_up(hours=1, proof={"ok": False, "reason": "it holds 1 prepared transactions"})
+    assert host.make().generation.name != bad.name
+    plan = host.make(name=bad.name)
+    assert any("its proof failed" in warning and "prepared" in warning for warning in plan.warnings)
+    assert any("its proof failed" in line for line in plan.lines())
+    elsewhere = host.make(to=host.root + "/elsewhere", name=bad.name)
+    assert any("its proof failed" in line for line in elsewhere.lines())
+
+
 def test_a_generation_whose_manifest_is_damaged_is_refused(host):
     path = host.directory.find().path + "/manifest.json"
     with open(path, "rb") as file:

@@ -177,6 +177,20 @@ def test_one_that_is_not_ready_in_time_is_ended(server: RealServer, copy: str, r
 
 
 @real
+def test_one_that_does_nothing_any_more_is_ended_and_one_that_works_is_not(
+    server: RealServer, copy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "STALL_LIMIT", 1.0)
+    with scratch_server(settings_of(server), {server.datadir: copy}, discard=True) as it:
+        it.check()
+        it.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(ScratchFailed, match="stopped working"):
+            for _attempt in range(100):
+                it.check()
+                time.sleep(0.1)
+
+
+@real
 def test_it_dies_with_the_process_that_started_it_and_its_directory_is_found_again(server: RealServer, copy: str, run_directory: str) -> None:
     script = """
 import json, sys, time

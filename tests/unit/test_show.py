@@ -88,8 +88,9 @@ def test_files_alone_have_neither_server_nor_lock() -> None:
 
 
 def test_a_failed_proof_and_the_reason_of_a_bad_state_are_shown() -> None:
-    lines = show.generation(summary(proof={"passed": False}, state="bad", reason="2 files differ"), NOW)
-    assert "  proof        failed" in lines
+    failed = {"ok": False, "reason": "it holds 1 prepared transactions", "duration_s": 4.0}
+    lines = show.generation(summary(proof=failed, state="bad", reason="2 files differ"), NOW)
+    assert "  proof        failed in 4.0 s: it holds 1 prepared transactions" in lines
     assert "  state        bad: 2 files differ" in lines
 
 
@@ -101,7 +102,7 @@ def test_the_table_has_ages_and_sizes() -> None:
         "size_bytes": 1288490189,
         "state": "good",
         "lock": {"held_ms": 228.7},
-        "proof": {"passed": True},
+        "proof": {"ok": True},
     }
     old = {
         **row,
@@ -137,3 +138,31 @@ def test_ages_read_well(seconds: float, said: str) -> None:
 def test_a_moment_is_read_with_and_without_a_fraction() -> None:
     assert text.moment("2026-11-22T05:00:05Z") == NOW
     assert text.moment("2026-11-22T05:00:05.250Z") == NOW + timedelta(milliseconds=250)
+
+
+def test_the_evidence_of_a_proof_is_shown_a_line_for_each_thing_that_was_found() -> None:
+    proof = {
+        "ok": True,
+        "reason": "",
+        "duration_s": 12.3,
+        "of": "the snapshot",
+        "program": "/usr/sbin/mariadbd",
+        "version": "10.11.19-MariaDB",
+        "position": {
+            "recovered": {"file": "mysql-bin.000007", "position": 300},
+            "compared": "InnoDB's position",
+            "between": {"events": 4, "transactional": 0},
+            "note": "",
+            "fault": "",
+        },
+        "tables": {"mode": "changed", "since": "2026-11-21T02-00-05Z", "checked": 3, "unchanged": 1204, "complaints_total": 0, "unchecked": ["d.far: no"]},
+    }
+    assert show.proof(proof) == [
+        "passed in 12.3 s",
+        "by /usr/sbin/mariadbd 10.11.19-MariaDB, on the snapshot",
+        "stands where it should, by InnoDB's position (mysql-bin.000007:300); 4 events up to the recorded position, 0 of them transactions",
+        "3 tables checked, 0 damaged; 1,204 unchanged since 2026-11-21T02-00-05Z",
+        "not checked: d.far: no",
+    ]
+    given = {**proof, "position": {"given": {"source": "proof: InnoDB"}}, "tables": {"mode": "none"}}
+    assert show.proof(given)[2:] == ["no lock gave coordinates; these are from InnoDB", "no tables checked, as verify.tables says"]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A run: plan, guard, quiesce, snapshot, release, mount, copy, publish, prune, report."""
+"""A run: plan, guard, quiesce, snapshot, release, mount, copy, prove, publish, prune, report."""
 
 from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from datetime import datetime, timezone
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import plan as planning
 from .binlog import archive
@@ -15,10 +16,12 @@ from .errors import StillpointError
 from .job import Job, host_name
 from .mysql import topology
 from .mysql.connection import Login
+from .mysql.locks import COMMITS_STOPPED
 from .observe.progress import Reporter
 from .observe.text import iso
 from .plan import Plan
 from .point import Point, new_run_id, point_in_time
+from .proof import Claim, Proof, ProofFailed, prove
 from .reading import mounted
 from .repository.generations import JobDirectory, Partial
 from .storage import dm, leftovers
@@ -30,6 +33,7 @@ from .version import VERSION
 def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
     """Back a job up and return the summary of the new generation's manifest, with its path.
 
+    :raises ProofFailed: it was published, marked as bad
     :raises StillpointError: nothing was published, and what was opened is closed
     """
     started = time.monotonic()
@@ -49,6 +53,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
             reporter.warn(warning)
         with directory.begin(owner.run_id, plan.algorithm) as partial:
             point, copied = _way(plan)(plan, owner, partial, reporter)
+            proof: Optional[Proof] = copied.get("proof")
             reporter.stage("publish")
             summary = {
                 "job": job.name,
@@ -59,16 +64,22 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
                 "server": point.server,
                 "settings": plan.settings.as_dict() if plan.settings else None,
                 "lock": point.lock,
-                "coordinates": point.coordinates,
+                "coordinates": _coordinates(point, proof),
                 "snapshots": copied["snapshots"],
                 "copy": {"duration_s": copied["duration_s"], "rsync": rsync.version()},
                 **({"dump": copied["dump"]} if "dump" in copied else {}),
-                "proof": None,
+                "proof": proof.as_dict() if proof else None,
                 "warnings": [*plan.warnings, *point.warnings, *copied["warnings"]],
                 "duration_s": round(time.monotonic() - started, 1),
             }
             generation = partial.publish(point.time, summary)
-        return {**generation.summary, "path": generation.path, "removed": _prune(directory, job, reporter)}
+        removed = _prune(directory, job, reporter)
+    if proof and proof.reason:
+        raise ProofFailed(
+            "the backup %s was taken, but its proof failed and it is marked as bad: %s; it stays for whoever can use a part of it, "
+            "and `stillpoint show %s %s` has the evidence" % (generation.path, proof.reason, job.name, generation.name)
+        )
+    return {**generation.summary, "path": generation.path, "removed": removed}
 
 
 def _way(plan: Plan) -> Callable[[Plan, Owner, Partial, Reporter], Tuple[Point, Dict[str, Any]]]:
@@ -85,14 +96,47 @@ def _copy_point(plan: Plan, owner: Owner, partial: Partial, reporter: Reporter) 
     with ExitStack() as stack:
         point = stack.enter_context(point_in_time(plan.targets, owner, plan.quiesce, reporter.note))
         watch = Watch(list(point.snapshots), stack.enter_context(dm.Control()))
-        to_snapshot = stack.enter_context(mounted(point.snapshots, owner))
-        reporter.stage("copy")
-        copy_started = time.monotonic()
-        copy_trees([to_snapshot(tree) for tree in plan.trees], partial, plan.job, watch, reporter, plan.bytes_total)
-        duration = round(time.monotonic() - copy_started, 1)
+        with mounted(point.snapshots, owner) as to_snapshot:
+            reporter.stage("copy")
+            copy_started = time.monotonic()
+            copy_trees([to_snapshot(tree) for tree in plan.trees], partial, plan.job, watch, reporter, plan.bytes_total)
+            duration = round(time.monotonic() - copy_started, 1)
+        proof = _prove(plan, point, owner, watch, reporter)
         reporter.stage("release")
         facts = [snapshot_facts(snapshot, watch) for snapshot in watch.snapshots]
-    return point, {"snapshots": facts, "duration_s": duration, "warnings": watch.warnings}
+    return point, {"snapshots": facts, "duration_s": duration, "proof": proof, "warnings": watch.warnings}
+
+
+def _prove(plan: Plan, point: Point, owner: Owner, watch: Watch, reporter: Reporter) -> Optional[Proof]:
+    """Start a server on the snapshots, from which nothing is read any more, and return what it proves; None where the job asks for no proof."""
+    if plan.settings is None or plan.quiesce is None or not plan.job.verify.server:
+        return None
+    reporter.stage("prove")
+    lock = point.lock or {}
+    claim = Claim(
+        settings=plan.settings,
+        coordinates=point.coordinates,
+        commits_stopped=plan.quiesce.choice.name in COMMITS_STOPPED,
+        tables=plan.job.verify.tables,
+        before=plan.proven,
+        between=lock.get("between"),
+    )
+    try:
+        with mounted(point.snapshots, owner, writable=True) as on_snapshot:
+            proof = prove(claim, on_snapshot, plan.targets, watch)
+    except StillpointError as error:
+        proof = Proof(reason="the snapshot can't be mounted to be written to, or unmounted: %s" % error, time=iso(datetime.now(timezone.utc)))
+    if proof.reason:
+        reporter.warn("the proof failed: %s" % proof.reason)
+    return proof
+
+
+def _coordinates(point: Point, proof: Optional[Proof]) -> Optional[Dict[str, Any]]:
+    """Return the coordinates that were recorded, else those that the proof gives, with what is known of a replica's sources."""
+    recorded = point.coordinates
+    if proof is None or not proof.given or (recorded and recorded.get("file")):
+        return recorded
+    return {**proof.given, "replica": (recorded or {}).get("replica")}
 
 
 def copy_trees(trees: Sequence[Any], partial: Partial, options: Any, watch: Watch, reporter: Reporter, total: int) -> List[Copied]:

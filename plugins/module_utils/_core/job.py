@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from .errors import StillpointError, UsageError
+from .mysql import checking
 from .storage import sizes
 
 JOBS_DIRECTORY = "/etc/stillpoint/jobs"
@@ -98,6 +99,14 @@ class BinlogOptions:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """Whether a server is started on each backup before it is published, and which of its tables it checks then."""
+
+    server: bool = False
+    tables: str = checking.CHANGED
+
+
+@dataclass(frozen=True)
 class Job:
     """A job that has been read and found right in itself; whether its paths exist is `check_paths`' to say."""
 
@@ -113,6 +122,7 @@ class Job:
     binlog: Optional[BinlogOptions] = None  # None: binary logs are not archived
     schedule: Optional[str] = None
     notify: Notify = Notify()
+    verify: Verify = Verify()
     where: str = "job"  # the file it was read from, for sentences
 
 
@@ -161,11 +171,15 @@ def parse(mapping: Any, where: str = "job") -> Job:
     :raises UsageError: a key is unknown, missing, of the wrong type or not supported yet; or the parts contradict each other
     """
     values = _read(_At(where), mapping, _JOB, required=("name", "repository"))
-    job = Job(where=where, **{key: value for key, value in values.items() if key not in _NOT_YET})
+    job = Job(where=where, **values)
     if job.mysql is None and not job.files:
         raise UsageError("%s: there is nothing to back up: give mysql, files, or both" % where)
     if job.binlog is not None and job.mysql is None:
         raise UsageError("%s: binlog archives the binary logs of a server, and the job has none: give mysql too" % where)
+    if job.verify.server and job.mysql is None:
+        raise UsageError("%s: verify.server is true, and the job has no mysql whose server could be started: leave verify out" % where)
+    if job.verify.server and job.mysql is not None and job.mysql.method != "snapshot":
+        raise UsageError("%s: verify.server is true, and no server can be started on a dump: leave verify out" % where)
     for path in job.files:
         for other in job.files:
             if path is not other and _inside(path, other):
@@ -409,18 +423,17 @@ def _keep(at: _At, value: Any) -> Keep:
     return keep
 
 
-def _not_yet(at: _At, value: Any) -> None:
-    wanted = any(value.values()) if isinstance(value, dict) else bool(value)
-    if wanted:
-        raise at.refuse("is not supported yet: leave it out")
+def _verify(at: _At, value: Any) -> Verify:
+    verify = Verify(**_read(at, value, {"server": _flag, "tables": _one_of(*checking.MODES)}))
+    if not verify.server and "tables" in value:
+        raise at.below("tables").refuse("needs verify.server: true, as a server has to be started to check tables")
+    return verify
 
 
 def _binlog(at: _At, value: Any) -> Optional[BinlogOptions]:
     options = BinlogOptions(**_read(at, value, {"archive": _flag, "method": _one_of(*ARCHIVE_METHODS)}, required=("archive",)))
     return options if options.archive else None
 
-
-_NOT_YET: Dict[str, _Reader] = {"verify": _not_yet}
 
 _MYSQL: Dict[str, _Reader] = {
     "method": _one_of(*METHODS),
@@ -461,7 +474,7 @@ _JOB: Dict[str, _Reader] = {
     "binlog": _binlog,
     "schedule": _schedule,
     "notify": lambda at, value: Notify(**_read(at, value, _NOTIFY)),
-    **_NOT_YET,
+    "verify": _verify,
 }
 
 

@@ -6,16 +6,16 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import restore
+from . import proof, restore
 from .copy.estimate import estimate
 from .dump import plan as dumps
 from .dump.plan import DumpPlan
 from .dump.stream import ALGORITHM
 from .errors import StillpointError, UsageError
 from .job import Job, host_name
-from .mysql import account, guard, locks, settings, topology
+from .mysql import account, checking, guard, locks, settings, topology
 from .mysql import server as servers
 from .mysql.connection import Login, Session
 from .mysql.locks import Choice
@@ -23,7 +23,7 @@ from .mysql.server import Server
 from .mysql.settings import Settings
 from .point import LockOptions, Quiesce
 from .process import require
-from .repository.generations import JobDirectory
+from .repository.generations import Generation, JobDirectory
 from .storage import layout, lvm, sizes
 from .storage.layout import FILES
 from .storage.lvm import LogicalVolume
@@ -42,6 +42,7 @@ class Plan:
 
     :ivar trees: what will be copied, as it lies on the live system
     :ivar settings: of the server, for another one that is to open its files
+    :ivar proven: the newest generation whose tables are proven
     :ivar bytes_total: bytes of file data in the trees now; bytes_new: of them, what the newest generation does not have
     """
 
@@ -54,6 +55,7 @@ class Plan:
     repository_free: int
     warnings: Tuple[str, ...]
     settings: Optional[Settings] = None
+    proven: Optional[Generation] = None
     dump: Optional[DumpPlan] = None
 
     @property
@@ -73,8 +75,17 @@ class Plan:
             "repository": {"path": self.job.repository, "free_bytes": self.repository_free},
             "bytes_total": self.bytes_total,
             "bytes_new": self.bytes_new,
+            "proof": self._proof(),
             "warnings": list(self.warnings),
         }
+
+    def _proof(self) -> Optional[Dict[str, Any]]:
+        """Return what the proof will do; None without one."""
+        verify = self.job.verify
+        if not verify.server or self.settings is None:
+            return None
+        since = self.proven.name if self.proven and verify.tables == checking.CHANGED else None
+        return {"program": self.settings.program, "tables": verify.tables, "since": since}
 
     def lines(self) -> List[str]:
         """Return the plan as lines for people."""
@@ -106,6 +117,9 @@ class Plan:
         if len(self.targets) > 1:
             lines.append("one point   %s" % self._between())
         lines.append("copy        %s, of which %s are new" % (sizes.human(self.bytes_total), sizes.human(self.bytes_new)))
+        proving = self._proof()
+        if proving:
+            lines.append("proof       %s starts on the snapshot after the copy; CHECK TABLE: %s" % (proving["program"], _tables_text(proving)))
         lines.append("repository  %s, %s free" % (self.job.repository, sizes.human(self.repository_free)))
         lines.extend("warning     %s" % warning for warning in self.warnings)
         return lines
@@ -113,6 +127,12 @@ class Plan:
     def _between(self) -> str:
         text = "the snapshots of the %d volumes are taken a moment apart, " % len(self.targets)
         return text + ("with commits stopped from before the first until after the last" if self.quiesce else "and nothing stops what writes to the files")
+
+
+def _tables_text(proving: Mapping[str, Any]) -> str:
+    if proving["tables"] == checking.CHANGED:
+        return "tables that changed since %s" % proving["since"] if proving["since"] else "all tables, as none are proven yet"
+    return "all tables" if proving["tables"] == checking.ALL else "no tables"
 
 
 def target_facts(target: Target) -> Dict[str, Any]:
@@ -177,6 +197,9 @@ def make(job: Job) -> Plan:
     if quiesce:
         with Session(quiesce.login) as session:
             known_settings = settings.read(session, quiesce.server)
+        if job.verify.server:
+            datadir = located[0].volume.full_name
+            own_writes[datadir] = own_writes.get(datadir, 0) + proof.writes(known_settings)
     targets = layout.targets(located, [], job.snapshot_size, own_writes, known)
     server = dump.server if dump else server
     if quiesce:
@@ -187,7 +210,8 @@ def make(job: Job) -> Plan:
         warnings.append("the snapshot %s was left by a playbook and fills up: `stillpoint clean --kept` removes it" % name)
     if dump:
         warnings += dump.warnings(files=bool(job.files))
-    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, dump)
+    proven = proof.newest_proven(directory.generations()) if job.verify.server else None
+    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, proven, dump)
 
 
 def quiescing(options: LockOptions) -> Quiesce:

@@ -225,14 +225,14 @@ def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
     if parts not in (ALL, DATABASE, FILES):
         raise UsageError("%r is no part of a backup: say %s, %s or %s" % (parts, ALL, DATABASE, FILES))
     trees = [tree for tree in generation.trees if parts == ALL or tree.is_files == (parts == FILES)]
-    if not trees and not generation.reason:
+    if not trees and not generation.damage:
         raise UsageError("the generation %s holds no %s" % (generation.name, "data" if parts == ALL else parts))
     return trees
 
 
 def refuse_damaged(generation: Generation) -> None:
     """Raise StillpointError for a generation that is damaged."""
-    reason = generation.reason
+    reason = generation.damage
     if not reason:
         try:
             manifest.check(generation.path)
@@ -356,9 +356,16 @@ def _needs(places: Sequence[Tuple[str, RecordedTree]], replay: Optional["Replay"
     return tuple(needs)
 
 
+def _doubts(generation: Generation) -> Iterator[str]:
+    """Return what somebody should know who put this generation back all the same, wherever to."""
+    if generation.failed_proof:
+        yield "its proof failed, and a server may not start on it or find its tables well: %s" % generation.failed_proof
+
+
 def _warnings(
     generation: Generation, targets: Sequence[Target], unit: Optional[str], replay: Optional["Replay"] = None
 ) -> Iterator[str]:
+    yield from _doubts(generation)
     for target in targets:
         if target.tree.is_files or not os.path.isdir(target.path):
             continue
@@ -393,7 +400,7 @@ def _plan_elsewhere(
     if is_below(os.path.realpath(to), os.path.realpath(os.path.dirname(generation.path))):
         raise UsageError("%s lies among the generations: name a directory outside the repository" % to)
     targets = tuple(Target(tree, os.path.join(to, tree.name), os.path.join(to, _NEW, tree.name), "", False) for tree in trees)
-    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, (), state, replay)
+    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, tuple(_doubts(generation)), state, replay)
 
 
 def _plan_resumption(
@@ -420,7 +427,7 @@ def _plan_resumption(
 
 
 def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
-    """Put a generation back and return ``{generation, replaced, files, bytes, duration_s, service, recovery}``; the last is None
+    """Put a generation back and return ``{generation, replaced, files, bytes, duration_s, service, recovery, warnings}``; recovery is None
     where nothing was replayed.
 
     :raises BusyError: another restore is running
@@ -437,6 +444,7 @@ def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
         "duration_s": round(time.monotonic() - started, 1),
         "service": plan.unit,
         "recovery": recovery,
+        "warnings": list(plan.warnings),
     }
 
 

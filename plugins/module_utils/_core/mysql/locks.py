@@ -14,6 +14,9 @@ from .server import Server, Version
 
 AUTO = "auto"
 
+# Locks under which no commit can be under way when the snapshot is taken.
+COMMITS_STOPPED = ("backup_stage", "ftwrl")
+
 # After the last writer has been stopped, the engines write out what they still hold in memory. Without it the recorded
 # coordinates are ahead of what InnoDB in the snapshot has durably committed, and a transaction can be left prepared.
 FLUSH_ENGINE_LOGS = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"

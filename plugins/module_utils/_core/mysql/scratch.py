@@ -27,7 +27,10 @@ from ..storage.mounts import make_run_directory
 from .connection import Login
 from .settings import PLACED, Settings
 
-START_LIMIT = 1800.0  # seconds; a recovery reads all of the redo log
+START_LIMIT = 4 * 3600.0  # seconds; a recovery reads all of the redo log
+# Seconds without a byte read or written and hardly any processor time: MySQL is known to sleep for ever on a broken page at its start.
+STALL_LIMIT = 180.0
+_STALL_CPU = 2.0
 STOP_LIMIT = 600.0
 _POLL = 0.1
 _LOG_MOST = 4 << 20  # bytes of an error log that are read
@@ -86,12 +89,48 @@ class Scratch:
     program: str
     recovery: Recovery
     process: "subprocess.Popen[Any]"
+    pulse: "Pulse"
+
+    def said(self) -> Recovery:
+        """Return what it has said up to now."""
+        return said(_log(self.directory), self.recovery.seconds)
 
     def check(self) -> None:
-        """Raise ScratchFailed if it has ended meanwhile."""
+        """Raise ScratchFailed if it has ended meanwhile, or does nothing any more. For use while it has something to do."""
+        if self.pulse.stalled():
+            recovery = self.said()
+            raise ScratchFailed("the scratch server stopped working: %s" % _last_error(recovery, _log(self.directory)), recovery)
         if self.process.poll() is not None:
-            recovery = said(_log(self.directory), 0.0)
+            recovery = self.said()
             raise ScratchFailed("the scratch server ended: %s" % _why(self.process.returncode, recovery, self.directory), recovery)
+
+
+class Pulse:
+    """Whether a process still does something, by what the kernel counts of it."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._since = time.monotonic()
+        self._bytes, self._cpu = self._counts()
+
+    def stalled(self) -> bool:
+        """Tell whether it has done nothing for STALL_LIMIT; to be asked now and then."""
+        now = time.monotonic()
+        moved, cpu = self._counts()
+        if moved != self._bytes or cpu > self._cpu + _STALL_CPU:
+            self._since, self._bytes, self._cpu = now, moved, cpu
+        return now > self._since + STALL_LIMIT
+
+    def _counts(self) -> Tuple[str, float]:
+        """Return its counts of bytes, as text, and its processor time in seconds (proc(5): io; fields 14 and 15 of stat)."""
+        try:
+            with open("/proc/%d/io" % self._pid, encoding="ascii") as file:
+                moved = file.read()
+            with open("/proc/%d/stat" % self._pid, encoding="utf-8", errors="replace") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            return moved, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            return "", 0.0  # it has ended, which is for others to see
 
 
 @contextmanager
@@ -132,7 +171,8 @@ def scratch_server(
         ) as process:
             log = _wait(process, directory, began, tick)
             socket = os.path.join(directory, "sock")
-            yield Scratch(Login(login_user="root", login_unix_socket=socket), socket, directory, program, said(log, time.monotonic() - began), process)
+            login = Login(login_user="root", login_unix_socket=socket)
+            yield Scratch(login, socket, directory, program, said(log, time.monotonic() - began), process, Pulse(process.pid))
     finally:
         with undisturbed():
             shutil.rmtree(directory, ignore_errors=True)
@@ -182,6 +222,7 @@ def _stop(process: "subprocess.Popen[Any]", in_order: bool) -> None:
 
 def _wait(process: "subprocess.Popen[Any]", directory: str, began: float, tick: Callable[[], None]) -> str:
     """Wait until the server is ready, and return what it said."""
+    pulse = Pulse(process.pid)
     while True:
         tick()
         ended = process.poll()
@@ -193,7 +234,10 @@ def _wait(process: "subprocess.Popen[Any]", directory: str, began: float, tick: 
             return log
         if time.monotonic() > began + START_LIMIT:
             recovery = said(log, time.monotonic() - began)
-            raise ScratchFailed("the server was not ready within %g s; its last line: %s" % (START_LIMIT, _last(log) or "none"), recovery)
+            raise ScratchFailed("the server was not ready within %g s: %s" % (START_LIMIT, _last_error(recovery, log)), recovery)
+        if pulse.stalled():
+            recovery = said(log, time.monotonic() - began)
+            raise ScratchFailed("the server stopped working while it started: %s" % _last_error(recovery, log), recovery)
         time.sleep(_POLL)
 
 
@@ -217,6 +261,10 @@ def _why(status: int, recovery: Recovery, directory: str) -> str:
     how = "signal %d" % -status if status < 0 else "exit status %d" % status
     cause = next(iter((*recovery.prepared[-1:], *recovery.errors)), "") or _last(_log(directory)) or "it said nothing"
     return "%s (%s)" % (cause, how)
+
+
+def _last_error(recovery: Recovery, log: str) -> str:
+    return recovery.errors[-1] if recovery.errors else _last(log) or "it said nothing"
 
 
 def _last(log: str) -> str:
@@ -282,28 +330,34 @@ def _options(settings: Settings, where: Mapping[str, str], absent: Sequence[str]
         "--innodb-use-native-aio=OFF",  # the kernel's contexts for it are limited in number, and the production server has its share
         "--innodb-flush-log-at-trx-commit=2",
         "--sync-binlog=0",
-        *(_MARIADB if settings.is_mariadb else _mysql(settings.version)),
+        *(_mariadb(directory) if settings.is_mariadb else _mysql(settings.version)),
         *("--loose-%s=%s" % (name.replace("_", "-"), value) for name, value in values.items()),
         *("--%splugin-load%s=%s" % _loading(settings, plugin) for plugin in settings.plugins),
     ]
     if binary_log:
-        chosen += ["--log-bin=%s" % settings.log_bin, "--log-bin-index=%s" % settings.log_bin_index, "--server-id=1"]
+        chosen += ["--log-bin=%s" % settings.log_bin, "--log-bin-index=%s" % settings.log_bin_index]
     else:
         chosen.append("--skip-log-bin")
     return chosen
 
 
-_MARIADB = (
-    "--skip-slave-start",
-    "--aria-recover-options=OFF",
-    "--aria-pagecache-buffer-size=8M",
-    "--innodb-encryption-threads=0",  # or it would begin to encrypt anew what has an old key
-    "--log-warnings=4",
-)
+def _mariadb(directory: str) -> List[str]:
+    return [
+        "--skip-slave-start",
+        # or it would open the relay logs of the sources that the copy knows of, and not start without them
+        "--master-info-file=%s/master.info" % directory,
+        "--relay-log-info-file=%s/relay-log.info" % directory,
+        "--server-id=1",
+        "--aria-recover-options=OFF",
+        "--aria-pagecache-buffer-size=8M",
+        "--innodb-encryption-threads=0",  # or it would begin to encrypt anew what has an old key
+        "--log-warnings=4",
+    ]
 
 
 def _mysql(version: Tuple[int, ...]) -> List[str]:
     options = ["--log-error-verbosity=3", "--skip-replica-start" if version >= (8, 0, 26) else "--skip-slave-start"]
+    options.append("--server-id=0")  # then it does not look for the relay logs of the sources that the copy knows of
     if version >= (8, 0):
         options += ["--persisted-globals-load=OFF", "--mysqlx=OFF", "--upgrade=NONE", "--loose-auto-generate-certs=OFF"]
         options += ["--loose-sha256-password-auto-generate-rsa-keys=OFF", "--loose-caching-sha2-password-auto-generate-rsa-keys=OFF"]

@@ -91,6 +91,13 @@ class Settings:
     def is_mariadb(self) -> bool:
         return self.flavour == "mariadb"
 
+    @property
+    def redo_bytes(self) -> int:
+        """Bytes of the redo log."""
+        known = dict(self.variables)
+        one, files = known.get("innodb_redo_log_capacity") or known.get("innodb_log_file_size") or "0", known.get("innodb_log_files_in_group", "1")
+        return int(one) * int(files) if one.isdigit() and files.isdigit() else 0
+
     def as_dict(self) -> Dict[str, Any]:
         """Return it as the manifest keeps it; `from_dict` reads it."""
         return {

@@ -61,7 +61,8 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
             "holds",
             "%s in %s: %s files, %s" % (tree.get("source"), tree.get("name"), count(tree.get("files", 0)), size(tree.get("bytes", 0))),
         )
-    say("proof", proof(facts.get("proof")))
+    for head, text in zip(["proof"] + [""] * 9, proof(facts.get("proof"))):
+        say(head, text)
     verified = facts.get("verified")
     if verified:
         say(
@@ -110,13 +111,44 @@ def recovery(facts: Mapping[str, Any]) -> List[str]:
     return lines
 
 
-def proof(facts: Optional[Mapping[str, Any]]) -> str:
-    """Return in words what a proof found."""
-    return {True: "passed", False: "failed", None: "none: nobody has tried yet whether it starts"}[_passed(facts)]
+def proof(facts: Optional[Mapping[str, Any]]) -> List[str]:
+    """Return in words what a proof found, as lines."""
+    if not facts:
+        return ["none: nobody has tried yet whether it starts"]
+    took = " in %s" % duration(facts["duration_s"]) if facts.get("duration_s") is not None else ""
+    lines = ["passed" + took if facts.get("ok") else "failed%s: %s" % (took, facts.get("reason"))]
+    if facts.get("program"):
+        lines.append("by %s %s, on %s" % (facts["program"], facts.get("version"), facts.get("of")))
+    lines += _position(facts.get("position") or {})
+    tables = facts.get("tables") or {}
+    if "checked" in tables:
+        since = "; %s unchanged since %s" % (count(tables.get("unchanged", 0)), tables["since"]) if tables.get("since") else ""
+        lines.append("%s tables checked, %s damaged%s" % (count(tables["checked"]), count(tables.get("complaints_total", 0)), since))
+        lines += ["not checked: %s" % each for each in (tables.get("unchecked") or [])[:3]]
+    elif tables.get("mode"):
+        lines.append("no tables checked, as verify.tables says")
+    return lines
+
+
+def _position(found: Mapping[str, Any]) -> List[str]:
+    """Return what a proof found of where the server stands."""
+    stands = found.get("recovered") or {}
+    where = "%s:%s" % (stands["file"], stands["position"]) if stands.get("file") else ""
+    if found.get("given"):
+        return ["no lock gave coordinates; these are from %s" % str(found["given"].get("source")).replace("proof: ", "")]
+    if not found.get("compared"):
+        return [found["note"]] if found.get("note") else []
+    between = found.get("between")
+    text = "stands where it should, by %s" % found["compared"] + (" (%s)" % where if where else "")
+    if found.get("fault"):
+        return []
+    if between:
+        text += "; %s events up to the recorded position, %s of them transactions" % (count(between["events"]), count(between["transactional"]))
+    return [text] + ([found["note"]] if found.get("note") else [])
 
 
 def _passed(facts: Optional[Mapping[str, Any]]) -> Optional[bool]:
-    return bool(facts.get("passed")) if facts else None
+    return bool(facts.get("ok")) if facts else None
 
 
 def _taken(facts: Mapping[str, Any], now: datetime) -> str:

@@ -135,17 +135,27 @@ class Generation:
         return os.path.join(os.path.dirname(self.path), "." + self.name + VERIFIED)
 
     @property
-    def reason(self) -> str:
-        """Why it is bad; "" when it is not."""
+    def damage(self) -> str:
+        """What is known to be wrong with its files; "" where nothing is."""
         if self._head[1]:
             return self._head[1]
         verified = self.verified
         if verified and verified.get("faults_total"):
             return "%d faults were found on %s" % (verified["faults_total"], verified.get("time"))
+        return ""
+
+    @property
+    def failed_proof(self) -> str:
+        """Why its proof failed; "" where it passed, or where there was none."""
         proof = self.summary.get("proof")
-        if proof and not proof.get("passed"):
+        if proof and not proof.get("ok"):
             return str(proof.get("reason") or "a server did not start on it")
         return ""
+
+    @property
+    def reason(self) -> str:
+        """Why it is bad; "" when it is not."""
+        return self.damage or self.failed_proof
 
     @property
     def state(self) -> str:
@@ -278,7 +288,7 @@ class JobDirectory:
                 for generation in found:
                     if generation.state == state:
                         return generation
-            raise UsageError("every generation in %s is damaged: name the one to use: %s" % (self.path, _names(found)))
+            raise UsageError("every generation in %s is bad: name the one to use: %s" % (self.path, _names(found)))
         matching = [each for each in found if each.name == name] or [each for each in found if each.name.startswith(name)]
         if len(matching) != 1:
             problem = "more than one generation in %s begins with %s" if matching else "there is no generation %s in %s"
@@ -343,10 +353,10 @@ class JobDirectory:
         ]
 
     def _point_away(self, name: str) -> None:
-        """Let `latest` point to the newest of the others where it points to a generation that is about to go."""
+        """Let `latest` point to the newest of the others that is not bad where it points to a generation that is about to go."""
         latest = os.path.join(self.path, LATEST)
         if os.path.islink(latest) and os.readlink(latest) == name:
-            others = [generation.name for generation in self.generations() if generation.name != name]
+            others = [generation.name for generation in self.generations() if generation.name != name and generation.state != BAD]
             if others:
                 self._point_latest(others[0])
             else:
@@ -545,7 +555,8 @@ class Partial:
             durable.rename_to_free_name(self.path, generation.path)
             self._published = True
         try:
-            self._directory._point_latest(name)
+            if generation.state != BAD:
+                self._directory._point_latest(name)
         except OSError as error:
             self.warnings.append("%s/%s does not point to the new generation: %s" % (self._directory.path, LATEST, error.strerror))
         return generation

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proof: a scratch server starts on the snapshot that the copy was read from, and tells whether it is what it is said to be.
+
+What is proven is the snapshot. The copy was read from it, every file with the checksum that the manifest has, and `verify` compares
+the copy with those. The snapshot is written to here, so nobody reads it for the copy any more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from threading import Thread
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+from .errors import StillpointError
+from .mysql import checking, standing
+from .mysql.checking import Checked
+from .mysql.connection import READ_TIMEOUT, ServerError, Session
+from .mysql.scratch import Recovery, Scratch, ScratchFailed, scratch_server
+from .mysql.settings import Settings
+from .observe.text import iso
+from .reading import Mounted
+from .repository import manifest
+from .repository.generations import GOOD, Generation
+from .storage.mounts import is_below
+from .storage.snapshots import Target
+
+# Seconds for all of CHECK TABLE; a hang ends there, and so does the time that the snapshot can be kept.
+CHECK_LIMIT = 6 * 3600.0
+_TICK = 0.2
+
+_REDO_MOST = 1 << 30  # a snapshot that needs more is extended
+_OWN_FILES = 64 << 20  # bytes: ibtmp1, doublewrite files
+
+SUBJECT = "the snapshot that the copy was read from"
+
+
+class ProofFailed(StillpointError):
+    """The backup was published, and the proof that a server starts on it failed."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a backup says of its databases, to be proven.
+
+    :ivar coordinates: ``{file, position, gtid}`` as recorded; None where none were
+    :ivar commits_stopped: a lock stopped them, so that nothing can have been under way
+    :ivar tables: which tables are to be checked: all, changed, none
+    :ivar before: the newest generation whose tables are proven; those that did not change since need not be checked again
+    :ivar between: two coordinates between which the point in time lies, where no more than that is known
+    """
+
+    settings: Settings
+    coordinates: Optional[Mapping[str, Any]]
+    commits_stopped: bool
+    tables: str
+    before: Optional[Generation] = None
+    between: Optional[Sequence[Mapping[str, Any]]] = None
+
+
+@dataclass
+class Proof:
+    """What was found.
+
+    :ivar reason: why it failed; "" where it passed
+    :ivar given: coordinates that the proof gives, where none were recorded
+    """
+
+    reason: str = ""
+    time: str = ""
+    duration_s: float = 0.0
+    program: str = ""
+    version: str = ""
+    recovery: Optional[Recovery] = None
+    position: Dict[str, Any] = field(default_factory=dict)
+    given: Optional[Dict[str, Any]] = None
+    prepared: Optional[int] = None
+    tables: Dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it as the manifest has it."""
+        recovery = self.recovery
+        return {
+            "ok": not self.reason,
+            "reason": self.reason,
+            "time": self.time,
+            "duration_s": self.duration_s,
+            "of": SUBJECT,
+            "program": self.program,
+            "version": self.version,
+            "recovery": {"seconds": recovery.seconds, "crash_recovery": recovery.crash_recovery, "errors": list(recovery.errors)} if recovery else None,
+            "position": self.position,
+            "prepared": self.prepared,
+            "tables": self.tables,
+        }
+
+
+class _Refuted(StillpointError):
+    """Something is not as it was said to be."""
+
+
+def writes(settings: Settings) -> int:
+    """Return bytes that a scratch server writes to the snapshot, as far as that can be known: what the redo log makes it write, and
+    files of its own."""
+    return min(settings.redo_bytes, _REDO_MOST) + _OWN_FILES
+
+
+def newest_proven(generations: Sequence[Generation]) -> Optional[Generation]:
+    """Return the newest generation whose tables are proven, each of them checked or not changed since it was."""
+    for generation in generations:
+        proof = generation.summary.get("proof") or {}
+        if generation.state == GOOD and (proof.get("tables") or {}).get("mode") in (checking.ALL, checking.CHANGED):
+            return generation
+    return None
+
+
+def prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Callable[[], None]) -> Proof:
+    """Return the Proof of a claim. That something fails, or can't be done, is a Proof too, and no exception.
+
+    :param mounted: the snapshots, mounted to be written to
+    :param targets: what they were taken of
+    :param watch: called a few times a second: keeps the snapshots valid, and raises when one is lost
+    """
+    began = time.monotonic()
+    proof = Proof(time=iso(datetime.now(timezone.utc)), version=claim.settings.version_text)
+    try:
+        _prove(claim, mounted, targets, watch, proof)
+        watch()
+    except ScratchFailed as error:
+        proof.recovery = error.recovery or proof.recovery
+        proof.reason = str(error)
+        if error.recovery and error.recovery.prepared and proof.prepared is None:
+            proof.prepared = len([line for line in error.recovery.prepared if "in the XA prepared state" in line]) or None
+    except (StillpointError, OSError) as error:
+        proof.reason = str(error)
+    proof.duration_s = round(time.monotonic() - began, 1)
+    return proof
+
+
+def _prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Callable[[], None], proof: Proof) -> None:
+    settings = claim.settings
+    proof.program = settings.find_program()
+    where = {path: mounted.directory(path) for _role, path in settings.paths}
+    files = checking.files_of(where[settings.datadir]) if claim.tables == checking.CHANGED else []
+    logs = standing.find_logs(settings, lambda path: mounted.find_any(path, targets))
+    # A server that is restored from this has the binary logs that were copied, and no others, to decide about prepared transactions.
+    # Where a lock stopped commits there is nothing to decide, and it has to start without any.
+    copied = any(is_below(os.path.dirname(settings.log_bin), path) for _role, path in settings.paths)
+    with_log = bool(settings.log_bin) and copied and not claim.commits_stopped
+    with scratch_server(settings, where, discard=True, binary_log=with_log, tick=watch) as server:
+        proof.recovery = server.recovery
+        with Session(server.login, read_timeout=int(CHECK_LIMIT) + READ_TIMEOUT) as session:
+            found = standing.stands(session, settings, server.recovery, with_log=with_log)
+            proof.prepared = len(session.rows("XA RECOVER"))
+            if proof.prepared:
+                raise _Refuted("it holds %d prepared transactions, which are neither committed nor rolled back" % proof.prepared)
+            _place(claim, session, found, logs, proof)
+            _check(claim, session, server, files, watch, proof)
+        proof.recovery = server.said()
+        if proof.recovery.errors:
+            raise _Refuted("the server says: %s" % proof.recovery.errors[0])
+
+
+def _place(claim: Claim, session: Session, found: standing.Stands, logs: Optional[standing.Logs], proof: Proof) -> None:
+    """Compare where the server stands with the coordinates, or let it give them."""
+    if claim.coordinates and claim.coordinates.get("file"):
+        proof.position = standing.compare(session, claim.coordinates, found, logs)
+        if proof.position["fault"]:
+            raise _Refuted(proof.position["fault"])
+    elif claim.settings.log_bin:
+        proof.given = standing.given(found, logs)
+        proof.position = {"recovered": found.as_dict(), "given": proof.given}
+        if proof.given and claim.between and not standing.lies_between(proof.given, claim.between):
+            raise _Refuted("it stands at %(file)s:%(position)d, which is not between the positions before and after the snapshot" % proof.given)
+
+
+def _check(claim: Claim, session: Session, server: Scratch, files: List[checking.FileFacts], watch: Callable[[], None], proof: Proof) -> None:
+    """Check the tables that are to be checked."""
+    proof.tables = {"mode": claim.tables}
+    if claim.tables == checking.NONE:
+        return
+    names = checking.tables(session)
+    same = checking.unchanged(files, _files_before(claim.before)) if claim.before else set()
+    checked = Checked(unchanged=len([name for name in names if name in same]))
+    try:
+        _meanwhile(lambda: checking.check(session, [name for name in names if name not in same], checked), _limited(watch, server))
+    except (ServerError, ScratchFailed) as error:
+        raise ScratchFailed("%s; it was checking %s" % (error, checked.current), server.said()) from None
+    finally:
+        proof.tables = {"mode": claim.tables, "since": claim.before.name if claim.before else None, **checked.as_dict()}
+    if checked.complaints:
+        raise _Refuted("CHECK TABLE finds %d of its tables damaged: %s" % (checked.complaints_total, checked.complaints[0]))
+
+
+def _files_before(generation: Generation) -> Dict[str, Any]:
+    """Return size and time of the files of each schema, by their names below the data directory, as a manifest has them."""
+    found = {}
+    for entry in manifest.entries(generation.path):
+        tree, _slash, name = os.fsdecode(entry.path).partition("/")
+        if tree == "mysql" and entry.type == manifest.FILE and name.count("/") == 1:
+            found[name] = (entry.size, entry.mtime_ns)
+    return found
+
+
+def _limited(watch: Callable[[], None], server: Scratch) -> Callable[[], None]:
+    end = time.monotonic() + CHECK_LIMIT
+
+    def tick() -> None:
+        watch()
+        server.check()
+        if time.monotonic() > end:
+            raise ScratchFailed("the check of the tables did not end within %g s" % CHECK_LIMIT)
+
+    return tick
+
+
+def _meanwhile(work: Callable[[], None], tick: Callable[[], None]) -> None:
+    """Do the work in another thread and call tick until it is done; an exception of either ends the wait. The work then ends as soon as
+    the server does that it talks to."""
+    errors: List[BaseException] = []
+
+    def worker() -> None:
+        try:
+            work()
+        except BaseException as error:  # pylint: disable=broad-exception-caught  # raised again below
+            errors.append(error)
+
+    thread = Thread(target=worker, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        tick()
+        thread.join(_TICK)
+    if errors:
+        raise errors[0]

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proof: a server starts on the snapshot of a backup, stands where it should, and finds its tables well; or the backup is bad."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from etrial import Etrial
+
+# What the scratch server may write to, as the kernel sees it, kept while it runs.
+LOOK = """
+    def look(*_arguments, **_options):
+        import subprocess
+        pid = subprocess.run(['pgrep', '-f', 'mariadbd --no-defaults'], stdout=subprocess.PIPE, text=True).stdout.split()[0]
+        with open('/root/scratch.json', 'w') as file:
+            import json
+            json.dump({'mounts': open('/proc/%s/mountinfo' % pid).read(), 'status': open('/proc/%s/status' % pid).read(),
+                       'sockets': subprocess.run(['ss', '-tlnp'], stdout=subprocess.PIPE, text=True).stdout}, file)
+    hook('mysql.standing:stands', before=look)
+"""
+
+# Garbage in pages of a table that nobody has written to for long, after the copy.
+BREAK = """
+    def break_pages(_claim, on_snapshot, *_arguments):
+        path = on_snapshot.directory('/var/lib/mysql') + '/wf_workflow/APP_HISTORY.ibd'
+        with open(path, 'r+b') as file:
+            for page in range(6, os.path.getsize(path) // 16384):
+                file.seek(page * 16384 + 300)
+                file.write(b'garbage' * 100)
+    hook('backup:prove', before=break_pages)
+"""
+
+DIE = "hook('mysql.standing:stands', before=die)"
+
+
+def log_lines(etrial: Etrial) -> str:
+    """Return what the production server has logged."""
+    return etrial.machine.run("journalctl -u mariadb -o cat; cat /var/log/mysql/error.log 2>/dev/null; true").stdout
+
+
+@pytest.mark.state("binlog")
+def test_under_load_a_server_recovers_the_snapshot_to_the_recorded_coordinates_and_touches_nothing_else(etrial: Etrial) -> None:
+    etrial.small_job("verify: {server: true, tables: all}\n")
+    planned = etrial.stillpoint("plan", "etrial").stdout
+    assert "proof       /usr/sbin/mariadbd starts on the snapshot after the copy; CHECK TABLE: all tables" in planned
+    logged = log_lines(etrial)
+    with etrial.load():
+        done = etrial.faulty(LOOK, "run", "etrial", "--json")
+        assert done.rc == 0, done.stderr
+        assert log_lines(etrial) == logged
+    summary = json.loads(done.stdout)
+    proof = summary["proof"]
+    assert proof["ok"] is True
+    assert proof["recovery"]["crash_recovery"] is True
+    assert proof["recovery"]["errors"] == []
+    assert proof["prepared"] == 0
+    assert proof["program"] == "/usr/sbin/mariadbd"
+    position, coordinates = proof["position"], summary["coordinates"]
+    assert position["expected"]["position"] == coordinates["position"]
+    recovered = (position["recovered"]["file"], position["recovered"]["position"])
+    assert recovered == (coordinates["file"], coordinates["position"]) or position["between"]["transactional"] == 0
+    assert position["between"] is None or position["between"]["read_from"] == "the snapshot"
+    assert proof["tables"]["checked"] > 30
+    assert proof["tables"]["complaints"] == []
+    seen = json.loads(etrial.machine.run(["cat", "/root/scratch.json"]).stdout)
+    writable = {line.split()[4] for line in seen["mounts"].splitlines() if "rw" in line.split()[5].split(",")}
+    assert {path.split("scratch-")[0] for path in writable} == {"/var/lib/mysql", "/run/stillpoint/"}
+    assert "CapEff:\t0000000000000000" in seen["status"]
+    assert seen["sockets"].count("mariadbd") == 1, "the scratch server listens on the network"
+    assert etrial.left_behind() == []
+    (generation,) = etrial.generations()
+    assert (generation["state"], generation["proof"]["ok"]) == ("good", True)
+    assert "passed" in etrial.stillpoint("show", "etrial").stdout
+
+    etrial.small_job("verify: {server: true, tables: changed}\n")
+    etrial.sql("INSERT INTO rp_workflow.USERS VALUES (3, 'Ana'); FLUSH TABLES rp_workflow.USERS FOR EXPORT; UNLOCK TABLES")
+    again = etrial.backup()["proof"]["tables"]
+    assert again["since"] == summary["generation"]
+    assert 0 < again["checked"] < proof["tables"]["checked"]
+    assert again["checked"] + again["unchanged"] + len(again["unchecked"]) >= proof["tables"]["checked"]
+
+
+def test_a_broken_page_on_the_snapshot_fails_the_proof_and_the_backup_is_kept_and_counts_for_nothing(etrial: Etrial) -> None:
+    etrial.small_job("verify: {server: true}\nkeep: {last: 1}\n")
+    good = etrial.backup()
+    done = etrial.faulty(BREAK, "run", "etrial")
+    assert done.rc == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "its proof failed and it is marked as bad" in last
+    assert "wf_workflow.APP_HISTORY" in last
+    bad, kept = etrial.generations()
+    assert (bad["state"], kept["state"], kept["generation"]) == ("bad", "good", good["generation"])
+    assert "APP_HISTORY" in bad["reason"]
+    assert "failed" in etrial.stillpoint("show", "etrial", bad["generation"]).stdout
+    # nothing puts it back that was not told to, and then it says what it is
+    assert good["generation"] in etrial.stillpoint("restore", "etrial", "--dry-run").stdout
+    named = etrial.stillpoint("restore", "etrial", bad["generation"], "--dry-run")
+    assert "its proof failed" in named.stdout
+    assert etrial.left_behind() == []
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
+def test_a_run_that_is_ended_while_it_proves_leaves_no_server(etrial: Etrial, signal: str) -> None:
+    etrial.job("name: etrial\nmysql: {method: snapshot}\nrepository: /backups\nverify: {server: true, tables: none}\n")
+    done = etrial.faulty(DIE, "run", "etrial", signal=signal)
+    assert done.rc == (1 if signal == "SIGTERM" else 128 + 9), done.stderr
+    etrial.machine.run("for i in $(seq 50); do pgrep -f 'mariadbd --no-defaults' || exit 0; sleep 0.1; done; exit 1")
+    if signal == "SIGKILL":
+        etrial.stillpoint("clean")
+    assert etrial.machine.run("ls -A /run/stillpoint 2>/dev/null || true").stdout == ""
+    assert etrial.volumes() == {"root"}
+    assert etrial.generations() == []

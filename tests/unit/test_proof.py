@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proof on copies of a real server's data, taken with and without the lock that a backup takes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
+
+import pytest
+from _core import proof
+from _core.errors import StillpointError
+from _core.mysql import server as servers
+from _core.mysql import settings
+from _core.mysql.connection import Session
+from _core.mysql.settings import Settings
+from _core.proof import Claim, Proof, prove
+from _core.storage import leftovers, mounts
+from real_server import RealServer, needed, real_server
+
+pytest.importorskip("pymysql")
+pytestmark = needed
+
+FLUSH = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
+
+
+class Copies:
+    """In place of mounted snapshots: live directory -> its copy."""
+
+    def __init__(self, copies: Dict[str, str]) -> None:
+        self._copies = copies
+
+    def directory(self, source: str) -> str:
+        return self._copies[source]
+
+    def find_any(self, source: str, _targets: Any) -> Optional[str]:
+        return self._copies.get(source)
+
+
+@pytest.fixture(autouse=True)
+def run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    path = "/tmp/stillpoint-test-run-%d" % os.getpid()
+    monkeypatch.setattr(mounts, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(leftovers, "RUN_DIRECTORY", path)
+    yield
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealServer]:
+    with real_server() as server:
+        server.do(
+            "CREATE DATABASE d",
+            "CREATE TABLE d.large (i INT AUTO_INCREMENT PRIMARY KEY, t CHAR(200)) ENGINE=InnoDB",
+            "CREATE TABLE d.small (i INT PRIMARY KEY) ENGINE=InnoDB",
+            "CREATE TABLE d.notes (i INT PRIMARY KEY) ENGINE=MyISAM",
+            "CREATE TABLE d.`a-b` (i INT PRIMARY KEY) ENGINE=Aria PARTITION BY KEY() PARTITIONS 2",
+            "INSERT INTO d.large (t) VALUES ('x')",
+            *["INSERT INTO d.large (t) SELECT t FROM d.large"] * 12,
+        )
+        yield server
+
+
+@pytest.fixture
+def copies(server: RealServer) -> Iterator[List[str]]:
+    """Copies to be removed after the test."""
+    made: List[str] = []
+    yield made
+    for path in made:
+        shutil.rmtree(path)
+
+
+def taken(server: RealServer, copies: List[str], *flush: str) -> Any:
+    """Return a copy, with coordinates of its moment."""
+    path = server.copy("copy-%d" % len(copies), *flush)
+    copies.append(path)
+    with Session(server.login) as session:  # nobody else writes: it stands where it stood under the lock
+        row = session.rows("SHOW MASTER STATUS")[0]
+    return path, {"file": row["File"], "position": row["Position"], "gtid": None}
+
+
+def settings_of(server: RealServer) -> Settings:
+    with Session(server.login) as session:
+        return settings.read(session, servers.read(session))
+
+
+def claim(server: RealServer, coordinates: Any, **more: Any) -> Claim:
+    return Claim(**{"settings": settings_of(server), "coordinates": coordinates, "commits_stopped": True, "tables": "none", **more})
+
+
+def proven(server: RealServer, copy: str, what: Claim, logs: Optional[str] = None) -> Proof:
+    found: Dict[str, str] = {server.datadir: copy}
+    if logs:
+        found[server.binlogs] = logs
+    return prove(what, Copies(found), [], lambda: None)  # type: ignore[arg-type]
+
+
+def test_a_copy_stands_at_the_recorded_coordinates_and_all_its_tables_are_well(server: RealServer, copies: List[str]) -> None:
+    server.do("INSERT INTO d.small VALUES (1)")
+    copy, coordinates = taken(server, copies, FLUSH)
+    found = proven(server, copy, claim(server, coordinates, tables="all"))
+    assert found.reason == ""
+    assert found.position["recovered"]["file"] == coordinates["file"]
+    assert found.position["recovered"]["position"] == coordinates["position"]
+    assert found.position["between"] is None
+    assert found.prepared == 0
+    assert found.tables["checked"] > 30
+    assert found.tables["complaints"] == []
+    assert found.as_dict()["ok"] is True
+
+
+def test_what_is_not_transactional_may_lie_between_and_is_read_to_make_sure(server: RealServer, copies: List[str]) -> None:
+    server.do("INSERT INTO d.small VALUES (2)", "FLUSH BINARY LOGS", "INSERT INTO d.notes VALUES (1)", "INSERT INTO d.`a-b` VALUES (1)")
+    copy, coordinates = taken(server, copies, FLUSH)
+    found = proven(server, copy, claim(server, coordinates))
+    assert found.reason == ""
+    assert found.position["recovered"]["file"] != coordinates["file"]
+    assert found.position["between"]["groups"] == 2
+    assert found.position["between"]["transactional"] == 0
+    assert found.position["between"]["read_from"] == "the server"
+
+
+def test_a_transaction_between_is_told_by_its_place(server: RealServer, copies: List[str]) -> None:
+    server.do("INSERT INTO d.small VALUES (3)")
+    copy, _before = taken(server, copies, FLUSH)
+    server.do("INSERT INTO d.notes VALUES (2)")
+    with Session(server.login) as session:
+        place = session.rows("SHOW MASTER STATUS")[0]
+    server.do("INSERT INTO d.small VALUES (4)")
+    _copy, coordinates = taken(server, copies, FLUSH)
+    found = proven(server, copy, claim(server, coordinates))
+    assert "between them is a transaction, at %s:%d" % (place["File"], place["Position"]) in found.reason
+    assert found.as_dict()["ok"] is False
+
+
+def test_an_engine_that_is_ahead_of_the_recorded_coordinates_is_none_that_was_locked(server: RealServer, copies: List[str]) -> None:
+    with Session(server.login) as session:
+        row = session.rows("SHOW MASTER STATUS")[0]
+    server.do("INSERT INTO d.small VALUES (5)")
+    copy, _after = taken(server, copies, FLUSH)
+    found = proven(server, copy, claim(server, {"file": row["File"], "position": row["Position"], "gtid": None}))
+    assert found.reason.startswith("InnoDB recovered to")
+
+
+def test_without_the_log_of_the_last_commit_the_rest_is_read_and_the_evidence_says_so(server: RealServer, copies: List[str]) -> None:
+    server.do("INSERT INTO d.small VALUES (6)", "FLUSH BINARY LOGS", "FLUSH BINARY LOGS", "INSERT INTO d.notes VALUES (3)")
+    copy, coordinates = taken(server, copies, FLUSH)
+    logs = server.top + "/logs"
+    os.mkdir(logs)
+    copies.append(logs)
+    found = proven(server, copy, claim(server, coordinates), logs)
+    assert (found.reason, found.position["between"]["read_from"]) == ("", "the server")
+    shutil.copy(os.path.join(server.binlogs, coordinates["file"]), logs)
+    found = proven(server, copy, claim(server, coordinates), logs)
+    assert found.reason == ""
+    assert "is there no more" in found.position["note"]
+    assert found.position["between"]["read_from"] == "the snapshot"
+
+
+def test_without_a_lock_it_gives_the_position_at_the_end_of_the_binary_log(server: RealServer, copies: List[str]) -> None:
+    server.do("INSERT INTO d.small VALUES (7)", "INSERT INTO d.notes VALUES (4)")
+    copy, coordinates = taken(server, copies, FLUSH)
+    logs = server.top + "/logs"
+    shutil.copytree(server.binlogs, logs)
+    copies.append(logs)
+    with open(os.path.join(logs, coordinates["file"]), "ab") as file:
+        file.write(b"a torn event")
+    found = proven(server, copy, claim(server, None, commits_stopped=False), logs)
+    assert found.reason == ""
+    assert found.given is not None
+    assert (found.given["file"], found.given["position"]) == (coordinates["file"], coordinates["position"])
+    assert found.given["source"] == "proof: the end of the binary log on the snapshot"
+    ends = [{"file": coordinates["file"], "position": 4}, {"file": coordinates["file"], "position": 300}]
+    found = proven(server, copy, claim(server, None, commits_stopped=False, between=ends), logs)
+    assert "not between the positions before and after the snapshot" in found.reason
+
+
+def test_with_nothing_to_recover_the_end_of_the_binary_log_on_the_snapshot_is_compared(server: RealServer, copies: List[str]) -> None:
+    server.do("INSERT INTO d.small VALUES (8)")
+    copy, coordinates = taken(server, copies, FLUSH)
+    logs = server.top + "/logs"
+    shutil.copytree(server.binlogs, logs)
+    copies.append(logs)
+    what = claim(server, coordinates)
+    with proof.scratch_server(what.settings, {server.datadir: copy}, discard=False):
+        pass  # it ends in order, and leaves nothing to recover
+    found = proven(server, copy, what, logs)
+    assert (found.reason, found.position["compared"]) == ("", "the end of the binary log")
+    with open(os.path.join(logs, coordinates["file"]), "ab") as file:
+        file.write(b"one event more")
+    assert "the binary log on the snapshot ends at" in proven(server, copy, what, logs).reason
+
+
+def test_a_copy_with_a_prepared_transaction_fails(server: RealServer, copies: List[str]) -> None:
+    for attempt in range(20):  # without the flush it is a matter of chance
+        server.do("INSERT INTO d.small VALUES (%d)" % (1000 + attempt))
+        copy, coordinates = taken(server, copies)
+        found = proven(server, copy, claim(server, coordinates))
+        assert found.reason != "" or found.position["recovered"]["position"] == coordinates["position"]
+        if found.prepared:
+            assert "prepared transactions" in found.reason
+            return
+    pytest.fail("no copy had a prepared transaction")
+
+
+def broken(copy: str, name: str) -> None:
+    """Write garbage into the pages of a file behind its first few."""
+    with open(os.path.join(copy, name), "r+b") as file:
+        for page in range(6, os.path.getsize(file.name) // 16384):
+            file.seek(page * 16384 + 200)
+            file.write(os.urandom(1000))
+
+
+def test_a_broken_page_fails_the_proof_with_the_name_of_the_table(server: RealServer, copies: List[str]) -> None:
+    # what is still in the redo log would mend the page
+    server.do("FLUSH TABLES d.large FOR EXPORT", "UNLOCK TABLES", "SET GLOBAL innodb_max_dirty_pages_pct = 0")
+    time.sleep(2)
+    copy, coordinates = taken(server, copies, FLUSH)
+    broken(copy, "d/large.ibd")
+    found = proven(server, copy, claim(server, coordinates, tables="all"))
+    assert "d.large" in found.reason
+    assert found.as_dict()["ok"] is False
+
+
+class Before:
+    """A generation as the proof looks at one."""
+
+    name = "2026-11-22T02-00-05Z"
+    state = "good"
+
+    def __init__(self, path: Path, mode: str = "all") -> None:
+        self.path = str(path)
+        self.summary = {"proof": {"ok": True, "tables": {"mode": mode}}}
+
+
+def test_only_tables_that_changed_are_checked_again(
+    server: RealServer, copies: List[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from _core.repository import manifest
+
+    server.do("FLUSH TABLES")
+    first, _coordinates = taken(server, copies, FLUSH)
+    known = {os.path.join(b"mysql", entry.path): entry._replace(path=os.path.join(b"mysql", entry.path)) for entry, _size in manifest.walk(os.fsencode(first))}
+    monkeypatch.setattr(manifest, "entries", lambda path: iter(known.values()))
+    server.do("INSERT INTO d.notes VALUES (100)")
+    second, coordinates = taken(server, copies, FLUSH)
+    os.utime(second + "/d/small.ibd")
+    found = proven(server, second, claim(server, coordinates, tables="changed", before=Before(tmp_path)))
+    assert found.reason == ""
+    assert found.tables["since"] == Before.name
+    assert found.tables["unchanged"] > found.tables["checked"] > 0
+    broken(second, "d/large.ibd")  # and its time of modification with it
+    assert proven(server, second, claim(server, coordinates, tables="changed", before=Before(tmp_path))).reason != ""
+
+
+def test_the_generation_to_compare_with_is_the_newest_that_is_good_and_had_its_tables_checked(tmp_path: Path) -> None:
+    bad = Before(tmp_path)
+    bad.state = "bad"
+    unchecked = Before(tmp_path, "none")
+    wanted = Before(tmp_path, "changed")
+    assert proof.newest_proven([bad, unchecked, wanted, Before(tmp_path)]) is wanted  # type: ignore[list-item]
+    assert proof.newest_proven([bad, unchecked]) is None  # type: ignore[list-item]
+
+
+def test_what_hangs_is_ended_and_what_can_not_be_done_is_a_failed_proof(
+    server: RealServer, copies: List[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, coordinates = taken(server, copies, FLUSH)
+    with monkeypatch.context() as patch:
+        patch.setattr(proof, "CHECK_LIMIT", 0.0)
+        found = proven(server, copy, claim(server, coordinates, tables="all"))
+        assert "did not end within" in found.reason
+
+    def lost() -> None:
+        raise StillpointError("the snapshot is full")
+
+    what = claim(server, coordinates)
+    assert prove(what, Copies({server.datadir: copy}), [], lost).reason == "the snapshot is full"  # type: ignore[arg-type]
+    no_program = replace(what, settings=replace(what.settings, program="/nowhere", flavour="percona", version_text="8.0.1"))
+    if not shutil.which("mysqld", path="/usr/sbin:/usr/bin"):
+        assert "no server program of percona" in proven(server, copy, no_program).reason
+    assert subprocess.run(["pgrep", "-f", "socket=/tmp/stillpoint-test-run-%d" % os.getpid()], check=False).returncode == 1

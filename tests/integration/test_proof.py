@@ -82,7 +82,7 @@ def test_under_load_a_server_recovers_the_snapshot_to_the_recorded_coordinates_a
 
 
 def test_a_broken_page_on_the_snapshot_fails_the_proof_and_the_backup_is_kept_and_counts_for_nothing(etrial: Etrial) -> None:
-    etrial.small_job("verify: {server: true}\nkeep: {last: 1}\n")
+    etrial.job("name: etrial\nmysql: {method: snapshot}\nrepository: /backups\nverify: {server: true}\nkeep: {last: 1}\n")
     good = etrial.backup()
     done = etrial.faulty(BREAK, "run", "etrial")
     assert done.rc == 1, done.stderr
@@ -105,7 +105,7 @@ def test_a_run_that_is_ended_while_it_proves_leaves_no_server(etrial: Etrial, si
     etrial.job("name: etrial\nmysql: {method: snapshot}\nrepository: /backups\nverify: {server: true, tables: none}\n")
     done = etrial.faulty(DIE, "run", "etrial", signal=signal)
     assert done.rc == (1 if signal == "SIGTERM" else 128 + 9), done.stderr
-    etrial.machine.run("for i in $(seq 50); do pgrep -f 'mariadbd --no-defaults' || exit 0; sleep 0.1; done; exit 1")
+    etrial.machine.run("for i in $(seq 50); do pgrep -f '[m]ariadbd --no-defaults' || exit 0; sleep 0.1; done; exit 1")
     if signal == "SIGKILL":
         etrial.stillpoint("clean")
     assert etrial.machine.run("ls -A /run/stillpoint 2>/dev/null || true").stdout == ""

@@ -270,7 +270,8 @@ def test_mysql_is_told_not_to_upgrade_replicate_or_listen_and_where_its_parts_li
     ("line", "file", "position"),
     [
         ("2026-11-22  5:00:00 0 [Note] InnoDB: Last binlog file '/var/log/mysql/mysql-bin.000007', position 3083129", "mysql-bin.000007", 3083129),
-        ("InnoDB: Last MySQL binlog file position 0 123, file name bin.000002", None, None),
+        ("InnoDB: Last MySQL binlog file position 0 123, file name bin.000002", "bin.000002", 123),
+        ("InnoDB: Last MySQL binlog file position 1 5, file name bin.000002, and", "bin.000002", (1 << 32) + 5),
         ("2026-11-22T05:00:00.000000Z 0 [Note] [MY-012535] [InnoDB] Apply batch completed!", None, None),
     ],
 )

@@ -37,8 +37,9 @@ _LOG_MOST = 4 << 20  # bytes of an error log that are read
 
 _BUFFER_POOL = 128 << 20  # bytes: recovery needs room for the pages that the redo log names
 
-# what an engine says of where it stands; MySQL has not kept it in InnoDB since 8.0
-_POSITION = re.compile(r"Last (?:MySQL )?binlog file '?(?:\./)?([^', ]+)'?, position (\d+)|Last binlog file '([^']*)', position (\d+)", re.IGNORECASE)
+# What an engine says of where it stands: MariaDB, and MySQL up to 5.7 (two halves of a number). MySQL has not kept it since 8.0.
+_POSITION = re.compile(r"Last binlog file '(?P<name>[^']*)', position (?P<low>\d+)")
+_POSITION_MYSQL = re.compile(r"Last MySQL binlog file position (?P<high>\d+) (?P<low>\d+), file name (?P<name>[^\s,]+)")
 _CRASH_RECOVERY = re.compile(r"Starting crash recovery|Starting final batch|crash recovery from checkpoint", re.IGNORECASE)
 _PREPARED = re.compile(r"in the XA prepared state|Found [1-9]\d* prepared")
 _ERROR = re.compile(r"\[ERROR\]|^mysqld.*: (?:unknown|ambiguous|error)|can't be enclosed|error while loading")
@@ -244,14 +245,14 @@ def _wait(process: "subprocess.Popen[Any]", directory: str, began: float, tick: 
 def said(log: str, seconds: float) -> Recovery:
     """Return the Recovery that an error log tells of."""
     lines = [_STAMP.sub("", line.strip()) for line in log.splitlines()]
-    found = _POSITION.findall(log)
-    name, offset = (found[-1][0] or found[-1][2], found[-1][1] or found[-1][3]) if found else ("", "")
+    found = [*_POSITION.finditer(log), *_POSITION_MYSQL.finditer(log)]
+    last = found[-1].groupdict() if found else {}
     errors = [line for line in lines if _ERROR.search(line) and "Warning:" not in line]  # MariaDB marks a few of its warnings as errors
     return Recovery(
         seconds=round(seconds, 1),
         crash_recovery=bool(_CRASH_RECOVERY.search(log)),
-        file=os.path.basename(name) or None,
-        position=int(offset) if offset else None,
+        file=os.path.basename(last["name"]) if last else None,
+        position=(int(last.get("high", 0)) << 32) + int(last["low"]) if last else None,
         prepared=tuple(line for line in lines if _PREPARED.search(line)),
         errors=tuple(errors),
     )

@@ -40,7 +40,7 @@ class RealServer:
 
     def start(self, *more: str) -> None:
         top = self.top
-        options = ["--datadir=" + self.datadir, "--socket=" + top + "/s", "--pid-file=" + top + "/pid", "--log-error=" + top + "/error.log"]
+        options = ["--datadir=" + self.datadir, "--socket=" + top + "/s", "--tmpdir=" + top, "--pid-file=" + top + "/pid", "--log-error=" + top + "/error.log"]
         options += ["--skip-networking", "--innodb-buffer-pool-size=16M", "--log-bin=" + self.binlogs + "/bin", "--server-id=1", *more]
         command: List[str] = [str(SERVER), "--no-defaults", "--user=" + USER, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

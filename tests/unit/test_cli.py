@@ -489,6 +489,26 @@ def test_a_dry_run_shows_the_plan_alone(host: Host) -> None:
     assert (host.files / "case 1").read_text() == "changed since"
 
 
+def test_a_recovery_that_can_not_be_is_refused_in_one_sentence(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    assert "'tomorrow' is not a time: write 2026-11-22 14:03:07Z" in host.refusal("restore", "web", "--until", "tomorrow")
+    assert "not allowed with argument" in host.refusal("restore", "web", "--until", "2026-11-22 14:03:07Z", "--before-gtid", "0-1-5")
+    assert "leave out --files-only" in host.refusal("restore", "web", "--files-only", "--until", "2026-11-22 14:03:07Z")
+    assert "no binary logs have been archived" in host.refusal("restore", "web", "--until", "2026-11-22 14:03:07Z", code=1)
+    assert "the job does not archive binary logs" in host.refusal("archive", "web")
+
+
+def test_the_timeline_without_archived_logs_says_what_each_backup_is_good_for(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    shown = host.json("show", "web", "--timeline")
+    assert (shown["job"], shown["restorable"], shown["gaps"]) == ("web", [], [])
+    assert shown["without_logs"] == [{"generation": "2026-11-22T02-00-05Z", "reason": "it holds no database"}]
+    assert shown["archive"]["running"] is False
+    assert "NOT RUNNING" in host.run("show", "web", "--timeline").stdout
+
+
 def test_a_restore_in_place_keeps_what_it_replaces_until_that_is_discarded(host: Host) -> None:
     host.job()
     host.generation(at(22))

@@ -176,6 +176,11 @@ def test_binary_logs_are_archived_where_a_job_says_so() -> None:
         ({"binlog": {}}, "binlog lacks the key archive"),
         ({"binlog": {"archive": "yes"}}, "binlog.archive is 'yes', expected true or false"),
         ({"binlog": {"archive": True, "method": "rsync"}}, "binlog.method is 'rsync', expected one of auto, stream, copy"),
+        (
+            {"binlog": {"archive": True}, "mysql": {"method": "dump"}},
+            "binlog has archive, and binary logs can only be replayed onto a copy of the server's files: give mysql the method snapshot, or a job "
+            "of its own to each",
+        ),
         ({"binlog": {"archive": True}, "mysql": ...}, "binlog archives the binary logs of a server, and the job has none: give mysql too"),
     ],
 )

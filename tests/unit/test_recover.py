@@ -303,6 +303,13 @@ def test_what_can_not_be_had_is_refused_with_what_can(shop: Shop) -> None:
         shop.recovery(until_gtid="0-1-99999")
     with pytest.raises(StillpointError, match="only up to"):
         shop.recovery(until_position="bin.000001:99999999")
+    last = shop.gtid()
+    log = shop.archive.path_of(shop.archive.lines()[0], "bin.000001")
+    os.rename(log, log + ".away")
+    with pytest.raises(StillpointError, match="bin.000001.* can't be read|bin.000001 is missing"):
+        shop.recovery(until_gtid=last)
+    os.rename(log + ".away", log)
+    assert shop.recovery(until_gtid=last)
     shop.server.do("FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
     shop.write()
     shop.server.do("FLUSH BINARY LOGS")

@@ -180,6 +180,11 @@ def parse(mapping: Any, where: str = "job") -> Job:
         raise UsageError("%s: verify.server is true, and the job has no mysql whose server could be started: leave verify out" % where)
     if job.verify.server and job.mysql is not None and job.mysql.method != "snapshot":
         raise UsageError("%s: verify.server is true, and no server can be started on a dump: leave verify out" % where)
+    if job.binlog is not None and job.mysql is not None and job.mysql.is_dump:
+        raise UsageError(
+            "%s: binlog has archive, and binary logs can only be replayed onto a copy of the server's files: give mysql the method snapshot, or a job "
+            "of its own to each" % where
+        )
     for path in job.files:
         for other in job.files:
             if path is not other and _inside(path, other):

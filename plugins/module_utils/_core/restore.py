@@ -381,7 +381,9 @@ def _warnings(
     halves = {tree.is_files for tree in generation.trees}
     if len(halves) == 2 and len({target.tree.is_files for target in targets}) == 1:
         yield "only one half of the backup is put back: database and files will not be of one point in time"
-    elif len(halves) == 2 and replay and replay.bytes:
+    if replay and (generation.summary.get("coordinates") or {}).get("replica"):
+        yield "the server was a replica: what it had replicated is in its own binary logs only where it writes it there (log_slave_updates)"
+    if len(halves) == 2 and len(targets) == len(generation.trees) and replay and replay.bytes:
         yield "the files will be those of %s UTC, when the backup was taken: binary logs hold the database alone" % generation.time.strftime(
             "%Y-%m-%d %H:%M:%S"
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import durable
-from ..errors import BusyError, StillpointError
+from ..errors import BusyError, StillpointError, UsageError
 from ..job import Job, MysqlOptions, host_name
 from ..mysql.connection import ServerError, Session
 from ..observe.progress import Reporter
@@ -70,10 +70,11 @@ def serve(job: Job, reporter: Reporter, *, once: bool = False) -> Dict[str, Any]
     """Archive until told to end (Stopped), and return the status; with ``once``, copy what is closed and return.
 
     :raises BusyError: another process archives this job
-    :raises StillpointError: with ``once``, it was not possible; without, the repository can't be written, or the job archives nothing
+    :raises UsageError: the job archives nothing
+    :raises StillpointError: with ``once``, it was not possible; without, the repository can't be written
     """
     if job.mysql is None or job.binlog is None:
-        raise StillpointError("%s: the job does not archive binary logs: give it binlog: {archive: true}" % job.where)
+        raise UsageError("%s: the job does not archive binary logs: give it binlog: {archive: true}" % job.where)
     directory = JobDirectory.open(job.repository, host_name(), job.name)
     archive = Archive(directory.path)
     with archive.lock():

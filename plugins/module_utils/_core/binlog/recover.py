@@ -8,6 +8,7 @@ transaction, in the order of the log, whose commit is not before that moment; a 
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -186,7 +187,11 @@ def resolve(archive: Archive, generations: Sequence[Generation], wanted: Target,
     else:
         stretch, base = _base_for_place(found, wanted, name)
     _check_base(stretch, base)
-    return _up_to(found, stretch, base, wanted)
+    recovery = _up_to(found, stretch, base, wanted)
+    for piece in recovery.pieces:
+        if piece.archived and (not os.path.isfile(piece.path) or os.path.getsize(piece.path) != piece.usable):
+            raise StillpointError("the archived log %s is missing or not as long as it was: put it back, or choose a moment before it" % piece.path)
+    return recovery
 
 
 def _bases(found: Timeline, name: Optional[str]) -> List[Tuple[Stretch, Base]]:

@@ -398,8 +398,15 @@ def _restore(arguments: argparse.Namespace) -> int:
         return 0
     _print_lines(
         [
-            "%s of %s is back: %s files, %s in %s"
-            % (done["generation"], job.name, count(done["files"]), size(done["bytes"]), duration(done["duration_s"]))
+            "%s%s of %s is back: %s files, %s in %s"
+            % (
+                "%s of " % done["part"] if done.get("part") else "",
+                done["generation"],
+                job.name,
+                count(done["files"]),
+                size(done["bytes"]),
+                duration(done["duration_s"]),
+            )
         ]
     )
     if done.get("recovery"):

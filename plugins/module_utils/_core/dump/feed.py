@@ -20,7 +20,7 @@ from ..process import start
 from ..repository import manifest, verify
 from ..repository.manifest import Fault
 from . import accounts, client, sections
-from .load import LoadPlan, account_statements, named
+from .load import LoadPlan, What, account_statements, named
 from .plan import shown
 from .sections import Scanner, Section
 from .stream import CHUNK, checksum, decompressed, end
@@ -29,7 +29,7 @@ _END_TIMEOUT = 86400.0  # the client has got everything, and the server builds t
 
 
 def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
-    """Load a dump and return ``{generation, databases, table, replaced, files, bytes, duration_s, service, warnings}``.
+    """Load a dump and return ``{generation, databases, table, part, replaced, files, bytes, duration_s, service, warnings}``.
 
     :raises StillpointError: it says what was loaded
     """
@@ -49,6 +49,7 @@ def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
         "generation": plan.generation.name,
         "databases": list(plan.databases),
         "table": list(plan.what.table) if plan.what.table else None,
+        "part": None if plan.what == What() else str(plan.what),
         "replaced": files["replaced"] if files else [],
         "files": len(plan.sources) + (files["files"] if files else 0),
         "bytes": sum(os.path.getsize(os.path.join(plan.generation.path, name)) for name in plan.sources) + (files["bytes"] if files else 0),

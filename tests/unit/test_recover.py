@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -12,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import pytest
-from _core import restore
+from _core import bundle, restore
 from _core.binlog import recover, replay, timeline
 from _core.binlog.archive import Service
 from _core.binlog.index import Archive
@@ -403,6 +406,62 @@ def test_logs_in_the_data_directory_that_come_back_with_a_backup_are_not_archive
     assert (second.reason, came_back < second.start) == ("restored", True)
     # what was committed before the restore can still be had, from the same backup
     assert shop.count(shop.restore(until=moment)[0]) == rows
+
+
+@marked
+def test_the_agent_archives_as_a_service_says_how_it_is_and_recovers(shop: Shop, tmp_path: Path) -> None:
+    agent, jobs, run = tmp_path / "stillpoint", tmp_path / "jobs", tmp_path / "run"
+    agent.write_bytes(bundle.build())
+    for directory in (jobs, run):
+        directory.mkdir()
+    (jobs / "job.yml").write_text(
+        json.dumps(
+            {
+                "name": "job",
+                "mysql": {"login_user": "root", "login_unix_socket": shop.server.top + "/s"},
+                "repository": str(tmp_path / "repository"),
+                "binlog": {"archive": True},
+            }
+        )
+    )
+    (jobs / "job.yml").chmod(0o600)
+    os.symlink("host", str(tmp_path / "repository" / socket.gethostname()))
+    own = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" /run && exec "$@"', str(run), sys.executable, "-I", str(agent)]
+    environment = {**os.environ, "STILLPOINT_JOBS": str(jobs)}
+
+    def ask(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run([*own, *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stdout if not code else done.stderr
+
+    def behind() -> Any:
+        return json.loads(ask("show", "job", "--timeline", "--json"))["archive"]["lag_bytes"]
+
+    assert "archive      nothing has been archived yet" in ask("list", "job")
+    service = subprocess.Popen([*own, "archive", "job"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        shop.back_up()
+        rows = shop.write()
+        moment = next_second()
+        shop.server.do("DROP TABLE d.orders")
+        deadline = time.monotonic() + 20
+        while behind() != 0:
+            assert time.monotonic() < deadline, "the archive did not come after"
+            time.sleep(0.2)
+        assert "streaming, 0 bytes behind" in ask("list", "job")
+        assert "another process is archiving" in ask("archive", "job", "--once", code=3)
+        shown = ask("restore", "job", "--until", moment, "--to", str(tmp_path / "to"), "--dry-run")
+        assert "recover it to %s UTC" % moment[:-1] in shown
+        assert not (tmp_path / "to").exists()
+        done = json.loads(ask("restore", "job", "--until", moment, "--to", str(tmp_path / "to"), "--json"))
+        assert done["recovery"]["leaves_out_from"]["gtid"] == shop.gtid()
+        assert shop.count(str(tmp_path / "to" / "mysql")) == rows
+    finally:
+        service.terminate()
+        said = service.communicate(timeout=20)[1]
+    assert service.returncode == 0, said
+    assert "told to end" in said
+    assert "NOT RUNNING" in ask("list", "job")
 
 
 @marked

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import durable
-from ..errors import BusyError, StillpointError, UsageError
+from ..errors import BusyError, StillpointError, Stopped, UsageError
 from ..job import Job, MysqlOptions, host_name
 from ..mysql.connection import ServerError, Session
 from ..observe.progress import Reporter
@@ -67,7 +67,7 @@ class _Progress:
 
 
 def serve(job: Job, reporter: Reporter, *, once: bool = False) -> Dict[str, Any]:
-    """Archive until told to end (Stopped), and return the status; with ``once``, copy what is closed and return.
+    """Archive until told to end, and return the status then; with ``once``, copy what is closed and return.
 
     :raises BusyError: another process archives this job
     :raises UsageError: the job archives nothing
@@ -81,8 +81,11 @@ def serve(job: Job, reporter: Reporter, *, once: bool = False) -> Dict[str, Any]
         service = Service(job, job.mysql, job.binlog.method, archive, directory, reporter)
         if once:
             return service.copy_once()
-        service.run()
-    return {}
+        try:
+            service.run()
+        except Stopped:  # which is how a service ends, and no failure
+            reporter.note("told to end")
+    return archive.status()
 
 
 def prune(directory: JobDirectory, reporter: Reporter) -> List[str]:

@@ -422,6 +422,7 @@ def test_accounts_come_back_with_their_password_and_rights_and_those_that_are_th
     source.do(
         "CREATE ROLE IF NOT EXISTS reader",
         "GRANT SELECT ON awkward_empty.* TO reader",
+        "GRANT SHOW VIEW ON awkward_empty.* TO PUBLIC",
         *("CREATE USER %s IDENTIFIED BY 'of the source'" % name for name in people),
         *("GRANT INSERT ON awkward.* TO %s" % name for name in people),
         "GRANT UPDATE (v) ON awkward.counted TO clerk@localhost",
@@ -439,13 +440,14 @@ def test_accounts_come_back_with_their_password_and_rights_and_those_that_are_th
             for name in people[:2]:
                 assert one.rows("SHOW GRANTS FOR %s" % name) == two.rows("SHOW GRANTS FOR %s" % name)
                 assert one.rows("SHOW CREATE USER %s" % name) == two.rows("SHOW CREATE USER %s" % name)
+            assert one.rows("SHOW GRANTS FOR PUBLIC") == two.rows("SHOW GRANTS FOR PUBLIC") != []
             assert len(two.rows("SHOW GRANTS FOR `both`@localhost")) == 1
             assert two.rows("SHOW CREATE USER `both`@localhost") != one.rows("SHOW CREATE USER `both`@localhost")
         with Session(replace(other.login, login_user="clerk", login_password="of the source")) as session:
             assert session.value("SELECT CURRENT_ROLE()") == "reader"
     finally:
-        source.do(*("DROP USER %s" % name for name in people), "DROP ROLE reader")
-        other.do(*("DROP USER IF EXISTS %s" % name for name in people), "DROP ROLE IF EXISTS reader")
+        source.do(*("DROP USER %s" % name for name in people), "DROP ROLE reader", "REVOKE ALL ON awkward_empty.* FROM PUBLIC")
+        other.do("REVOKE ALL ON awkward_empty.* FROM PUBLIC", *("DROP USER IF EXISTS %s" % name for name in people), "DROP ROLE IF EXISTS reader")
 
 
 def test_a_damaged_dump_is_refused_and_the_server_is_not_touched(shop: RealServer, other: RealServer, make_job: Callable[..., Job]) -> None:

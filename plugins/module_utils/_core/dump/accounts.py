@@ -55,7 +55,10 @@ def _mariadb(session: Session) -> List[Account]:
     accounts = []
     for row in session.rows("SELECT User, Host, is_role, default_role FROM mysql.user ORDER BY is_role DESC, User, Host"):
         user, host = str(row["User"]), str(row["Host"])
-        if user == "PUBLIC" or user in _RESERVED:
+        if user in _RESERVED:
+            continue
+        if user == "PUBLIC":  # everybody, from 10.11 on: it is there when it holds something
+            accounts.append(Account(user, "", "", _grants(session, user)))
             continue
         if row["is_role"] == "Y":
             accounts.append(Account(user, "", "CREATE ROLE IF NOT EXISTS %s" % _quoted(user), _grants(session, _quoted(user))))
@@ -113,7 +116,7 @@ def text(accounts: Sequence[Account]) -> str:
     lines = ["-- Accounts and roles. To be loaded after the databases: privileges on a table need the table.\n"]
     for what in ("create", "grants", "late"):
         for account in accounts:
-            statements = [account.create] if what == "create" else list(getattr(account, what))
+            statements = [each for each in ((account.create,) if what == "create" else getattr(account, what)) if each]
             if statements:
                 lines.append("%s%s\n" % (_HEAD, _heading(account.name)))
                 lines += ["%s;\n" % statement for statement in statements]

@@ -387,6 +387,23 @@ def test_in_place_the_live_data_is_exchanged_only_after_the_replay_and_the_old_l
 
 
 @marked
+def test_a_repository_that_is_mounted_read_only_can_be_restored_from(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    generation = shop.back_up()
+    rows = shop.rows
+    shop.write()
+    shop.archive_logs()
+    shop.server.stop()
+    monkeypatch.setattr(Archive, "writable", False)
+    plan = restore.make(generation, archives=[shop.archive], state=str(shop.top / "state"))
+    assert "will not learn of the restore" in "\n".join(plan.lines())
+    restore.execute(plan, Quiet())
+    assert shop.archive.restored() is None
+    shop.server.start()
+    with Session(shop.server.login) as session:
+        assert session.value("SELECT COUNT(*) FROM d.orders") == rows
+
+
+@marked
 def test_logs_in_the_data_directory_that_come_back_with_a_backup_are_not_archived_again(shop: Shop) -> None:
     shop.server.stop()
     shop.server.start("--log-bin=bin", "--log-bin-index=bin")

@@ -206,8 +206,16 @@ def make(
     unit = _unit(generation, targets)
     needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
     warnings = tuple(_warnings(generation, targets, unit, replay))
-    logs, ends = (_logs(generation, targets, archives), tuple(archives)) if _databases(targets) else (None, ())
-    return RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, logs, ends)
+    if not _databases(targets):
+        return RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay)
+    ends = tuple(archive for archive in archives if archive.writable)
+    for archive in archives:
+        if archive not in ends:
+            warnings += (
+                "the archive of binary logs in %s can't be written now, and will not learn of the restore: have it begin anew, by moving it away, "
+                "before the server writes to it again" % archive.path,
+            )
+    return RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, _logs(generation, targets, archives), ends)
 
 
 def _logs(generation: Generation, targets: Sequence[Target], archives: Sequence["Archive"]) -> Optional[Logs]:

@@ -137,6 +137,11 @@ class Archive:
     def exists(self) -> bool:
         return os.path.exists(os.path.join(self.path, _INDEX))
 
+    @property
+    def writable(self) -> bool:
+        """Whether its file system takes writes: not so for a repository that was mounted read-only, to keep it as it is."""
+        return not os.statvfs(self.path).f_flag & os.ST_RDONLY
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Be the only one that writes.

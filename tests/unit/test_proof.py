@@ -174,6 +174,12 @@ def test_without_a_lock_it_gives_the_position_at_the_end_of_the_binary_log(serve
     assert found.given is not None
     assert (found.given["file"], found.given["position"]) == (coordinates["file"], coordinates["position"])
     assert found.given["source"] == "proof: the end of the binary log on the snapshot"
+    agreed = proven(server, copy, claim(server, coordinates, commits_stopped=False), logs)
+    assert (agreed.reason, agreed.given) == ("", None)
+    looked_too_early = {**coordinates, "position": coordinates["position"] - 100}
+    corrected = proven(server, copy, claim(server, looked_too_early, commits_stopped=False), logs)
+    assert corrected.reason == ""
+    assert corrected.given == found.given
     ends = [{"file": coordinates["file"], "position": 4}, {"file": coordinates["file"], "position": 300}]
     found = proven(server, copy, claim(server, None, commits_stopped=False, between=ends), logs)
     assert "not between the positions before and after the snapshot" in found.reason

@@ -165,4 +165,4 @@ def test_the_evidence_of_a_proof_is_shown_a_line_for_each_thing_that_was_found()
         "not checked: d.far: no",
     ]
     given = {**proof, "position": {"given": {"source": "proof: InnoDB"}}, "tables": {"mode": "none"}}
-    assert show.proof(given)[2:] == ["no lock gave coordinates; these are from InnoDB", "no tables checked, as verify.tables says"]
+    assert show.proof(given)[2:] == ["no lock stopped commits; the coordinates are those of InnoDB", "no tables checked, as verify.tables says"]

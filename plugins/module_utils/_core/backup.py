@@ -132,11 +132,10 @@ def _prove(plan: Plan, point: Point, owner: Owner, watch: Watch, reporter: Repor
 
 
 def _coordinates(point: Point, proof: Optional[Proof]) -> Optional[Dict[str, Any]]:
-    """Return the coordinates that were recorded, else those that the proof gives, with what is known of a replica's sources."""
-    recorded = point.coordinates
-    if proof is None or not proof.given or (recorded and recorded.get("file")):
-        return recorded
-    return {**proof.given, "replica": (recorded or {}).get("replica")}
+    """Return the coordinates that the proof gives, with what is known of a replica's sources, else those that were recorded."""
+    if proof is None or not proof.given:
+        return point.coordinates
+    return {**proof.given, "replica": (point.coordinates or {}).get("replica")}
 
 
 def copy_trees(trees: Sequence[Any], partial: Partial, options: Any, watch: Watch, reporter: Reporter, total: int) -> List[Copied]:

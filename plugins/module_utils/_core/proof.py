@@ -65,7 +65,7 @@ class Proof:
     """What was found.
 
     :ivar reason: why it failed; "" where it passed
-    :ivar given: coordinates that the proof gives, where none were recorded
+    :ivar given: coordinates that the proof gives, where none were recorded, or others
     """
 
     reason: str = ""
@@ -164,16 +164,20 @@ def _prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Cal
 
 
 def _place(claim: Claim, session: Session, found: standing.Stands, logs: Optional[standing.Logs], proof: Proof) -> None:
-    """Compare where the server stands with the coordinates, or let it give them."""
-    if claim.coordinates and claim.coordinates.get("file"):
-        proof.position = standing.compare(session, claim.coordinates, found, logs)
+    """Compare where the server stands with the coordinates; let it give them where commits went on, and something may have been logged
+    between the look at the coordinates and the snapshot."""
+    recorded = claim.coordinates if claim.coordinates and claim.coordinates.get("file") else None
+    given = None if claim.commits_stopped or not claim.settings.log_bin else standing.given(found, logs)
+    if given and (given["file"] or not recorded):
+        proof.position = {"recorded": recorded, "recovered": found.as_dict(), "given": given}
+        if claim.between and not standing.lies_between(given, claim.between):
+            raise _Refuted("it stands at %(file)s:%(position)d, which is not between the positions before and after the snapshot" % given)
+        if recorded is None or (recorded["file"], recorded["position"]) != (given["file"], given["position"]):
+            proof.given = given
+    elif recorded:
+        proof.position = standing.compare(session, recorded, found, logs)
         if proof.position["fault"]:
             raise _Refuted(proof.position["fault"])
-    elif claim.settings.log_bin:
-        proof.given = standing.given(found, logs)
-        proof.position = {"recovered": found.as_dict(), "given": proof.given}
-        if proof.given and claim.between and not standing.lies_between(proof.given, claim.between):
-            raise _Refuted("it stands at %(file)s:%(position)d, which is not between the positions before and after the snapshot" % proof.given)
 
 
 def _check(claim: Claim, session: Session, server: Scratch, files: List[checking.FileFacts], watch: Callable[[], None], proof: Proof) -> None:

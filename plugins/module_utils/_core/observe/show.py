@@ -135,7 +135,7 @@ def _position(found: Mapping[str, Any]) -> List[str]:
     stands = found.get("recovered") or {}
     where = "%s:%s" % (stands["file"], stands["position"]) if stands.get("file") else ""
     if found.get("given"):
-        return ["no lock gave coordinates; these are from %s" % str(found["given"].get("source")).replace("proof: ", "")]
+        return ["no lock stopped commits; the coordinates are those of %s" % str(found["given"].get("source")).replace("proof: ", "")]
     if not found.get("compared"):
         return [found["note"]] if found.get("note") else []
     between = found.get("between")

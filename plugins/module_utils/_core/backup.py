@@ -45,8 +45,11 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
             reporter.note("removed the snapshot %s/%s that the run %s left behind" % (left["vg"], left["name"], left["run_id"]))
         for name in directory.clean():
             reporter.note("removed %s, which an earlier run left unfinished" % name)
-        for text in topology.put_back_leftovers(Login.of(job.mysql) if job.mysql else None):
-            reporter.note(text)
+        try:
+            for text in topology.put_back_leftovers(Login.of(job.mysql) if job.mysql else None):
+                reporter.note(text)
+        except StillpointError as error:  # somebody has to see to it, and a backup is none the worse for it
+            reporter.warn(str(error))
         reporter.stage("plan")
         plan = planning.make(job)
         for warning in plan.warnings:

@@ -22,11 +22,12 @@ sys.path.insert(0, str(PROJECT / "tests" / "lab"))
 sys.path.insert(0, str(PROJECT / "tests" / "integration"))
 
 from etrial import AGENT, Etrial  # noqa: E402
-from machine import LabError, Machine  # noqa: E402
+from machine import Image, LabError, Machine, NotAvailable  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "state(name): the saved state that `machine` starts from; default: ready")
+    config.addinivalue_line("markers", "suite(name): `machine` is one of this Debian suite, booted, and as other tests of the suite left it")
 
 
 class Worker:
@@ -34,9 +35,12 @@ class Worker:
 
     def __init__(self) -> None:
         self._machine: Machine | None = None
+        self._suite: str | None = None
 
     def machine(self, state: str) -> Machine:
         """Return the machine in that state; a broken one is replaced."""
+        if self._suite:
+            self.close()
         if self._machine:
             try:
                 self._machine.load(state)
@@ -46,10 +50,21 @@ class Worker:
             self._machine = Machine.start(state)
         return self._machine
 
+    def booted(self, suite: str) -> Machine:
+        """Return a machine of that suite, the same one as long as no other is asked for."""
+        if self._suite != suite or not self._machine or not self._machine.alive():
+            self.close()
+            try:
+                image = Image.get(suite)
+            except NotAvailable as error:
+                pytest.skip(str(error))
+            self._machine, self._suite = Machine.boot(image), suite
+        return self._machine
+
     def close(self) -> None:
         if self._machine:
             self._machine.kill()
-        self._machine = None
+        self._machine = self._suite = None
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +77,9 @@ def worker() -> Iterator[Worker]:
 @pytest.fixture
 def machine(request: pytest.FixtureRequest, worker: Worker) -> Machine:
     """A replica of ETrial that only this test uses."""
+    suite = request.node.get_closest_marker("suite")
+    if suite:
+        return worker.booted(suite.args[0])
     marker = request.node.get_closest_marker("state")
     return worker.machine(marker.args[0] if marker else "ready")
 

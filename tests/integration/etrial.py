@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from machine import Machine, Result
 
 LOAD = Path(__file__).resolve().parents[1] / "load"
 AGENT = "/usr/local/sbin/stillpoint"
+
+#: The server's own client.
+CLIENT = "$(command -v mariadb || command -v mysql)"
 
 #: A small part of the application tree: enough to be copied, little enough to be copied often.
 SMALL = "/opt/processmaker/shared"
@@ -105,7 +109,7 @@ class Etrial:
 
     def sql(self, statement: str) -> str:
         """Return what a statement answers, tab-separated."""
-        return self.machine.run(["mariadb", "-BN", "-e", statement], timeout=120).stdout
+        return self.machine.run(f"{CLIENT} -BN -e {shlex.quote(statement)}", timeout=120).stdout
 
     def volumes(self) -> set[str]:
         return set(self.machine.run("lvs --noheadings -o lv_name vg00").stdout.split())
@@ -119,7 +123,7 @@ class Etrial:
             find /backups -maxdepth 3 \\( -name '*.partial' -o -name '*.deleting' \\)
             pgrep -fa '^(rsync|lvconvert|lvcreate) '
             pgrep -fa '^/usr/bin/python3 .*{AGENT} run'
-            mariadb -BN -e "SELECT CONCAT('session ', ID, ' ', IFNULL(STATE, ''), ' ', IFNULL(INFO, '')) FROM information_schema.PROCESSLIST
+            {CLIENT} -BN -e "SELECT CONCAT('session ', ID, ' ', IFNULL(STATE, ''), ' ', IFNULL(INFO, '')) FROM information_schema.PROCESSLIST
                             WHERE INFO LIKE '%BACKUP STAGE%' AND ID <> CONNECTION_ID()"
             true
         """

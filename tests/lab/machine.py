@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -43,6 +44,10 @@ CPUS = 2
 SPARE_GIB = 8
 #: Seconds until a machine answers: KVM boots in five, or is not worth waiting for; emulation on a busy machine is slow.
 PATIENCE = {"kvm": 30, "tcg": 240}
+#: What apt says when a mirror lacks a suite or a package, not when the network is down
+MISSING_PACKAGES = re.compile(
+    r"^(E|Err).*(Unable to locate package|has no installation candidate|does not have a Release file|unmet dependencies|404 +Not Found).*$", re.MULTILINE
+)
 BINLOG_CNF = """[mysqld]
 server_id = 1
 log_bin = /var/log/mysql/mysql-bin
@@ -51,6 +56,10 @@ log_bin = /var/log/mysql/mysql-bin
 
 class LabError(Exception):
     """The lab itself failed, not what is tested in it."""
+
+
+class NotAvailable(LabError):
+    """The mirrors do not have what a replica is made of."""
 
 
 class CommandError(Exception):
@@ -81,9 +90,16 @@ class Image:
 
     @classmethod
     def get(cls, suite: str | None = None) -> Image:
-        """Return the replica of a Debian suite, building it when the cache has none."""
-        done = subprocess.run([LAB / "image", *([suite] if suite else [])], stdout=subprocess.PIPE, text=True, check=False)
+        """Return the replica of a Debian suite, building it when the cache has none.
+
+        Raises NotAvailable when apt finds the suite or one of its packages on no mirror.
+        """
+        done = subprocess.run([LAB / "image", *([suite] if suite else [])], capture_output=True, text=True, check=False)
+        sys.stderr.write(done.stderr)
         if done.returncode:
+            lacking = MISSING_PACKAGES.search(done.stderr)
+            if lacking:
+                raise NotAvailable(f"Debian {suite} can't be had: {lacking.group()}")
             raise LabError("the replica could not be built; see above")
         return cls(Path(done.stdout.strip()))
 
@@ -240,6 +256,18 @@ class Machine:
         saved = saved_states(image)
         machine = cls._run(image, saved.accel, saved.folder, state, name, detach)
         machine._arrive()
+        return machine
+
+    @classmethod
+    def boot(cls, image: Image) -> Machine:
+        """Return a machine that was booted anew, with the servers of another suite than the one that states are saved of."""
+        machine = cls._run(image, saved_states(Image.get()).accel, None, None, None, detach=False)
+        try:
+            machine._arrive()
+            machine.run(PREPARE, timeout=300)
+        except BaseException:
+            machine.kill()
+            raise
         return machine
 
     @classmethod

@@ -11,9 +11,10 @@ It prints its verdict as JSON and names each violation. A copy is left as it is,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import checks
@@ -25,12 +26,13 @@ import scratch
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. `writers` has the counts of each writer, `recovery` what a scratch server said."""
+    """What was found. `writers` has the counts of each writer, `recovery` what a scratch server said, `gtid_executed` what MySQL did."""
 
     violations: list[str]
     writers: dict[int, dict[str, int]] = field(default_factory=dict)
     tables_checked: int = 0
     recovery: scratch.Recovery | None = None
+    gtid_executed: str | None = None
 
     def as_json(self) -> str:
         total = {"rows": 0, "files": 0}
@@ -42,7 +44,7 @@ class Verdict:
 
 def judge(args: argparse.Namespace) -> Verdict:
     """Judge what the server at `args.socket` and the tree `args.application` hold."""
-    with pymysql.connect(unix_socket=args.socket, user="root", charset="utf8mb4") as connection, connection.cursor() as cursor:
+    with contextlib.closing(pymysql.connect(unix_socket=args.socket, user="root", charset="utf8mb4")) as connection, connection.cursor() as cursor:
         tables = checks.check_tables(cursor)
         violations = list(tables.violations)
         missing = _missing_tables(cursor, args.engines)
@@ -54,7 +56,11 @@ def judge(args: argparse.Namespace) -> Verdict:
         except pymysql.MySQLError as error:
             violations.append(f"the tables cannot be read: {error}")
             writers = {}
-        return Verdict(violations, writers, tables.checked)
+        gtid_executed = None
+        if "mariadb" not in connection.get_server_info().lower():
+            cursor.execute("SELECT REPLACE(@@GLOBAL.gtid_executed, '\n', '')")
+            gtid_executed = cursor.fetchone()[0]
+        return Verdict(violations, writers, tables.checked, gtid_executed=gtid_executed)
 
 
 def judge_copy(args: argparse.Namespace) -> Verdict:
@@ -70,7 +76,7 @@ def judge_copy(args: argparse.Namespace) -> Verdict:
             violations += gap.unexplained(stood, gap.Position.parse(args.coordinates), args.binlogs)
         args.socket = server.socket
         verdict = judge(args)
-        return Verdict(violations + verdict.violations, verdict.writers, verdict.tables_checked, recovery)
+        return replace(verdict, violations=violations + verdict.violations, recovery=recovery)
 
 
 def _judge_load(cursor: Any, args: argparse.Namespace, violations: list[str]) -> dict[int, dict[str, int]]:

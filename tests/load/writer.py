@@ -18,6 +18,7 @@ The notes go to a directory on tmpfs: a note on the frozen root file system woul
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import math
@@ -51,7 +52,7 @@ def setup(args: argparse.Namespace) -> None:
     """Make the tables and the directories of the load, emptied."""
     shutil.rmtree(os.path.join(args.application, rows.FILES), ignore_errors=True)
     os.makedirs(os.path.join(args.application, rows.FILES))
-    with connect(args.socket) as connection, connection.cursor() as cursor:
+    with contextlib.closing(connect(args.socket)) as connection, connection.cursor() as cursor:
         is_mariadb = "mariadb" in connection.get_server_info().lower()
         cursor.execute(f"DROP DATABASE IF EXISTS {rows.DATABASE}")
         cursor.execute(f"CREATE DATABASE {rows.DATABASE}")

@@ -20,6 +20,7 @@ units: ## the unit tests alone, on every Python found
 	tests/check units
 
 integration: ## tests of the collection against real servers on real LVM, in virtual machines
+	$(LAB)/lab images bullseye trixie sid
 	$(LAB)/lab exec -- pytest -n 2 --dist worksteal -p no:cacheprovider tests/integration $(PYTEST_ARGS)
 
 molecule: ## the roles, rolled out to a Vagrant machine

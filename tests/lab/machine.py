@@ -92,15 +92,21 @@ class Image:
     def get(cls, suite: str | None = None) -> Image:
         """Return the replica of a Debian suite, building it when the cache has none.
 
-        Raises NotAvailable when apt finds the suite or one of its packages on no mirror.
+        Raises NotAvailable when apt finds the suite or one of its packages on no mirror. That is remembered for a sealed lab,
+        in which nothing can be fetched.
         """
+        lacking = CACHE / f"lacking-{suite}"
+        if "STILLPOINT_IMAGE" in os.environ and lacking.exists():
+            raise NotAvailable(lacking.read_text())
         done = subprocess.run([LAB / "image", *([suite] if suite else [])], capture_output=True, text=True, check=False)
         sys.stderr.write(done.stderr)
         if done.returncode:
-            lacking = MISSING_PACKAGES.search(done.stderr)
-            if lacking:
-                raise NotAvailable(f"Debian {suite} can't be had: {lacking.group()}")
-            raise LabError("the replica could not be built; see above")
+            found = MISSING_PACKAGES.search(done.stderr)
+            if not found:
+                raise LabError("the replica could not be built; see above")
+            lacking.write_text(f"Debian {suite} can't be had: {found.group()}")
+            raise NotAvailable(lacking.read_text())
+        lacking.unlink(missing_ok=True)
         return cls(Path(done.stdout.strip()))
 
     @property

@@ -31,7 +31,9 @@ from real_server import RealServer, needed, real_server
 from trees import Quiet, job, summary, tree
 
 pytest.importorskip("pymysql")
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "load"))
 
+import committer  # noqa: E402
 
 # -- times
 
@@ -479,6 +481,44 @@ def test_the_agent_archives_as_a_service_says_how_it_is_and_recovers(shop: Shop,
     assert service.returncode == 0, said
     assert "told to end" in said
     assert "NOT RUNNING" in ask("list", "job")
+
+
+@marked
+def test_under_load_exactly_what_was_acknowledged_before_the_drop_comes_back(shop: Shop, tmp_path: Path) -> None:
+    server, notes = shop.server, tmp_path / "notes"
+    server.do(*committer.TABLES)
+    load = subprocess.Popen([sys.executable, committer.__file__, server.top + "/s", str(notes)])
+    try:
+        shop.back_up()
+        server.do("FLUSH BINARY LOGS", "ALTER TABLE load_d.parts ADD COLUMN note VARCHAR(20) NOT NULL DEFAULT 'added'")
+        time.sleep(1.1)
+        second = shop.back_up()
+        server.stop()
+        server.start()
+        time.sleep(1)
+        server.stop(crash=True)
+        server.start()
+        time.sleep(2)
+        # whoever writes waits for the lock, and the drop comes in a second in which nothing was committed
+        with Session(server.login) as session:
+            session.do("LOCK TABLES load_d.orders WRITE, load_d.parts WRITE", "DO SLEEP(1.1)")
+            moment = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+            session.do("DROP TABLE load_d.orders")
+        drop = shop.gtid()
+    finally:
+        notes.mkdir(exist_ok=True)
+        (notes / "stop").touch()
+        load.wait(30)
+    acknowledged = {(writer, int(key)) for writer in (1, 2) for key in (notes / str(writer)).read_text().split()}
+    assert len(acknowledged) > 20
+    shop.archive_logs()
+    datadir, done = shop.restore(until=moment)
+    assert done["generation"] == second.name
+    assert done["recovery"]["leaves_out_from"]["gtid"] == drop
+    with shop.look(datadir) as session:
+        for table in ("orders", "parts"):
+            assert {(row["writer"], row["id"]) for row in session.rows("SELECT writer, id FROM load_d.%s" % table)} == acknowledged
+        assert session.value("SELECT GROUP_CONCAT(DISTINCT note) FROM load_d.parts") == "added"
 
 
 @marked

@@ -333,6 +333,16 @@ def test_what_can_not_be_had_is_refused_with_what_can(shop: Shop) -> None:
 
 
 @marked
+def test_without_the_servers_client_programs_a_recovery_is_refused_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.back_up()
+    shop.write()
+    shop.archive_logs()
+    monkeypatch.setattr(replay.source, "find_client", lambda _flavour: None)
+    with pytest.raises(StillpointError, match="client programs of the server are missing on this host: install the package mariadb-client"):
+        shop.recovery(until_gtid=shop.gtid())
+
+
+@marked
 def test_a_failed_replay_leaves_nothing_behind_and_the_live_data_alone(shop: Shop) -> None:
     generation = shop.back_up()
     shop.write()

@@ -106,12 +106,7 @@ class Replay:
         :raises StillpointError: one of them failed
         """
         recovery = self.recovery
-        reader_program = source.find_client(self.settings.flavour)
-        client_program = _find(self.settings.flavour)
-        if reader_program is None or client_program is None:
-            raise StillpointError(
-                "the client programs of the server are missing on this host: install the package %s" % source.client_package(self.settings.flavour)
-            )
+        reader_program, client_program = _programs(self.settings.flavour)
         with ExitStack() as stack:
             paths, descriptors = self._open(stack)
             said = [stack.enter_context(open(os.path.join(scratch.directory, name), "w+b")) for name in ("reader", "client")]
@@ -200,7 +195,10 @@ def plan(archive: Archive, directory: JobDirectory, wanted: Target, name: Option
     """
     chosen = directory.find(name).name if name else None
     recovery = resolve(archive, directory.generations(), wanted, chosen)
-    return Replay(recovery, archive, settings_of(recovery.generation))
+    known = settings_of(recovery.generation)
+    known.find_program()
+    _programs(known.flavour)
+    return Replay(recovery, archive, known)
 
 
 def settings_of(generation: Generation) -> Settings:
@@ -280,6 +278,17 @@ def _remove_logs(settings: Settings, where: Mapping[str, str]) -> None:
         for name in os.listdir(directory) if os.path.isdir(directory) else []:
             if re.fullmatch(stem + r"\.(\d{6,}(\.idx)?|index|state)", name) or name == index:
                 os.unlink(os.path.join(directory, name))
+
+
+def _programs(flavour: str) -> Tuple[str, str]:
+    """Return the programs that read logs and execute what they say.
+
+    :raises StillpointError: one is not installed
+    """
+    reader, client = source.find_client(flavour), _find(flavour)
+    if reader is None or client is None:
+        raise StillpointError("the client programs of the server are missing on this host: install the package %s" % source.client_package(flavour))
+    return reader, client
 
 
 def _find(flavour: str) -> Optional[str]:

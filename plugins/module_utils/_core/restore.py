@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Putting a generation back.
 
-In place, each tree is copied into a staging directory beside what it will replace, and compared with the manifest while
-that happens; then the server is stopped, staging and live data change places in one step, and the server is started. What
-was replaced stays, until it is discarded. At every moment either the old or the new data is complete under one name.
+In place, each tree is copied into a staging directory beside what it will replace, and compared with the manifest while that
+happens; then the server is stopped, staging and live data change places in one step, and the server is started. What was
+replaced stays, until it is discarded. Binary logs are replayed onto the staged copy, before anything is stopped. At every
+moment either the old or the new data is complete under one name.
 
 A journal on the disk says how far that has come. After a kill, the same command finishes what had begun: a copy is
 made again, an exchange is completed. Which data lies under which name is told by the inode of each new tree.

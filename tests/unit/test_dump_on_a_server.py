@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from _core import backup, job
-from _core.dump import accounts, client, feed, load, take
+from _core.dump import accounts, client, feed, load, stream, take
 from _core.dump import plan as planning
 from _core.errors import NotNowError, StillpointError, UsageError
 from _core.job import Job
@@ -246,7 +246,7 @@ class begun:
         began = self._stack.enter_context(take.begun(plan, plan.login, lambda text: None))
 
         def read() -> Generation:
-            with where.lock(), where.begin("run", planning.ALGORITHM) as partial:
+            with where.lock(), where.begin("run", stream.ALGORITHM) as partial:
                 facts = take.read(began, partial, Silent(), None, lambda: None)
                 return partial.publish(began.time, {"job": "etrial", "time": "2026-11-22T00:00:00.000Z", "server": {"flavour": "mariadb"}, **facts})
 

@@ -71,6 +71,17 @@ def test_the_timers_own_unit_takes_a_backup(host: Any) -> None:
     assert snapshots(host) == ""
 
 
+def test_what_a_crash_left_has_no_link_by_uuid_and_goes_at_boot(host: Any) -> None:
+    assert host.service("stillpoint-clean.service").is_enabled
+    name = "stillpoint-20260101t020000-0a1b-0"
+    with host.sudo():
+        host.check_output(f"lvcreate -qq -y -s -L 64m --addtag stillpoint --addtag stillpoint.boot=another -n {name} vg00/root")
+        assert "by-uuid" in host.check_output("udevadm info -q symlink /dev/vg00/root")
+        assert "by-uuid" not in host.check_output(f"udevadm info -q symlink /dev/vg00/{name}")
+        host.check_output("systemctl start stillpoint-clean.service")
+    assert snapshots(host) == ""
+
+
 def test_two_modules_in_a_play_take_a_backup(host: Any) -> None:
     done = play(str(SCENARIO / "two_modules.yml"))
     assert done.returncode == 0, done.stdout + done.stderr

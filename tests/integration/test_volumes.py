@@ -183,10 +183,10 @@ def test_what_can_not_be_one_point_in_time_is_refused_by_name(etrial: Etrial) ->
     groups(machine, data="1", broken="2 3")
     shell(
         machine,
-        "lvcreate -qq -y -L 100m -n redo data; lvcreate -qq -y -L 100m -n tree broken; lvcreate -qq -y -s -L 100m -n copy data/redo",
+        "lvcreate -qq -y -L 100m -n redo data; lvcreate -qq -y -L 100m -n tree broken",
         f"lvcreate -qq -y -L 100m -n {'n' * 120} data",
         f"for v in data/redo broken/tree data/{'n' * 120}; do mkfs.ext4 -q /dev/$v; mkdir -p /mnt/$v; mount /dev/$v /mnt/$v; done",
-        "mkdir -p /mnt/copy /mnt/plain; mount -o ro /dev/data/copy /mnt/copy",
+        "lvcreate -qq -y -s -L 100m -n copy data/redo; mkdir -p /mnt/copy /mnt/plain; mount -o ro /dev/data/copy /mnt/copy",
         f"mkfs.ext4 -q {SPARE}-part4; mount {SPARE}-part4 /mnt/plain",
     )
 
@@ -223,7 +223,7 @@ def test_after_a_crash_in_a_copy_the_host_boots_from_the_origins_and_the_next_ru
     # mounted by UUID, which the snapshots have as well
     shell(
         machine,
-        "lvcreate -qq -y -L 200m -n tree data; mkfs.xfs -q /dev/data/tree; mkdir /srv/tree",
+        "lvcreate -qq -y -L 400m -n tree data; mkfs.xfs -q /dev/data/tree; mkdir /srv/tree",
         'sed -i "s,^/dev/mapper/vg00-root,UUID=$(findmnt -no UUID /)," /etc/fstab',
         'echo "UUID=$(blkid -o value -s UUID /dev/data/tree) /srv/tree xfs defaults 0 0" >> /etc/fstab',
         "mount /srv/tree; grep -c ^UUID= /etc/fstab; sync",
@@ -243,6 +243,7 @@ def test_after_a_crash_in_a_copy_the_host_boots_from_the_origins_and_the_next_ru
     assert not by_uuid()
     shell(machine, "for directory in /root /srv/tree; do echo after the snapshot > $directory/after; done; sync")
     machine.power_cut()
+    machine.run("systemctl is-system-running --wait", check=False, timeout=300)
     assert set(left) == set(shell(machine, "lvs --noheadings -o lv_path @stillpoint").split())
     assert not by_uuid()
     for directory, device in (("/", "/dev/mapper/vg00-root"), ("/srv/tree", "/dev/mapper/data-tree")):

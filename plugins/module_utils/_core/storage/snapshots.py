@@ -371,7 +371,7 @@ def wait_frozen(takings: Sequence[Taking]) -> str:
             return ", ".join(sorted({str(sign) for sign in signs}))
         if time.monotonic() > end:
             late = takings[signs.index(None)].target.volume.full_name
-            raise StillpointError("LVM did not take the snapshot of %s within %g s; the lock was given back" % (late, FREEZE_LIMIT))
+            raise StillpointError("LVM did not take the snapshot of %s within %g s; nothing is locked any more" % (late, FREEZE_LIMIT))
         time.sleep(_POLL)
 
 

@@ -11,7 +11,7 @@ from bench import GUEST, Record, Results, ask, conditions, prepared_machine
 from guest import Load
 from machine import Machine
 
-SETTLE = 5  # seconds that the writers run before each measurement
+SETTLE = 4  # seconds that the writers run before each measurement
 AFTER = 2  # seconds for what was stopped to end and be noted
 ENGINES = ("all", "innodb")
 
@@ -55,16 +55,18 @@ WAYS: dict[str, Callable[[Machine], Record]] = {
 
 
 def run(state: str, pairs: int, rate: float) -> None:
-    """Measure every way in turn, `pairs` times, each from the same saved state; the order rotates."""
+    """Measure every way in turn, `pairs` times, each round from the same saved state; the order rotates."""
     with prepared_machine(state) as machine:
         load = Load.install(machine)
         save_states(machine, load)
         results = Results("lock", {**conditions(machine), "rate": rate, "pairs": pairs}, [])
         for pair in range(pairs):
             for engines in ENGINES:
+                machine.load(f"bench-{engines}")
+                load.start(rate=rate)
                 for way in rotated(list(WAYS), pair):
-                    machine.load(f"bench-{engines}")
-                    results.add(pair=pair, engines=engines, way=way, **measure(machine, load, WAYS[way], rate))
+                    results.add(pair=pair, engines=engines, way=way, **measure(machine, load, WAYS[way]))
+                load.stop()
 
 
 def save_states(machine: Machine, load: Load) -> None:
@@ -81,16 +83,14 @@ def rotated(names: list[str], turn: int) -> list[str]:
     return names[turn % len(names) :] + names[: turn % len(names)]
 
 
-def measure(machine: Machine, load: Load, way: Callable[[Machine], Record], rate: float) -> dict[str, Any]:
-    """Return what one way said of its lock and what the writers felt of it."""
-    load.start(rate=rate)
+def measure(machine: Machine, load: Load, way: Callable[[Machine], Record]) -> dict[str, Any]:
+    """Return what one way said of its lock and what the writers, who are at work, felt of it."""
     time.sleep(SETTLE)
     begin = load.now()
     said = way(machine)
     end = load.now()
     time.sleep(AFTER)
     felt = load.report(begin, end)
-    load.stop()
     kinds = [kind for kind in felt if kind != "known"]
     myisam = felt.get("audit", {})
     return {

@@ -77,5 +77,7 @@ def run(state: str, pairs: int, rate: float) -> None:
             for condition, (engines, statement) in CONDITIONS.items():
                 for way in rotated(list(WAYS), pair):
                     machine.load(f"bench-{engines}")
+                    load.start(rate=rate)
                     with long_statement(machine) if statement else nullcontext():
-                        results.add(pair=pair, condition=condition, way=way, **measure(machine, load, WAYS[way], rate))
+                        results.add(pair=pair, condition=condition, way=way, **measure(machine, load, WAYS[way]))
+                    load.stop()

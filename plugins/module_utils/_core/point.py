@@ -16,7 +16,7 @@ from .mysql.connection import Login, Session
 from .mysql.locks import Choice, Lock
 from .mysql.server import Server
 from .observe.text import iso
-from .process import run, undisturbed, urgent
+from .process import in_memory, run, undisturbed, urgent
 from .storage import dm, snapshots
 from .storage.leftovers import Owner
 from .storage.snapshots import Snapshot, Taking, Target
@@ -175,9 +175,10 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
         lock.prepare()
         sync_file_systems(targets)
         late = late and all(taking.can_be_late for taking in takings)
-        with urgent(), lock:
+        with in_memory(), lock, ExitStack() as hurry:
             if late:
                 _begin(takings)
+                hurry.enter_context(urgent())  # LVM is not: at work in a hurry, it would be what users wait for
                 with snapshots.stopped_before_suspend(takings) as in_time:
                     if not in_time:
                         return None
@@ -186,6 +187,7 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
                     if not snapshots.still_before(takings):
                         return None
             else:
+                hurry.enter_context(urgent())
                 lock.take()
                 _begin(takings)
             with lock.held_or_lost():
@@ -227,7 +229,7 @@ def _while_commits_go_on(takings: Sequence[Taking], run_id: str, quiesce: Quiesc
             lock.prepare()
             lock.take()
         around = coords.Around(session, quiesce.server)
-        with urgent(), lock.held_or_lost() if lock else nullcontext():
+        with in_memory(), lock.held_or_lost() if lock else nullcontext():
             moment = _freeze(takings, around)
         if lock:
             lock.release()
@@ -254,22 +256,23 @@ def _freeze(takings: Sequence[Taking], around: Optional[coords.Around] = None) -
     if around and not late:
         around.before()
     _begin(takings)
-    if around and late:
-        with snapshots.stopped_before_suspend(takings) as in_time:
-            if in_time:
-                sync_file_systems([taking.target for taking in takings])
-                around.before()
-            else:
-                around.too_late()
-    snapshots.wait_frozen(takings)
-    moment = datetime.now(timezone.utc)
+    with urgent():
+        if around and late:
+            with snapshots.stopped_before_suspend(takings) as in_time:
+                if in_time:
+                    sync_file_systems([taking.target for taking in takings])
+                    around.before()
+                else:
+                    around.too_late()
+        snapshots.wait_frozen(takings)
+        moment = datetime.now(timezone.utc)
     if around:
         around.after()
     return moment
 
 
 def _files_alone(takings: Sequence[Taking], run_id: str) -> Point:
-    with urgent():
+    with in_memory():
         moment = _freeze(takings)
     point = Point(run_id, moment, snapshots.finish(takings))
     if len(takings) > 1:

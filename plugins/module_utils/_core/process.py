@@ -92,19 +92,26 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def urgent() -> Iterator[None]:
-    """Let nothing else on the host go first, in the body and in the programs that are started in it: users are waiting.
-    What this process has in memory stays there: it may not wait for a page of a volume that it has suspended itself."""
+    """Let nothing else on the host go first, in the body and in the programs that are started in it: users are waiting."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    libc = ctypes.CDLL(None)
-    libc.mlockall(_MCL_CURRENT)  # a container may forbid either
-    with suppress(PermissionError):
+    with suppress(PermissionError):  # a container may forbid it; it is a matter of milliseconds, not of right or wrong
         os.setpriority(os.PRIO_PROCESS, 0, _HIGHEST_PRIORITY)
     try:
         yield
     finally:
-        libc.munlockall()
         with suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """Keep what this process has in memory there, in the body: it may not wait for a page of a volume that stands still."""
+    libc = ctypes.CDLL(None)
+    libc.mlockall(_MCL_CURRENT)
+    try:
+        yield
+    finally:
+        libc.munlockall()
 
 
 def start(

@@ -340,6 +340,7 @@ def _wait_stopped(takings: Sequence[Taking]) -> bool:
     stopped: Dict[str, Taking] = {}
     end = time.monotonic() + FREEZE_LIMIT
     while time.monotonic() < end and still_before(takings):
+        began = time.monotonic()
         for taking in takings:
             if taking not in stopped.values() and taking.is_about:
                 if not taking.stop():
@@ -347,7 +348,7 @@ def _wait_stopped(takings: Sequence[Taking]) -> bool:
                 stopped[taking.target.volume.vg] = taking
         if len(stopped) == len(groups):
             return still_before(takings)
-        time.sleep(_POLL)
+        _pause(began)
     for taking in takings:
         if taking.ended:
             taking.look()
@@ -366,13 +367,19 @@ def wait_frozen(takings: Sequence[Taking]) -> str:
     """
     end = time.monotonic() + FREEZE_LIMIT
     while True:
+        began = time.monotonic()
         signs = [taking.look() for taking in takings]
         if None not in signs:
             return ", ".join(sorted({str(sign) for sign in signs}))
         if time.monotonic() > end:
             late = takings[signs.index(None)].target.volume.full_name
             raise StillpointError("LVM did not take the snapshot of %s within %g s; nothing is locked any more" % (late, FREEZE_LIMIT))
-        time.sleep(_POLL)
+        _pause(began)
+
+
+def _pause(began: float) -> None:
+    """Sleep as long as looking took: whoever looks goes before everybody else, and must leave them a processor."""
+    time.sleep(max(_POLL, time.monotonic() - began))
 
 
 def finish(takings: Sequence[Taking]) -> List[Snapshot]:

@@ -383,6 +383,7 @@ def in_process(code: str) -> "subprocess.Popen[str]":
 SIGNALLED = """
 import os, signal, subprocess, sys, time
 from _core import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 def command(arguments):
     try:
         print("started", flush=True)

@@ -387,7 +387,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 def command(arguments):
     try:
         print("started", flush=True)
-        time.sleep(30)
+        time.sleep(300)
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
@@ -404,7 +404,7 @@ def test_a_signal_stops_once_and_those_after_it_do_not_cut_the_clean_up_short(nu
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     # the child of the clean-up can be ended by the signals that we take no notice of any more
     assert out == "child -15\ncleaned up\n"
     assert err == "stillpoint: stopped by %s; what had been opened was closed\n" % number.name
@@ -413,19 +413,19 @@ def test_a_signal_stops_once_and_those_after_it_do_not_cut_the_clean_up_short(nu
 
 def test_a_signal_that_was_ignored_from_the_start_stays_ignored() -> None:
     code = SIGNALLED.replace("import os,", "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nimport os,").replace(
-        "time.sleep(30)", "time.sleep(1)"
+        "time.sleep(300)", "time.sleep(1)"
     )
     process = in_process(code)
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGHUP)
-    _out, err = process.communicate(timeout=20)
+    _out, err = process.communicate(timeout=60)
     assert "SIGHUP" not in err
 
 
 def test_files_that_the_agent_makes_are_for_root_alone() -> None:
     process = in_process("import os, sys\nfrom _core import cli\ncli._version = lambda _a: print(oct(os.umask(0)))\ncli.main(['version'])")
-    assert process.communicate(timeout=20)[0] == "0o77\n"
+    assert process.communicate(timeout=60)[0] == "0o77\n"
 
 
 class Terminal:

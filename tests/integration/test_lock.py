@@ -90,7 +90,7 @@ def test_a_long_statement_does_not_stall_others_and_the_guards_actions_do_what_t
     etrial.sql("CREATE DATABASE probe; CREATE TABLE probe.counts (n INT, pause INT) ENGINE=MyISAM; INSERT INTO probe.counts VALUES (1, 0)")
 
     def slow_update() -> None:
-        etrial.machine.run("setsid mariadb -e 'UPDATE probe.counts SET pause = SLEEP(20)' >/var/tmp/slow.log 2>&1 </dev/null & sleep 3")
+        etrial.machine.run("setsid mariadb -e 'UPDATE probe.counts SET pause = SLEEP(60)' >/var/tmp/slow.log 2>&1 </dev/null & sleep 3")
 
     def run(options: str) -> tuple[int, str, float]:
         etrial.small_job(mysql="mysql: {method: snapshot, long_query_threshold: 2, " + options + "}")

@@ -50,6 +50,7 @@ def kernel() -> Kernel:
 def begun(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     """A function that returns a Taking whose LVM command runs, and does nothing."""
     made: List[Taking] = []
+    monkeypatch.setattr(snapshots, "locked_memory", lambda _pid: 1)  # as LVM has it while it suspends
 
     def begin(thin: bool = False, command: str = "sleep 60") -> Taking:
         monkeypatch.setattr(lvm, "convert_argv", lambda *_arguments: ["sh", "-c", command])
@@ -80,9 +81,20 @@ def test_a_thick_snapshot_whose_table_is_only_loaded_is_not_taken_yet(begun, ker
 def test_a_thick_snapshot_is_taken_when_its_origin_is_suspended_or_has_the_new_table(begun, kernel) -> None:
     for state, sign in ((dm.State(True, True, "linear", ""), "suspended"), (dm.State(False, False, "snapshot-origin", ""), "switched")):
         taking = begun()
-        kernel.states[ORIGIN] = state
+        kernel.states.update({ORIGIN: state, SNAPSHOT: dm.State(False, False, "snapshot", "16/2097152 16")})
         assert not taking.still_before()
         assert taking.look() == sign
+
+
+def test_what_another_command_does_to_the_origin_is_not_taken_for_ours(begun, kernel, monkeypatch) -> None:
+    monkeypatch.setattr(snapshots, "locked_memory", lambda _pid: 0)  # it waits for the volume group
+    for thin in (False, True):
+        taking = begun(thin=thin)
+        kernel.states[ORIGIN] = dm.State(True, True, "linear", "")
+        assert taking.look() is None
+    taking = begun()
+    kernel.states[ORIGIN] = dm.State(False, False, "snapshot-origin", "")
+    assert taking.look() is None
 
 
 def test_the_origin_of_another_thick_snapshot_shows_no_new_table_and_nothing_about_it_is_certain_before(begun, kernel) -> None:
@@ -126,10 +138,10 @@ def test_of_several_none_counts_before_all_do_and_the_time_between_them_is_told(
     monkeypatch.setattr(snapshots, "FREEZE_LIMIT", 0.2)
     first, second = begun(), begun(thin=True)
     kernel.states[ORIGIN] = LINEAR
-    second._origin = "vg-other"
+    second._origin, second._dm_name = "vg-other", "vg-second"
     kernel.states["vg-other"] = THIN
     assert snapshots.still_before([first, second])
-    kernel.states[ORIGIN] = dm.State(False, False, "snapshot-origin", "")
+    kernel.states.update({ORIGIN: dm.State(False, False, "snapshot-origin", ""), SNAPSHOT: dm.State(False, False, "snapshot", "16/2097152 16")})
     assert not snapshots.still_before([first, second])
     with pytest.raises(StillpointError, match="LVM did not take the snapshot of vg/db within 0.2 s"):
         snapshots.wait_frozen([first, second])

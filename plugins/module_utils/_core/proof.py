@@ -8,6 +8,7 @@ the copy with those. The snapshot is written to here, so nobody reads it for the
 from __future__ import annotations
 
 import os
+import struct
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -133,7 +134,7 @@ def prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Call
         proof.reason = str(error)
         if error.recovery and error.recovery.prepared and proof.prepared is None:
             proof.prepared = len([line for line in error.recovery.prepared if "in the XA prepared state" in line]) or None
-    except (StillpointError, OSError) as error:
+    except (StillpointError, OSError, struct.error) as error:
         proof.reason = str(error)
     proof.duration_s = round(time.monotonic() - began, 1)
     return proof
@@ -186,7 +187,10 @@ def _check(claim: Claim, session: Session, server: Scratch, files: List[checking
     if claim.tables == checking.NONE:
         return
     names = checking.tables(session)
-    same = checking.unchanged(files, _files_before(claim.before)) if claim.before else set()
+    try:
+        same = checking.unchanged(files, _files_before(claim.before)) if claim.before else set()
+    except manifest.Damaged:  # what was proven then is not known any more: every table is checked
+        same = set()
     checked = Checked(unchanged=len([name for name in names if name in same]))
     try:
         _meanwhile(lambda: checking.check(session, [name for name in names if name not in same], checked), _limited(watch, server))

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
+from ..errors import StillpointError
 from .connection import ServerError, Session
 from .server import Server, Version, replica_status
 
@@ -54,7 +55,10 @@ def read(session: Session, server: Server) -> Optional[Coordinates]:
     """Return where the server stands; None when it writes no binary log and is no replica. Exact only under a lock that stops commits."""
     if not server.log_bin:
         return _of_a_server_without_log(session, server)
-    row = session.rows(status_statement(server.flavour, server.version))[0]
+    rows = session.rows(status_statement(server.flavour, server.version))
+    if not rows:  # MariaDB switches logging off after a write error, and log_bin stays ON
+        raise StillpointError("the server has stopped writing its binary log: its error log says why, and a restart of it begins a new one")
+    row = rows[0]
     if server.flavour == "mariadb":
         gtid = session.value("SELECT @@GLOBAL.gtid_binlog_pos")  # gtid_current_pos is unreliable with Galera (MDEV-10279)
     else:

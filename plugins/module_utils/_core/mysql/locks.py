@@ -21,6 +21,7 @@ COMMITS_STOPPED = ("backup_stage", "ftwrl")
 # coordinates are ahead of what InnoDB in the snapshot has durably committed, and a transaction can be left prepared.
 FLUSH_ENGINE_LOGS = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
 
+_IDLE_LIMIT = 30  # seconds that a session which stops writers may say nothing; more than a snapshot may take under the lock
 _LOCK_WAIT_TIMEOUT = 1205
 _ACCESS_DENIED = 1227
 
@@ -169,6 +170,8 @@ class Lock:
         :raises NotNowError: the lock was not granted within its limit; the session is closed, and whatever it held is free
         """
         if self._method.late:
+            # should this process stand still, the server ends the session, and with it the lock
+            self._session.do("SET SESSION wait_timeout = %d" % _IDLE_LIMIT)
             self._asked = time.monotonic()
             self._send(self._method.late)
             self.waited = time.monotonic() - self._asked

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import CommandError, StillpointError, UsageError
-from ..process import go_on_without_parent, sentence, start
+from ..process import go_on_without_parent, sentence, start, undisturbed
 from . import dm, lvm
 from .leftovers import COLLECTION, Owner, locked_memory, process_state, remove
 from .lvm import LogicalVolume
@@ -208,10 +208,11 @@ class Taking:
         """
         before = time.monotonic()
         ended = self._command.poll() is not None
+        at_it = locked_memory(self._command.pid) > 0
         state = self._state()
         now = time.monotonic()
         if self._seen is None:
-            self._seen = self._sign(state, ended)
+            self._seen = self._sign(state, ended, at_it)
             if self._seen is not None:
                 self._reached = now
             elif self._certain(state):
@@ -222,11 +223,14 @@ class Taking:
             self._check_exit()
         return self._seen
 
-    def _sign(self, state: dm.State, ended: bool) -> Optional[str]:
-        if state.suspended:
+    def _sign(self, state: dm.State, ended: bool, at_it: bool) -> Optional[str]:
+        """Return the sign of the freeze that this command brings about. Another command may suspend the origin as well, for another
+        snapshot's sake: never while this one has its memory locked, and with it the volume group."""
+        if state.suspended and at_it:
             return "suspended"
         if self._pool is None:
-            if state.target == _ORIGIN and self._before.target != _ORIGIN:
+            snapshot = self._control.state(self._dm_name)
+            if state.target == _ORIGIN and self._before.target != _ORIGIN and snapshot is not None and snapshot.target == "snapshot":
                 return "switched"
         elif self._control.state(self._dm_name) is not None:  # LVM makes the device when the pool has the snapshot
             return "switched"
@@ -280,6 +284,7 @@ class Taking:
     def discard(self) -> None:
         """Wait until the command has ended, and remove what it made. Safe at any time, and when nothing was made."""
         if self._process is not None:
+            self.go_on()
             try:
                 self._process.wait(timeout=_COMMAND_LIMIT)
             except subprocess.TimeoutExpired:
@@ -327,8 +332,9 @@ def stopped_before_suspend(takings: Sequence[Taking]) -> Iterator[bool]:
     try:
         yield _wait_stopped(takings)
     finally:
-        for taking in takings:
-            taking.go_on()
+        with undisturbed():
+            for taking in takings:
+                taking.go_on()
 
 
 def _wait_stopped(takings: Sequence[Taking]) -> bool:

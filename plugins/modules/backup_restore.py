@@ -86,10 +86,10 @@ EXAMPLES = r"""
     job: etrial
     dest: /backups/look
 
-- name: Put the database back to the second before a mistake
+- name: Put the database back to the second before a mistake, as "2026-11-22 14:03:07Z"
   stillpoint.backup.backup_restore:
     job: etrial
-    until_time: "2026-11-22 14:03:07Z"
+    until_time: "{{ second_of_the_mistake }}"
 
 - name: Put it back in place
   stillpoint.backup.backup_restore:

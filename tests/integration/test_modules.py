@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from subprocess import CompletedProcess
 
@@ -73,10 +75,18 @@ def test_the_examples_run_as_they_stand(etrial: Etrial, playbook: Playbook, modu
     assert etrial.left_behind() == []
 
 
+@pytest.mark.state("binlog")
 def test_the_examples_of_the_agents_modules_run_as_they_stand(etrial: Etrial, playbook: Playbook) -> None:
-    etrial.small_job()
-    for module in ("backup_run", "backup_info", "backup_restore"):
+    etrial.small_job("binlog: {archive: true}")
+    for module in ("backup_run", "backup_info"):
         playbook(examples.playbook(module))
+    etrial.sql("CREATE DATABASE before_the_mistake")
+    time.sleep(2)
+    now = etrial.machine.run(["date", "-u", "+%Y-%m-%d %H:%M:%SZ"]).stdout.strip()
+    time.sleep(2)
+    etrial.sql("CREATE DATABASE the_mistake")
+    etrial.stillpoint("archive", "etrial", "--once")
+    playbook(examples.playbook("backup_restore"), "-e", json.dumps({"second_of_the_mistake": now}))
     assert etrial.left_behind() == []
     assert etrial.write_takes() < 10
 

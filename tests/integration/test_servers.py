@@ -34,10 +34,10 @@ print(json.dumps(point))
 CONFIG = "config_file: /etc/stillpoint/my.cnf"
 
 
-def job(etrial: Etrial, options: str = "") -> dict[str, Any]:
+def job(etrial: Etrial, options: str = "", extra: str = "") -> dict[str, Any]:
     """Write a job that logs in with the least privileges, and return its plan."""
     etrial.machine.run("rm -rf /backups/*")
-    etrial.small_job(mysql="mysql: {%s}" % ", ".join(filter(None, [CONFIG, options])))
+    etrial.small_job(extra, mysql="mysql: {%s}" % ", ".join(filter(None, [CONFIG, options])))
     etrial.machine.run("python3 -", input=ACCOUNT)
     plan: dict[str, Any] = json.loads(etrial.stillpoint("plan", "etrial", "--json").stdout)
     return plan
@@ -61,7 +61,7 @@ def binary_logging(etrial: Etrial) -> None:
 def test_a_server_gets_the_lock_that_is_enough_and_its_backup_is_one_point_in_time(etrial: Etrial, version: str, method: str, reason: str) -> None:
     binary_logging(etrial)
     with etrial.load(rate=3) as report:
-        plan = job(etrial)
+        plan = job(etrial, extra="verify: {server: true, tables: all}\n")
         summary = etrial.backup()
     assert plan["server"]["version"].startswith(version)
     assert plan["lock"]["method"] == summary["lock"]["method"] == method
@@ -78,7 +78,14 @@ def test_a_server_gets_the_lock_that_is_enough_and_its_backup_is_one_point_in_ti
     assert verdict["recovery"]["prepared"] == []
     assert verdict["rows"] > 0
     assert verdict["files"] > 0
+    # the backup's own proof comes to the same, by other means
+    proof = summary["proof"]
+    assert proof["ok"] is True
+    assert proof["prepared"] == 0
+    assert proof["position"]["compared"] == ("InnoDB's position" if method == "backup_stage" else "executed GTIDs")
+    assert proof["tables"]["checked"] > 30
     if method == "ftwrl":
+        assert proof["position"]["log_end"]["position"] == coordinates["position"]
         assert verdict["gtid_executed"] == coordinates["gtid"] != ""
     assert etrial.left_behind() == []
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
 
-from .errors import StillpointError
+from .errors import CommandError, StillpointError
 from .mysql import coordinates as coords
 from .mysql import guard, topology
 from .mysql.connection import Login, Session
@@ -25,6 +25,8 @@ from .storage.snapshots import Snapshot, Taking, Target
 # locked, and the snapshot is dropped; the last try takes the lock before LVM starts, which can't be too late. Where no lock stops
 # commits, a snapshot with commits around it is dropped too, for the sake of exact coordinates, but for the last.
 _TRIES = 3
+
+_SYNC_LIMIT = 5.0  # seconds
 
 
 class LockOptions(Protocol):
@@ -156,10 +158,19 @@ def _discard(takings: Sequence[Taking]) -> None:
         raise failures[0]
 
 
-def sync_file_systems(targets: Sequence[Target]) -> None:
-    """Write out what the file systems hold in memory: all that is written now need not be written while they are frozen."""
+def sync_file_systems(targets: Sequence[Target], limit: float = 600) -> None:
+    """Write out what the file systems hold in memory: all that is written now need not be written while they are frozen.
+
+    :raises CommandError: it took longer than the limit (s) for one of them
+    """
     for target in targets:
-        run(["sync", "-f", target.mount_point], timeout=600)
+        run(["sync", "-f", target.mount_point], timeout=limit)
+
+
+def sync_shortly(targets: Sequence[Target]) -> None:
+    """Do the same while LVM stands still and keeps others from the volume group: as far as it gets in a few seconds."""
+    with suppress(CommandError):
+        sync_file_systems(targets, _SYNC_LIMIT)
 
 
 def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], note: Callable[[str], None], *, late: bool) -> Optional[Point]:
@@ -182,7 +193,7 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
                 with snapshots.stopped_before_suspend(takings) as in_time:
                     if not in_time:
                         return None
-                    sync_file_systems(targets)  # while nobody waits for it: what is written now need not be under the lock
+                    sync_shortly(targets)
                     lock.take()
                     if not snapshots.still_before(takings):
                         return None
@@ -260,7 +271,7 @@ def _freeze(takings: Sequence[Taking], around: Optional[coords.Around] = None) -
         if around and late:
             with snapshots.stopped_before_suspend(takings) as in_time:
                 if in_time:
-                    sync_file_systems([taking.target for taking in takings])
+                    sync_shortly([taking.target for taking in takings])
                     around.before()
                 else:
                     around.too_late()

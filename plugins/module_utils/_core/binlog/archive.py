@@ -198,11 +198,17 @@ class Service:
 
     def copy_once(self) -> Dict[str, Any]:
         """Copy every closed log, after having the open one closed, and return the status."""
-        with Session(source.login(self._options)) as session:
-            there = source.read(session)
-            line = self._line(there)
-            self._progress.method, self._progress.line = COPY, line.number
-            self._copy(session, there, line)
+        for attempt in range(_TRIES):
+            try:
+                with Session(source.login(self._options)) as session:
+                    there = source.read(session)
+                    line = self._line(there)
+                    self._progress.method, self._progress.line = COPY, line.number
+                    self._copy(session, there, line)
+                break
+            except _Again as again:
+                if attempt == _TRIES - 1:
+                    raise StillpointError("the binary logs could not be copied: %s" % again) from None
         self._say("stopped")
         self._prune()
         return self._archive.status()

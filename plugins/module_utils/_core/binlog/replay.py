@@ -269,7 +269,7 @@ def _remove_logs(settings: Settings, where: Mapping[str, str]) -> None:
     if not settings.log_bin:
         return
     for path, copy in where.items():
-        inside = os.path.dirname(settings.log_bin)
+        inside = os.path.realpath(os.path.dirname(settings.log_bin))  # as the paths of `where` are
         if inside != path and not inside.startswith(path + "/"):
             continue
         directory = copy + inside[len(path) :]

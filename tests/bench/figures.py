@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench import Record, Results
@@ -43,54 +43,45 @@ def between_markers(text: str, name: str, table: str) -> str:
 
 
 def lock(results: Results) -> str:
-    rows = []
-    for engines, title in ENGINES.items():
-        of_engines = [r for r in results.records if r["engines"] == engines]
-        for way, label in WAYS.items():
-            records = [r for r in of_engines if r["way"] == way]
-            if records:
-                rows.append([
-                    title,
-                    label + _methods(records),
-                    _spread(records, "held_ms"),
-                    _ratio(of_engines, way, "held_ms"),
-                    _spread(records, "worst_commit_ms"),
-                    _ratio(of_engines, way, "worst_commit_ms"),
-                    _spread(records, "worst_step_ms"),
-                    _spread(records, "median_commit_ms"),
-                ])
+    rows = [
+        [
+            *titles,
+            _spread(records, "held_ms"),
+            _ratio(of_engines, way, "held_ms"),
+            _spread(records, "worst_commit_ms"),
+            _ratio(of_engines, way, "worst_commit_ms"),
+            _spread(records, "worst_step_ms"),
+            _spread(records, "median_commit_ms"),
+        ]
+        for titles, way, records, of_engines in _each(results, "engines", ENGINES, WAYS)
+    ]
     head = ["load", "way", "lock held", "times shorter", "worst commit", "times shorter", "worst step of any kind", "median commit"]
-    rate = f"{results.conditions['rate']:g} keys a second each" if results.conditions["rate"] else "without a pause"
     return _table(head, rows) + _conditions(
         results,
-        f"Milliseconds: median (lowest to highest) of {_pairs(results)} runs of each way, in turn; three writers, {rate}. "
+        f"Milliseconds: median (lowest to highest) of {_pairs(results)} runs of each way, in turn; three writers, {_rate(results)}. "
         "*Times shorter*: the original's figure by this one's, median over the pairs.",
     )
 
 
 def tools(results: Results) -> str:
-    rows = []
-    for condition, title in TOOL_CONDITIONS.items():
-        of_condition = [r for r in results.records if r["condition"] == condition]
-        for way, label in TOOLS.items():
-            records = [r for r in of_condition if r["way"] == way]
-            if records:
-                rows.append([
-                    title,
-                    label + _methods(records),
-                    _spread(records, "held_ms"),
-                    _spread(records, "worst_commit_ms"),
-                    _spread(records, "p99_commit_ms"),
-                    _spread(records, "worst_myisam_ms"),
-                    _spread(records, "p99_myisam_ms"),
-                    _spread(records, "seconds"),
-                    _median(records, "bytes_left", MIB),
-                ])
+    rows = [
+        [
+            *titles,
+            _spread(records, "held_ms"),
+            _spread(records, "worst_commit_ms"),
+            _spread(records, "p99_commit_ms"),
+            _spread(records, "worst_myisam_ms"),
+            _spread(records, "p99_myisam_ms"),
+            _spread(records, "seconds"),
+            _median(records, "bytes_left", MIB),
+        ]
+        for titles, _way, records, _of_condition in _each(results, "condition", TOOL_CONDITIONS, TOOLS)
+    ]
     head = ["load", "tool", "lock held", "worst commit", "p99 commit", "worst MyISAM insert", "p99 MyISAM insert", "whole run (s)", "leaves (MiB)"]
     return _table(head, rows) + _conditions(
         results,
         f"Milliseconds where nothing else is said: median (lowest to highest) of {_pairs(results)} runs of each tool, in turn; three "
-        f"writers without a pause. The long statement is an `UPDATE` of an InnoDB table that has {results.conditions['statement_s']} s to "
+        f"writers, {_rate(results)}. The long statement is an `UPDATE` of an InnoDB table that has {results.conditions['statement_s']} s to "
         "go when the backup starts. Ours copies at low priority, the others do not.",
     )
 
@@ -174,6 +165,23 @@ def restore(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "tools": tools, "copy": copy, "memory": memory, "restore": restore}
+
+
+def _each(
+    results: Results, key: str, groups: Mapping[str, str], labels: Mapping[str, str]
+) -> Iterator[tuple[list[str], str, list[Record], list[Record]]]:
+    """Yield, for each group of records and each way that was measured in it: both titles, the way, its records, and all of the group's."""
+    for group, title in groups.items():
+        of_group = [r for r in results.records if r[key] == group]
+        for way, label in labels.items():
+            records = [r for r in of_group if r["way"] == way]
+            if records:
+                yield [title, label + _methods(records)], way, records, of_group
+
+
+def _rate(results: Results) -> str:
+    """Return how fast the writers write."""
+    return f"{results.conditions['rate']:g} keys a second each" if results.conditions["rate"] else "without a pause"
 
 
 def _pairs(results: Results) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 from bench import GUEST, Record, Results, ask, conditions, prepared_machine
 from guest import Load
-from locking import measure, rotated, save_states
+from locking import SETTLE, measure, rotated, save_states
 from machine import Machine
 
 SOCKET = "/run/mysqld/mysqld.sock"
@@ -16,7 +16,7 @@ TARGET = "/backups/tool"
 LOGIN = ["--user=root", f"--socket={SOCKET}"]
 # condition → the saved state that it begins from, and whether a long statement runs
 CONDITIONS = {"all": ("all", False), "innodb": ("innodb", False), "statement": ("all", True)}
-STATEMENT_SECONDS = 10
+STATEMENT_SECONDS = 10  # that the statement has to go when the tool is started
 
 COMMANDS: dict[str, str] = {
     "original": f"{GUEST}/original.sh {TARGET}",
@@ -59,7 +59,7 @@ def long_statement(machine: Machine) -> Iterator[None]:
     """A statement of an InnoDB table that has begun before the body does; it works on one row a second."""
     machine.run(
         "mysql -e 'CREATE DATABASE IF NOT EXISTS bench; CREATE OR REPLACE TABLE bench.slow (n INT PRIMARY KEY, slept INT) ENGINE=InnoDB;"
-        f" INSERT INTO bench.slow VALUES {', '.join(f'({n}, 0)' for n in range(STATEMENT_SECONDS))}'"
+        f" INSERT INTO bench.slow VALUES {', '.join(f'({n}, 0)' for n in range(STATEMENT_SECONDS + SETTLE))}'"
     )
     machine.run("setsid mysql bench -e 'UPDATE slow SET slept = SLEEP(1)' >/dev/null 2>&1 </dev/null &")
     yield

@@ -6,12 +6,13 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import plan as planning
 from .binlog import archive
 from .copy import rsync
-from .copy.rsync import Copied
+from .copy.trees import copy_trees
+from .dump.backup import copy_dump
 from .errors import StillpointError
 from .job import Job, host_name
 from .mysql import topology
@@ -86,11 +87,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
 
 
 def _way(plan: Plan) -> Callable[[Plan, Owner, Partial, Reporter], Tuple[Point, Dict[str, Any]]]:
-    if plan.dump is None:
-        return _copy_point
-    from .dump.backup import copy_dump  # pylint: disable=import-outside-toplevel  # it builds on this module
-
-    return copy_dump
+    return copy_dump if plan.dump else _copy_point
 
 
 def _copy_point(plan: Plan, owner: Owner, partial: Partial, reporter: Reporter) -> Tuple[Point, Dict[str, Any]]:
@@ -106,7 +103,7 @@ def _copy_point(plan: Plan, owner: Owner, partial: Partial, reporter: Reporter) 
             duration = round(time.monotonic() - copy_started, 1)
         proof = _prove(plan, point, owner, watch, reporter)
         reporter.stage("release")
-        facts = [snapshot_facts(snapshot, watch) for snapshot in watch.snapshots]
+        facts = watch.facts()
     return point, {"snapshots": facts, "duration_s": duration, "proof": proof, "warnings": watch.warnings}
 
 
@@ -139,51 +136,6 @@ def _coordinates(point: Point, proof: Optional[Proof]) -> Optional[Dict[str, Any
     if proof is None or not proof.given:
         return point.coordinates
     return {**proof.given, "replica": (point.coordinates or {}).get("replica")}
-
-
-def copy_trees(trees: Sequence[Any], partial: Partial, options: Any, watch: Watch, reporter: Reporter, total: int) -> List[Copied]:
-    """Copy the trees into a partial generation, with the snapshots watched to the last byte and looked at once after it.
-
-    :param options: an object with bwlimit and checksum, and rsync_opts where there are any
-    """
-    done = 0
-    copies: List[Copied] = []
-
-    def progress(bytes_of_this_tree: int) -> None:
-        reporter.progress(done + bytes_of_this_tree, total)
-
-    for tree in trees:
-        try:
-            copied = partial.add(
-                tree,
-                bwlimit=options.bwlimit,
-                options=getattr(options, "rsync_opts", ()),
-                checksum=options.checksum,
-                on_progress=progress,
-                watch=watch,
-            )
-        except StillpointError:
-            watch.check()  # a snapshot that was lost is the cause, and rsync's read error only what follows from it
-            raise
-        done += copied.bytes
-        copies.append(copied)
-    watch.check()
-    return copies
-
-
-def snapshot_facts(snapshot: Any, watch: Watch) -> Dict[str, Any]:
-    """Return what a manifest says of a snapshot."""
-    return {
-        "vg": snapshot.vg,
-        "origin": snapshot.origin,
-        "name": snapshot.name,
-        "thin": snapshot.thin,
-        "size_bytes": snapshot.size_bytes,
-        "used_percent": watch.used_percent.get(snapshot.full_name),
-        "pool": snapshot.pool,
-        "pool_percent": watch.pool_percent.get(snapshot.full_name),
-        "fs_type": snapshot.fs_type,
-    }
 
 
 def _prune(directory: JobDirectory, job: Job, reporter: Reporter) -> List[str]:

@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import plan as planning
-from .backup import copy_trees, snapshot_facts
 from .copy import rsync
 from .copy.estimate import estimate
+from .copy.trees import copy_trees
 from .errors import StillpointError, UsageError
 from .job import host_name
 from .observe.progress import Reporter
@@ -232,7 +232,7 @@ def _summary(point: Point, request: CopyRequest, watch: Watch, started: float) -
         "server": point.server,
         "lock": point.lock,
         "coordinates": point.coordinates,
-        "snapshots": [snapshot_facts(snapshot, watch) for snapshot in watch.snapshots],
+        "snapshots": watch.facts(),
         "copy": {"duration_s": round(time.monotonic() - started, 1), "rsync": rsync.version()},
         "proof": None,
         "warnings": [*point.warnings, *watch.warnings],

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Tuple
 
-from ..backup import copy_trees, snapshot_facts
+from ..copy.trees import copy_trees
 from ..errors import StillpointError
 from ..mysql import settings
 from ..mysql.connection import Session
@@ -98,7 +98,7 @@ def _copy_files(plan: Plan, dump: DumpPlan, point: Point, watch: Watch, owner: O
 
 def _facts(dump: Dict[str, Any], watch: Optional[Watch], started: float) -> Dict[str, Any]:
     return {
-        "snapshots": [snapshot_facts(snapshot, watch) for snapshot in watch.snapshots] if watch else [],
+        "snapshots": watch.facts() if watch else [],
         "duration_s": round(time.monotonic() - started, 1),
         "warnings": watch.warnings if watch else [],
         "dump": dump,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Dict, List
+from typing import Any, Dict, List
 
 from ..errors import CommandError, StillpointError
 from . import dm, lvm, sizes
@@ -42,6 +42,23 @@ class Watch:
         if now >= self._next:
             self._next = now + self._interval
             self.check()
+
+    def facts(self) -> List[Dict[str, Any]]:
+        """Return what a manifest says of each snapshot."""
+        return [
+            {
+                "vg": snapshot.vg,
+                "origin": snapshot.origin,
+                "name": snapshot.name,
+                "thin": snapshot.thin,
+                "size_bytes": snapshot.size_bytes,
+                "used_percent": self.used_percent.get(snapshot.full_name),
+                "pool": snapshot.pool,
+                "pool_percent": self.pool_percent.get(snapshot.full_name),
+                "fs_type": snapshot.fs_type,
+            }
+            for snapshot in self.snapshots
+        ]
 
     def check(self) -> None:
         """Look now.

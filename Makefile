@@ -19,17 +19,16 @@ check: ## all fast checks: linters, types, sanity, unit tests on every Python fo
 units: ## the unit tests alone, on every Python found
 	tests/check units
 
-integration: ## tests of the collection against real servers on real LVM, in virtual machines
+integration: ## tests of the collection against real servers on real LVM, in virtual machines; Molecule's scenarios among them
 	$(LAB)/lab images bullseye trixie sid
 	$(LAB)/lab exec -- pytest -n 2 --dist worksteal -p no:cacheprovider tests/integration $(PYTEST_ARGS)
 
-molecule: ## the roles, rolled out to a Vagrant machine
+molecule: ## the roles alone, rolled out to a Vagrant machine
 	$(LAB)/lab exec --libvirt -- molecule test --no-command-borders
 
-test: ## everything: check, integration, molecule
+test: ## everything: check, integration
 	$(MAKE) check
 	$(MAKE) integration
-	$(MAKE) molecule
 
 demo: ## a backup under load and a restore, before your eyes
 	tests/demo/run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How long a first backup copies, against a bare `rsync -a` of the same data, and what a second one of the same data stores."""
+"""How long a first backup copies, against a bare `rsync -a`, what a second one of the same data stores, and how fast it is verified."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ def run(state: str, pairs: int, files: int, average: int) -> None:
         machine.run(["python3", "-c", FILL.format(files=files, average=average)], timeout=1800)
         machine.save("bench-copy")
         results = Results("copy", {**conditions(machine), "pairs": pairs}, [])
+        verified = Results("verify", results.conditions, [])
         for pair in range(pairs):
             ways = [bare, first_and_second]
             for way in ways if pair % 2 == 0 else reversed(ways):
                 machine.load("bench-copy")
                 for record in way(machine):
                     results.add(pair=pair, **record)
+                if way is first_and_second:
+                    for record in verifications(machine, pair):
+                        verified.add(pair=pair, **record)
 
 
 def bare(machine: Machine) -> list[Record]:
@@ -51,6 +55,18 @@ def first_and_second(machine: Machine) -> list[Record]:
             {"way": f"first {job}", **figures(first)},
             {"way": f"second {job}", **figures(second), **{f"own_{kind}": size for kind, size in own.items()}},
         ]
+    return records
+
+
+def verifications(machine: Machine, pair: int) -> list[Record]:
+    """The newest generation's checksums compared, and the same files read by sha256sum; the order changes each pair."""
+    newest = ask(machine, "stillpoint", "list", "auto", "--json")[0]
+    commands = {"verify": "stillpoint verify auto", "sha256sum": f"find {newest['path']} -type f -print0 | xargs -0 sha256sum"}
+    records = []
+    for way in list(commands)[:: 1 if pair % 2 == 0 else -1]:
+        machine.run(COLD)
+        took = machine.run(f"bash -c 'TIMEFORMAT=%R; time {{ {commands[way]}; }} >/var/tmp/verified 2>&1'", timeout=1800).stderr
+        records.append({"way": way, "seconds": float(took.split()[-1]), "bytes": newest["size_bytes"]})
     return records
 
 

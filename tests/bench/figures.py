@@ -164,7 +164,18 @@ def restore(results: Results) -> str:
     return _table(["", "restore (s)", "times longer", "backup (s)", "stored (MiB)"], rows) + _conditions(results, text)
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "tools": tools, "copy": copy, "memory": memory, "restore": restore}
+def verify(results: Results) -> str:
+    rows = []
+    for way, label in (("verify", "`stillpoint verify`"), ("sha256sum", "`sha256sum` of every file")):
+        records = [r for r in results.records if r["way"] == way]
+        ratio = _median_ratio(results.records, way, "sha256sum", "seconds")
+        rate = [r["bytes"] / MIB / r["seconds"] for r in records]
+        rows.append([label, _spread(records, "seconds", 1), f"{statistics.median(rate):.0f}", f"{ratio:.2f}" if way == "verify" and ratio else ""])
+    text = f"Median (lowest to highest) of {_pairs(results)} pairs, from cold caches, of the generation of the table above with both halves."
+    return _table(["", "time (s)", "MiB/s", "times sha256sum"], rows) + _conditions(results, text)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "tools": tools, "copy": copy, "verify": verify, "memory": memory, "restore": restore}
 
 
 def _each(

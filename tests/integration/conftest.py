@@ -21,9 +21,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT / "tests" / "lab"))
-
-sys.path.insert(0, str(PROJECT / "tests" / "integration"))
+sys.path[:0] = [str(PROJECT / "tests" / folder) for folder in ("integration", "lab", "load")]
 
 from etrial import AGENT, Etrial  # noqa: E402
 from machine import Image, LabError, Machine, NotAvailable  # noqa: E402
@@ -32,6 +30,11 @@ from machine import Image, LabError, Machine, NotAvailable  # noqa: E402
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "state(name): the saved state that `machine` starts from; default: ready")
     config.addinivalue_line("markers", "suite(name): `machine` is one of this Debian suite, booted, and as other tests of the suite left it")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, so that no worker is left alone with it."""
+    items.sort(key=lambda item: item.path.name != "test_roles.py")
 
 
 class Worker:

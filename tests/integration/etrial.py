@@ -8,12 +8,11 @@ import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from guest import Load
 from machine import Machine, Result
 
-LOAD = Path(__file__).resolve().parents[1] / "load"
 AGENT = "/usr/local/sbin/stillpoint"
 
 #: The server's own client.
@@ -139,29 +138,22 @@ class Etrial:
         )
         return float(answer.stdout)
 
-    def install_load(self) -> None:
-        self.machine.run("mkdir -p /root/load")
-        for source in LOAD.glob("*.py"):
-            self.machine.put(source, f"/root/load/{source.name}")
-
     @contextmanager
     def load(self, rate: float = 5, *, engines: str = "all") -> Iterator[dict[str, Any]]:
         """Three writers at work while the body runs, each with so many keys a second; what they report is in the dictionary afterwards."""
-        self.install_load()
-        self.machine.run(["python3", "/root/load/writer.py", "setup", "--engines", engines], timeout=120)
-        self.machine.run(["python3", "/root/load/writer.py", "start", "--rate", str(rate)], timeout=120)
+        load = Load.install(self.machine)
+        load.setup(engines)
+        load.start(rate=rate)
         report: dict[str, Any] = {}
         try:
             yield report
         finally:
-            report.update(json.loads(self.machine.run(["python3", "/root/load/writer.py", "stop"], timeout=240).stdout))
+            report.update(load.stop())
 
     def judge(self, *arguments: str) -> tuple[bool, dict[str, Any]]:
         """Return whether the judge finds one point in time, and its verdict."""
-        done = self.machine.run(["python3", "/root/load/judge.py", *arguments], check=False, timeout=600)
-        if done.rc not in (0, 1):
-            raise AssertionError(f"the judge failed: {done.stderr}")
-        return done.rc == 0, json.loads(done.stdout)
+        verdict = Load.install(self.machine).judge(*arguments)
+        return verdict["one_point_in_time"], verdict
 
     def judge_generation(self, path: str, *arguments: str) -> tuple[bool, dict[str, Any]]:
         """Judge a copy of a generation's data directory with its tree."""

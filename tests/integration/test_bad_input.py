@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from etrial import Etrial
+from etrial import SMALL, Etrial
 from machine import Result
 
 
@@ -104,7 +104,7 @@ def test_what_is_missing_on_the_host_is_named_with_its_package(etrial: Etrial) -
 
 
 def test_a_second_run_of_the_same_job_is_refused_and_does_not_disturb_the_first(etrial: Etrial) -> None:
-    etrial.small_job("bwlimit: 1m\n")
+    etrial.job(f"name: etrial\nfiles: [{SMALL}]\nrepository: /backups\nbwlimit: 1m\n")
     etrial.machine.run("setsid /usr/local/sbin/stillpoint run etrial >/var/tmp/first.log 2>&1 </dev/null & "
                        "while ! ls -d /backups/etrial/etrial/.*partial >/dev/null 2>&1; do sleep 0.2; done", timeout=120)  # fmt: skip
     refused(run(etrial), 3, "etrial")

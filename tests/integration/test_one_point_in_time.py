@@ -34,20 +34,16 @@ def test_a_backup_under_load_is_one_point_in_time_at_the_recorded_coordinates(et
     assert 0 < summary["lock"]["held_ms"] < report["commit"]["worst_ms"] + 2000
 
 
-def test_an_rsync_of_the_live_directories_is_no_point_in_time(etrial: Etrial) -> None:
+def test_without_binary_logging_a_backup_is_one_point_in_time_and_an_rsync_of_the_live_directories_is_not(etrial: Etrial) -> None:
+    etrial.job(JOB.format(lock="auto"))
     with etrial.load():
         etrial.machine.run("mkdir -p /backups/rsync/files/opt")
         etrial.machine.run("rsync -a /var/lib/mysql /backups/rsync/; rsync -a /opt/processmaker /backups/rsync/files/opt/", check=False, timeout=300)
-    good, verdict = etrial.judge_generation("/backups/rsync")
-    assert not good
-    assert verdict["violations"]
-
-
-def test_without_binary_logging_the_backup_is_as_good_and_says_that_it_has_no_coordinates(etrial: Etrial) -> None:
-    etrial.job(JOB.format(lock="auto"))
-    with etrial.load():
         summary = etrial.backup()
     assert summary["coordinates"] is None
     assert any("binary logging is off" in warning for warning in summary["warnings"])
     good, verdict = etrial.judge_generation(summary["path"])
     assert good, verdict["violations"]
+    good, verdict = etrial.judge_generation("/backups/rsync")
+    assert not good
+    assert verdict["violations"]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from etrial import AGENT, LOAD, Etrial
+from etrial import AGENT, Etrial
+from guest import HERE as LOAD
 from machine import Machine
 
 JOB = "name: etrial\nmysql: {}\nrepository: /backups\nbinlog: {archive: true}\n"

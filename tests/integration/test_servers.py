@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from etrial import AGENT, Etrial
+from guest import FOLDER, Load
 from machine import BINLOG_CNF
 
 BULLSEYE, TRIXIE, SID = (pytest.mark.suite(name) for name in ("bullseye", "trixie", "sid"))
@@ -159,7 +160,7 @@ mariadb -e "CHANGE MASTER TO master_host='127.0.0.1', master_port=3307, master_u
 # What a copy has executed of its source's log, when it has recovered
 RECOVERED = """
 import sys
-sys.path.insert(0, '/root/load')
+sys.path.insert(0, sys.argv[2])
 import pymysql, scratch
 with scratch.scratch_server(sys.argv[1], False, '/var/tmp', []) as server:
     cursor = pymysql.connect(unix_socket=server.socket, user='root').cursor()
@@ -175,10 +176,9 @@ def sql_thread_runs(etrial: Etrial) -> bool:
 def follow_writers(etrial: Etrial) -> None:
     """Make the packaged server a replica of a second one, to which writers write."""
     etrial.machine.run(START_SOURCE, timeout=300)
-    etrial.install_load()
-    load = ["python3", "/root/load/writer.py"]
-    etrial.machine.run([*load, "setup", "--engines", "innodb", "--socket", SOURCE], timeout=120)
-    etrial.machine.run([*load, "start", "--rate", "3", "--socket", SOURCE], timeout=120)
+    load = Load.install(etrial.machine, SOURCE)
+    load.setup("innodb")
+    load.start(rate=3)
 
 
 def test_a_replica_stands_still_at_exact_source_coordinates_and_goes_on_whatever_happens_to_the_run(etrial: Etrial) -> None:
@@ -192,7 +192,7 @@ def test_a_replica_stands_still_at_exact_source_coordinates_and_goes_on_whatever
     said = etrial.machine.run(["mariadb", "-S", SOURCE, "-BNe", f"SELECT BINLOG_GTID_POS('{source['file']}', {source['position']})"]).stdout.strip()
     assert said == source["gtid"] != ""
     etrial.machine.put(RECOVERED.encode(), "/root/recovered.py")
-    assert etrial.machine.run(["python3", "/root/recovered.py", f"{summary['path']}/mysql"], timeout=300).stdout.strip() == source["gtid"]
+    assert etrial.machine.run(["python3", "/root/recovered.py", f"{summary['path']}/mysql", FOLDER], timeout=300).stdout.strip() == source["gtid"]
     assert etrial.sql("SELECT @@GLOBAL.gtid_slave_pos").strip() != source["gtid"], "the replica follows its source again"
 
     at_the_snapshot = "hook('storage.snapshots:Taking.begin', after=die)"

@@ -13,11 +13,17 @@ WRITER = """
         subprocess.Popen(['sh', '-c', script], stderr=subprocess.DEVNULL, start_new_session=True)
     hook('backup:copy_trees', before=outgrow)
 """
-JOB = "snapshot_size: 128m\nbwlimit: 1m\n"
+JOB = "name: etrial\nfiles: [/opt/slowly]\nrepository: /backups\nsnapshot_size: 128m\nbwlimit: 1m\n"
+
+
+def job(etrial: Etrial) -> None:
+    """Write a job whose copy takes most of a minute."""
+    etrial.machine.run("mkdir /opt/slowly && head -c 40M /dev/urandom > /opt/slowly/file && sync")
+    etrial.job(JOB)
 
 
 def test_a_snapshot_that_fills_up_is_extended_while_the_group_has_room(etrial: Etrial) -> None:
-    etrial.small_job(JOB)
+    job(etrial)
     done = etrial.faulty(WRITER, "run", "etrial")
     assert done.rc == 0, done.stderr
     (generation,) = etrial.generations()
@@ -30,7 +36,7 @@ def test_a_snapshot_that_fills_up_is_extended_while_the_group_has_room(etrial: E
 def test_without_room_the_run_fails_says_why_and_publishes_nothing(etrial: Etrial) -> None:
     free = int(etrial.machine.run("vgs --noheadings --units m --nosuffix -o vg_free vg00").stdout.split(".")[0])
     etrial.machine.run(f"lvcreate -q -y -an -Zn -Wn -L {free - 160}m -n filler vg00")
-    etrial.small_job(JOB)
+    job(etrial)
     done = etrial.faulty(WRITER, "run", "etrial")
     assert done.rc == 1
     last = done.stderr.strip().splitlines()[-1]

@@ -27,18 +27,19 @@ class CannotJudge(Exception):
 
 @dataclass(frozen=True)
 class Load:
-    """Writers and judge in one machine."""
+    """Writers and judge in one machine; the writers are clients of the server at `socket`, if it is not the packaged one."""
 
     machine: Machine
+    socket: str | None = None
 
     @classmethod
-    def install(cls, machine: Machine) -> Load:
+    def install(cls, machine: Machine, socket: str | None = None) -> Load:
         """Put the programs into the machine."""
         script = f"mkdir -p {FOLDER}\n"
         for name in PROGRAMS:
             script += f"cat > {FOLDER}/{name} <<'END OF {name}'\n{(HERE / name).read_text()}END OF {name}\n"
         machine.run("sh -e", input=script)
-        return cls(machine)
+        return cls(machine, socket)
 
     def setup(self, engines: str = "all") -> None:
         self._writer("setup", "--engines", engines)
@@ -76,7 +77,8 @@ class Load:
         return verdict
 
     def _writer(self, *words: str) -> str:
-        return str(self.machine.run(["python3", f"{FOLDER}/writer.py", *words], timeout=300).stdout)
+        socket = ["--socket", self.socket] if self.socket else []
+        return str(self.machine.run(["python3", f"{FOLDER}/writer.py", *words, *socket], timeout=300).stdout)
 
     def _json(self, *words: str) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._writer(*words))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import pytest
-from _core import bundle, restore
+from _core import bundle
 from _core.binlog import recover, replay, timeline
 from _core.binlog.archive import Service
 from _core.binlog.index import Archive
@@ -26,6 +26,9 @@ from _core.mysql import server as servers
 from _core.mysql.connection import Session
 from _core.mysql.scratch import scratch_server
 from _core.repository.generations import Generation
+from _core.restore import plan as planning
+from _core.restore.execute import execute
+from _core.restore.kept import discard, replaced
 from _core.storage import leftovers, mounts
 from real_server import RealServer, needed, real_server
 from trees import Quiet, job, summary, tree
@@ -154,8 +157,8 @@ class Shop:
         """Recover into a directory and return the data directory there, and what the restore says."""
         made = self.recovery(**wanted)
         to = str(self.top / ("to-%d" % time.monotonic_ns()))
-        plan = restore.make(made.recovery.generation, to, replay=made, state=str(self.top / "state"))
-        return to + "/mysql", restore.execute(plan, Quiet())
+        plan = planning.make(made.recovery.generation, to, replay=made, state=str(self.top / "state"))
+        return to + "/mysql", execute(plan, Quiet())
 
     @contextmanager
     def look(self, datadir: str, *options: str) -> Iterator[Session]:
@@ -352,9 +355,9 @@ def test_a_failed_replay_leaves_nothing_behind_and_the_live_data_alone(shop: Sho
     shop.write(1)
     shop.archive_logs()
     to = str(shop.top / "to")
-    plan = restore.make(generation, to, replay=shop.recovery(until=moment), state=str(shop.top / "state"))
+    plan = planning.make(generation, to, replay=shop.recovery(until=moment), state=str(shop.top / "state"))
     with pytest.raises(StillpointError, match="the replay failed: .*d.unlogged.*; the live data was not touched"):
-        restore.execute(plan, Quiet())
+        execute(plan, Quiet())
     assert not os.path.exists(to)
     assert os.listdir(mounts.RUN_DIRECTORY) == []
 
@@ -378,9 +381,9 @@ def test_in_place_the_live_data_is_exchanged_only_after_the_replay_and_the_old_l
             seen.append(os.stat(shop.server.datadir).st_ino)
 
     reporter = Looking()
-    plan = restore.make(made.recovery.generation, replay=made, archives=[shop.archive], state=str(shop.top / "state"))
+    plan = planning.make(made.recovery.generation, replay=made, archives=[shop.archive], state=str(shop.top / "state"))
     assert "set aside" in "\n".join(plan.lines())
-    done = restore.execute(plan, reporter)
+    done = execute(plan, reporter)
     assert reporter.stages[: reporter.stages.index("replay") + 1] == ["copy", "replay"]
     assert seen[: reporter.stages.index("replace") + 1] == [live] * (reporter.stages.index("replace") + 1)
     (kept,) = [path for path in done["replaced"] if path.startswith(shop.server.binlogs)]
@@ -393,8 +396,8 @@ def test_in_place_the_live_data_is_exchanged_only_after_the_replay_and_the_old_l
     assert [line.reason for line in shop.archive.lines()] == ["first", "restored"]
     with pytest.raises(StillpointError, match="does not reach .*the server's data was replaced by the backup"):  # what came after belongs to no backup yet
         shop.recovery(until=next_second())
-    for each in restore.replaced(state=str(shop.top / "state")):
-        restore.discard([each], Quiet(), state=str(shop.top / "state"))
+    for each in replaced(state=str(shop.top / "state")):
+        discard([each], Quiet(), state=str(shop.top / "state"))
     assert not os.path.exists(kept)
 
 
@@ -406,9 +409,9 @@ def test_a_repository_that_is_mounted_read_only_can_be_restored_from(shop: Shop,
     shop.archive_logs()
     shop.server.stop()
     monkeypatch.setattr(Archive, "writable", False)
-    plan = restore.make(generation, archives=[shop.archive], state=str(shop.top / "state"))
+    plan = planning.make(generation, archives=[shop.archive], state=str(shop.top / "state"))
     assert "will not learn of the restore" in "\n".join(plan.lines())
-    restore.execute(plan, Quiet())
+    execute(plan, Quiet())
     assert shop.archive.restored() is None
     shop.server.start()
     with Session(shop.server.login) as session:
@@ -426,8 +429,8 @@ def test_logs_in_the_data_directory_that_come_back_with_a_backup_are_not_archive
     shop.write(1)
     shop.archive_logs()
     shop.server.stop()
-    plan = restore.make(generation, archives=[shop.archive], state=str(shop.top / "state"))
-    restore.execute(plan, Quiet())
+    plan = planning.make(generation, archives=[shop.archive], state=str(shop.top / "state"))
+    execute(plan, Quiet())
     shop.server.start("--log-bin=bin", "--log-bin-index=bin")
     shop.write(1)
     shop.archive_logs()

@@ -16,10 +16,14 @@ import traceback
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
-from _core import durable, restore, service
+from _core import durable, service
 from _core.copy import rsync
 from _core.errors import BusyError, CommandError, StillpointError, UsageError
 from _core.repository.generations import Generation
+from _core.restore import journal
+from _core.restore import plan as planning
+from _core.restore.execute import execute
+from _core.restore.kept import discard, replaced
 from trees import (
     Quiet,
     awkward,
@@ -69,11 +73,11 @@ class Host:
         write(self.app + "/index.php", b"new code", age=1)
         self.lived = {path: facts(path) for path in (self.datadir, self.app)}
 
-    def make(self, to: Optional[str] = None, parts: str = "all", name: Optional[str] = None) -> restore.RestorePlan:
-        return restore.make(self.directory.find(name), to, parts, state=self.state)
+    def make(self, to: Optional[str] = None, parts: str = "all", name: Optional[str] = None) -> planning.RestorePlan:
+        return planning.make(self.directory.find(name), to, parts, state=self.state)
 
     def restore(self, **more: Any) -> Dict[str, Any]:
-        return restore.execute(self.make(**more), Quiet())
+        return execute(self.make(**more), Quiet())
 
     def complete(self, path: str, wanted: Dict[bytes, Any]) -> bool:
         return os.path.isdir(path) and facts(path) == wanted
@@ -111,7 +115,7 @@ def test_a_restore_in_place_brings_both_halves_back_and_keeps_what_it_replaced(h
     kept = {re.sub(r"\.replaced-\d{8}T\d{6}Z$", "", path): path for path in done["replaced"]}
     assert {path: facts(kept[path]) for path in kept} == host.lived
     assert (done["generation"], done["files"], done["bytes"], done["service"]) == ("2026-11-22T02-00-05Z", 3, 3018, None)
-    assert os.listdir(host.state + "/") != [] and restore.pending(state=host.state) is None
+    assert os.listdir(host.state + "/") != [] and journal.pending(state=host.state) is None
     assert not [name for name in host.names() if "stillpoint" in name]
 
 
@@ -123,10 +127,10 @@ def test_everything_that_is_easily_lost_comes_back(tmp_path):
     generation = back_up(directory, tree(source))
     before = shape(generation.path)
     shutil.rmtree(source)
-    restore.execute(restore.make(generation, state=str(tmp_path / "state")), Quiet())
+    execute(planning.make(generation, state=str(tmp_path / "state")), Quiet())
     assert facts(source) == wanted
     assert os.stat(source + "/sparse").st_blocks * 512 < 1_000_000
-    restore.execute(restore.make(generation, str(tmp_path / "elsewhere")), Quiet())
+    execute(planning.make(generation, str(tmp_path / "elsewhere")), Quiet())
     assert facts(str(tmp_path / "elsewhere" / "files" / "tree")) == wanted
     assert shape(generation.path) == before
 
@@ -161,7 +165,7 @@ def test_a_tree_that_is_gone_with_the_directories_above_it_comes_back(host):
 def test_one_half_can_be_restored_alone_and_a_warning_says_what_that_means(host):
     plan = host.make(parts="database")
     assert any("not be of one point in time" in warning for warning in plan.warnings)
-    restore.execute(plan, Quiet())
+    execute(plan, Quiet())
     assert facts(host.datadir) == host.saved[host.datadir]
     assert facts(host.app) == host.lived[host.app]
     host.restore(parts="files")
@@ -215,7 +219,7 @@ def test_a_single_file_is_restored_under_its_name(tmp_path):
     write(path, b"old")
     generation = back_up(job(tmp_path / "repository"), tree(path, "files/etc/my.cnf"))
     write(path, b"new", age=1)
-    done = restore.execute(restore.make(generation, state=str(tmp_path / "state")), Quiet())
+    done = execute(planning.make(generation, state=str(tmp_path / "state")), Quiet())
     assert read(path) == b"old" and read(done["replaced"][0]) == b"new"
     assert sorted(os.listdir(os.path.dirname(path))) == ["my.cnf", os.path.basename(done["replaced"][0])]
 
@@ -259,8 +263,8 @@ def test_what_a_mount_point_keeps_is_not_backed_up_and_can_be_discarded(mounted)
     host.restore(parts="database")
     generation = host.back_up(hours=1)
     assert sorted(os.listdir(generation.path + "/mysql")) == ["ibdata1", "lost+found", "shop"]
-    kept = restore.replaced("job", state=host.state)
-    assert restore.discard(kept, Quiet(), state=host.state) == [each.path for each in kept]
+    kept = replaced("job", state=host.state)
+    assert discard(kept, Quiet(), state=host.state) == [each.path for each in kept]
     assert sorted(os.listdir(host.datadir)) == ["ibdata1", "lost+found", "shop"]
 
 
@@ -282,7 +286,7 @@ def test_a_repository_in_what_would_be_replaced_is_refused(tmp_path):
     write(str(tmp_path / "live" / "file"))
     generation = back_up(job(tmp_path / "live" / "repository"), tree(str(tmp_path / "live"), exclude=("/repository",)))
     with pytest.raises(UsageError, match="the repository lies in .*/live, which would be replaced"):
-        restore.make(generation, state=str(tmp_path / "state"))
+        planning.make(generation, state=str(tmp_path / "state"))
 
 
 def test_a_tree_inside_another_one_is_refused_in_place_but_not_elsewhere(host):
@@ -290,8 +294,8 @@ def test_a_tree_inside_another_one_is_refused_in_place_but_not_elsewhere(host):
         host.directory, tree(host.root + "/live", "files/live", exclude=("/lib/mysql",)), tree(host.datadir, "mysql"), hours=1
     )
     with pytest.raises(UsageError, match="mysql lies in .*/live, which would be replaced as a whole"):
-        restore.make(generation, state=host.state)
-    restore.execute(restore.make(generation, host.root + "/elsewhere"), Quiet())
+        planning.make(generation, state=host.state)
+    execute(planning.make(generation, host.root + "/elsewhere"), Quiet())
 
 
 def flip_one_bit(path: str) -> None:
@@ -314,7 +318,7 @@ def test_a_generation_that_fails_its_checksums_is_refused_before_anything_is_tou
     ):
         host.restore()
     assert {path: facts(path) for path in host.lived} == host.lived
-    assert host.names() == ["app", "mysql"] and restore.pending(state=host.state) is None
+    assert host.names() == ["app", "mysql"] and journal.pending(state=host.state) is None
     assert host.directory.generations()[0].state == "bad"
     with pytest.raises(
         StillpointError, match="is damaged and is not restored .*: choose another one; what is left of it can be copied by hand from"
@@ -378,7 +382,7 @@ def test_a_restore_that_has_no_room_is_refused_before_it_begins(host, monkeypatc
 
 @needs_root
 def test_a_disk_that_fills_up_while_it_is_copied_leaves_everything_as_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(restore, "_MARGIN", -100 << 20)
+    monkeypatch.setattr(planning, "_MARGIN", -100 << 20)
     for disk in small_disk(str(tmp_path / "disk"), "3m"):
         os.mkdir(disk + "/app")
         write(disk + "/app/file", b"x" * 2_000_000)
@@ -387,7 +391,7 @@ def test_a_disk_that_fills_up_while_it_is_copied_leaves_everything_as_it_was(tmp
         with pytest.raises(
             StillpointError, match="there is no room for .* beside .*/disk/app .*: the live data was not touched; free some space"
         ):
-            restore.execute(restore.make(generation, state=str(tmp_path / "state")), Quiet())
+            execute(planning.make(generation, state=str(tmp_path / "state")), Quiet())
         assert facts(disk + "/app") == before
         assert os.listdir(disk) == ["app"]
 
@@ -419,7 +423,7 @@ def test_a_generation_is_not_removed_while_it_is_restored(host, monkeypatch):
 
 
 def test_one_restore_runs_at_a_time(host):
-    with restore.alone(host.state), pytest.raises(BusyError, match="another restore is running on this host"):
+    with journal.alone(host.state), pytest.raises(BusyError, match="another restore is running on this host"):
         host.restore()
 
 
@@ -442,7 +446,7 @@ def test_a_plan_says_what_will_happen_for_people_and_for_programs(host):
 
 def test_stages_and_bytes_are_told_while_it_goes_on(host):
     reporter = Quiet()
-    restore.execute(host.make(), reporter)
+    execute(host.make(), reporter)
     assert reporter.stages == ["copy", "replace"]
     assert reporter.done[-1] == (3018, 3018)
 
@@ -528,14 +532,14 @@ def every_kill(host: Host, is_complete: Callable[[str, Dict[bytes, Any]], bool],
         for path in halves:
             assert in_place(path, host.saved[path]), "killed at step %d, and run again" % step
             assert is_complete(path, host.lived[path]), "killed at step %d: what was replaced is lost" % step
-        assert restore.pending(state=host.state) is None
+        assert journal.pending(state=host.state) is None
         leftovers = [
             name for _path, directories, files in os.walk(host.root + "/live") for name in directories + files if "stillpoint-new" in name
         ]
         assert leftovers == []
-        kept = restore.replaced(state=host.state)
+        kept = replaced(state=host.state)
         assert {each.target for each in kept} == set(halves)
-        restore.discard(kept, Quiet(), state=host.state)
+        discard(kept, Quiet(), state=host.state)
         for path in halves:
             empty(path)
         subprocess.run(["cp", "-a", template + "/.", host.root + "/live"], check=True)
@@ -620,7 +624,7 @@ def interrupted(host: Host, **more: Any) -> None:
 def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
     host.back_up(hours=1)
     interrupted(host, name="2026-11-22T02")
-    assert restore.pending(state=host.state)["generation"] == "2026-11-22T02-00-05Z"
+    assert journal.pending(state=host.state)["generation"] == "2026-11-22T02-00-05Z"
     with pytest.raises(
         UsageError,
         match="a restore of 2026-11-22T02-00-05Z was interrupted while it replaced the live data: "
@@ -630,12 +634,12 @@ def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
     with pytest.raises(UsageError, match="finish it first"):
         host.make(name="2026-11-22T02", parts="database")
     with pytest.raises(StillpointError, match="finish it before anything is discarded"):
-        restore.discard([], Quiet(), state=host.state)
+        discard([], Quiet(), state=host.state)
     host.restore(name="2026-11-22T02", to=host.root + "/to")  # does not touch live data
     plan = host.make(name="2026-11-22T02")
     assert plan.resumes and plan.lines()[0] == "finish the restore of generation 2026-11-22T02-00-05Z that was interrupted:"
-    restore.execute(plan, Quiet())
-    assert restore.pending(state=host.state) is None
+    execute(plan, Quiet())
+    assert journal.pending(state=host.state) is None
     host.make(name="2026-11-22T03")
 
 
@@ -676,30 +680,30 @@ def test_an_error_in_the_middle_of_the_exchange_says_that_the_same_command_finis
 
 def test_what_was_replaced_is_listed_by_job_and_discarded_for_good(host):
     done = host.restore()
-    assert restore.replaced("another", state=host.state) == []
-    kept = restore.replaced("job", state=host.state)
+    assert replaced("another", state=host.state) == []
+    kept = replaced("job", state=host.state)
     assert [each.path for each in kept] == done["replaced"]
     assert [(each.target, each.job, each.generation) for each in kept][0] == (host.datadir, "job", "2026-11-22T02-00-05Z")
-    assert restore.discard(kept, Quiet(), state=host.state) == done["replaced"]
+    assert discard(kept, Quiet(), state=host.state) == done["replaced"]
     assert host.names() == ["app", "mysql"]
-    assert restore.replaced(state=host.state) == []
+    assert replaced(state=host.state) == []
     assert facts(host.datadir) == host.saved[host.datadir]
 
 
 def test_what_somebody_moved_back_is_not_discarded(host):
     done = host.restore()
     old = done["replaced"][0]
-    kept = restore.replaced(state=host.state)
+    kept = replaced(state=host.state)
     os.rename(host.datadir, host.datadir + ".restored")
     os.rename(old, host.datadir)
     os.mkdir(old)
     write(old + "/somebody's")
-    assert restore.discard(kept, Quiet(), state=host.state) == done["replaced"][1:]
+    assert discard(kept, Quiet(), state=host.state) == done["replaced"][1:]
     assert os.path.exists(old + "/somebody's") and facts(host.datadir) == host.lived[host.datadir]
 
 
 def test_where_nothing_was_ever_restored_there_is_nothing_to_discard(host):
-    assert restore.replaced(state=host.state) == [] and restore.pending(state=host.state) is None
+    assert replaced(state=host.state) == [] and journal.pending(state=host.state) is None
 
 
 # -- the server
@@ -767,7 +771,7 @@ def test_the_server_is_stopped_for_the_exchange_and_started_after_it(host, serve
     plan = host.make()
     assert "  mariadb.service is stopped while the data is exchanged, and started after that" in plan.lines()
     reporter = Quiet()
-    assert restore.execute(plan, reporter)["service"] == "mariadb.service"
+    assert execute(plan, reporter)["service"] == "mariadb.service"
     assert reporter.stages == ["copy", "stop", "replace", "start"]
     assert server.calls == STOPPED_AND_STARTED
     assert service.running_in(host.datadir) is not None
@@ -810,7 +814,7 @@ def test_a_server_that_comes_up_before_the_exchange_stops_it(host, server):
     plan = host.make()
     server.begin()
     with pytest.raises(StillpointError, match=r"a server \(mariadbd, process \d+\) still runs in .*/mysql: stop it, then run this again"):
-        restore.execute(plan, Quiet())
+        execute(plan, Quiet())
     assert {path: facts(path) for path in host.lived} == host.lived
     assert host.names() == ["app", "mysql"]
 
@@ -837,7 +841,7 @@ def test_a_server_that_does_not_start_is_told_with_the_way_back(host, server):
     assert said.startswith("generation 2026-11-22T02-00-05Z is in place, but %s; to go back: " % why)
     way_back = said.split("to go back: ")[1].split("; ")
     assert way_back[0] == "systemctl stop mariadb.service" and way_back[-1] == "systemctl start mariadb.service"
-    assert facts(host.datadir) == host.saved[host.datadir] and restore.pending(state=host.state) is None
+    assert facts(host.datadir) == host.saved[host.datadir] and journal.pending(state=host.state) is None
     for command in way_back[1:-1]:
         subprocess.run(command, shell=True, check=True)
     assert {path: facts(path) for path in host.lived} == host.lived

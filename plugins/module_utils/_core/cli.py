@@ -363,8 +363,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    from . import restore
     from .dump import feed, load
+    from .restore import plan
+    from .restore.execute import execute as put_back
 
     job = jobs.load(arguments.job)
     if arguments.discard_replaced:
@@ -372,25 +373,25 @@ def _restore(arguments: argparse.Namespace) -> int:
     interrupted = _interrupted(arguments, job)
     replay = None if interrupted else _replay(arguments, job)
     generation = replay.recovery.generation if replay else _directory(job, arguments.host).find(arguments.generation or interrupted)
-    plan: Union[restore.RestorePlan, load.LoadPlan]
+    made: Union[plan.RestorePlan, load.LoadPlan]
     if load.applies(generation, to=arguments.to, parts=arguments.parts, asked=_of_a_dump(arguments)):
         login = load.login(job, arguments.server_socket, arguments.server_config)
-        plan = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
+        made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
     else:
-        plan = restore.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job))
+        made = plan.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job))
     if arguments.dry_run:
         if arguments.json:
-            _print_json(plan.as_dict())
+            _print_json(made.as_dict())
         else:
-            _print_lines(plan.lines())
+            _print_lines(made.lines())
         return 0
     if not arguments.json:
-        _print_lines(plan.lines())
+        _print_lines(made.lines())
     if arguments.to is None:  # elsewhere, nothing is replaced
         _confirm(arguments, "replace what is there now with %s of %s" % (generation.name, job.name))
     reporter = _reporter(arguments, job)
     try:
-        done = feed.execute(plan, reporter) if isinstance(plan, load.LoadPlan) else restore.execute(plan, reporter)
+        done = feed.execute(made, reporter) if isinstance(made, load.LoadPlan) else put_back(made, reporter)
     finally:
         reporter.close()
     if arguments.json:
@@ -425,9 +426,9 @@ def _of_a_dump(arguments: argparse.Namespace) -> Optional[str]:
 
 def _interrupted(arguments: argparse.Namespace, job: Job) -> Optional[str]:
     """Return the generation whose restore in place was interrupted half way, so that saying the same again finishes it."""
-    from . import restore
+    from .restore import journal as journals
 
-    journal = restore.pending() if arguments.to is None else None
+    journal = journals.pending() if arguments.to is None else None
     return str(journal["generation"]) if journal and journal["job"] == job.name else None
 
 
@@ -462,9 +463,9 @@ def _archives(job: Job) -> List["Archive"]:
 
 
 def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
-    from . import restore
+    from .restore import kept as keeping
 
-    kept = restore.replaced(job.name)
+    kept = keeping.replaced(job.name)
     if not arguments.json:
         _print_lines(
             ["%s: what was %s until %s" % (each.path, each.target, each.time) for each in kept]
@@ -477,7 +478,7 @@ def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
     _confirm(arguments, "delete that for good")
     reporter = _reporter(arguments, job)
     try:
-        gone = restore.discard(kept, reporter)
+        gone = keeping.discard(kept, reporter)
     finally:
         reporter.close()
     if arguments.json:

@@ -98,6 +98,14 @@ def _sync_parents(old: str, new: str) -> None:
         sync_directory(parent)
 
 
+def inode(path: str) -> Optional[int]:
+    """Return the number of what has a name now; None when nothing has it."""
+    try:
+        return os.lstat(path).st_ino
+    except FileNotFoundError:
+        return None
+
+
 def write_json(path: str, value: Any) -> None:
     """Replace a file by a JSON text, as a whole or not at all, readable by root alone."""
     new = path + ".new"
@@ -119,8 +127,9 @@ def read_json(path: str) -> Optional[Any]:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory tree, however deep, but nothing that is mounted in it.
+    """Remove a directory tree, if there is one, however deep, but nothing that is mounted in it.
 
     :raises CommandError: something of it can't be removed
     """
-    run(["rm", "-rf", "--one-file-system", "--", path], timeout=_REMOVE_TIMEOUT)
+    if os.path.lexists(path):
+        run(["rm", "-rf", "--one-file-system", "--", path], timeout=_REMOVE_TIMEOUT)

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import proof, restore
+from . import proof
 from .copy.estimate import estimate
 from .dump import plan as dumps
 from .dump.plan import DumpPlan
@@ -24,6 +24,7 @@ from .mysql.settings import Settings
 from .point import LockOptions, Quiesce
 from .process import require
 from .repository.generations import Generation, JobDirectory
+from .restore import journal
 from .storage import layout, lvm, sizes
 from .storage.layout import FILES
 from .storage.lvm import LogicalVolume
@@ -154,7 +155,7 @@ def make(job: Job) -> Plan:
     :raises StillpointError: one sentence for the first reason why a run would not succeed
     """
     require("lvs", "rsync", "mount")
-    half_done = restore.pending()
+    half_done = journal.pending()
     if half_done:
         raise StillpointError(
             "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: finish it first with `stillpoint restore %s`"

@@ -12,13 +12,14 @@ import time
 from contextlib import ExitStack, suppress
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
-from .. import restore
 from ..errors import StillpointError
 from ..mysql.connection import ServerError, Session
 from ..observe.progress import Reporter
 from ..process import start
 from ..repository import manifest, verify
 from ..repository.manifest import Fault
+from ..restore import journal
+from ..restore.execute import execute as put_back
 from . import accounts, client, sections
 from .load import LoadPlan, What, account_statements, named
 from .plan import shown
@@ -34,7 +35,7 @@ def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
     :raises StillpointError: it says what was loaded
     """
     started = time.monotonic()
-    with restore.alone(plan.state), plan.generation.hold():
+    with journal.alone(plan.state), plan.generation.hold():
         _verify(plan, reporter)
         reporter.stage("load")
         statements = {name: each for name, each in account_statements(plan.generation).items() if name in plan.made} if plan.made else {}
@@ -44,7 +45,7 @@ def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
         troubles += _grant(plan, statements)
         for trouble in troubles:
             reporter.warn(trouble)
-    files = restore.execute(plan.files, reporter) if plan.files else None
+    files = put_back(plan.files, reporter) if plan.files else None
     return {
         "generation": plan.generation.name,
         "databases": list(plan.databases),

@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from .. import restore
 from ..errors import StillpointError, UsageError
 from ..job import Job
 from ..mysql import server as servers
@@ -16,7 +15,9 @@ from ..mysql.connection import Login, Session
 from ..observe.text import count, size
 from ..process import require
 from ..repository.generations import Generation
-from ..restore import RestorePlan
+from ..restore import journal
+from ..restore.plan import ALL, FILES, RestorePlan, refuse_damaged
+from ..restore.plan import make as plan_restore
 from . import accounts, client, sections
 from .client import LARGEST_PACKET, Program
 from .plan import FILE, Key, shown
@@ -139,8 +140,8 @@ def applies(generation: Generation, *, to: Optional[str], parts: Optional[str], 
     :raises UsageError: it was given where nothing is loaded
     """
     dump = isinstance(generation.summary.get("dump"), dict)
-    if dump and to is None and parts != restore.FILES:
-        pending = restore.pending()  # of its files, when all of it had been loaded
+    if dump and to is None and parts != FILES:
+        pending = journal.pending()  # of its files, when all of it had been loaded
         return asked is not None or pending is None or pending["path"] != generation.path
     if asked:
         why = "it is put into a directory" if to else "its files alone are put back" if dump else "its databases are a copy of the server's files"
@@ -166,18 +167,18 @@ def make(
     *,
     database: Optional[str] = None,
     table: Optional[str] = None,
-    parts: str = restore.ALL,
-    state: str = restore.STATE,
+    parts: str = ALL,
+    state: str = journal.STATE,
 ) -> LoadPlan:
     """Return the plan for loading a dump. Nothing is changed.
 
     :param table: ``DATABASE.TABLE``, in backquotes where a dot in a name would make that two things
-    :param parts: as in `restore.make`; not the files alone
+    :param parts: as in `restore.plan.make`; not the files alone
     :raises UsageError: the dump does not hold it
     :raises StillpointError: the server can't be reached, is another product, or can't take it
     """
     require("zstd")
-    restore.refuse_damaged(generation)
+    refuse_damaged(generation)
     facts = generation.summary["dump"]
     tables: Dict[str, List[str]] = facts["databases"]
     what = _what(tables, database, table, generation.name)
@@ -197,8 +198,8 @@ def make(
         warnings = list(_warnings(session, what))
         where = session.where
     files = None
-    if parts == restore.ALL and what == What() and any(tree.is_files for tree in generation.trees):
-        files = restore.make(generation, parts=restore.FILES, state=state)
+    if parts == ALL and what == What() and any(tree.is_files for tree in generation.trees):
+        files = plan_restore(generation, parts=FILES, state=state)
     return LoadPlan(
         generation,
         what,

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Copying a tree of a generation into its staging place, and comparing it with the manifest while that happens."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, Dict, Iterator
+
+from .. import durable
+from ..copy import rsync
+from ..errors import StillpointError
+from ..observe.progress import Reporter
+from ..repository import manifest, verify
+from ..repository.generations import Generation
+from ..repository.manifest import Entry, Fault
+from ..storage.mounts import Tree
+from .places import Target
+
+
+def copy(generation: Generation, target: Target, done: int, total: int, reporter: Reporter) -> None:
+    """Copy a tree into its staging place and make sure that it is what the manifest says.
+
+    :raises StillpointError: it is not
+    """
+    name = os.fsencode(target.tree.name)
+    source = os.path.join(generation.path, target.tree.name)
+    sums = manifest.Sums()
+    single = not os.path.isdir(source) or os.path.islink(source)
+    untold = False
+
+    def record(item: rsync.Item) -> None:
+        nonlocal untold
+        if item.checksum or item.first:
+            prefix = b"" if single else name + b"/"
+            sums.add(name if single else prefix + item.path, item.checksum, prefix + item.first if item.first else b"")
+        else:
+            untold = True
+
+    try:
+        staging = target.staging
+        if single:  # it keeps its name while it is copied: a directory around it
+            os.mkdir(staging + ".file", 0o700)
+            staging = os.path.join(staging + ".file", os.path.basename(source))
+        rsync.copy_tree(
+            Tree(target.tree.name, source, source),
+            staging,
+            algorithm=str(generation.summary["checksum"]),
+            gives_way=False,
+            on_item=record,
+            on_progress=lambda now: reporter.progress(min(done + now, total), total),
+        )
+        if single:
+            os.rename(staging, target.staging)
+            os.rmdir(target.staging + ".file")
+        sums.resolve(lambda: ())
+        if untold:
+            _read_untold(generation, target, sums)
+        faults = list(_compared(generation, target, sums))
+    except rsync.DestinationFull as error:
+        raise StillpointError(
+            "there is no room for %s beside %s (%s): the live data was not touched; free some space, or restore into a directory "
+            "elsewhere (--to DIR)" % (generation.name, target.path, rsync.room(os.path.dirname(target.staging)))
+        ) from error
+    finally:
+        sums.close()
+    if faults:
+        verify.found_damaged(generation, faults, reporter)
+        raise StillpointError(
+            "generation %s is damaged (%s%s): the live data was not touched; restore another generation"
+            % (generation.name, faults[0].text(), ", and %d more" % (len(faults) - 1) if len(faults) > 1 else "")
+        )
+
+
+def _read_untold(generation: Generation, target: Target, sums: manifest.Sums) -> None:
+    """Read the files whose checksum rsync did not tell: names of hard links that look like its own arrow between names."""
+    told = manifest.Ahead(sums.in_order())
+    with tempfile.NamedTemporaryFile() as paths:
+        for entry in _expected(generation, target):
+            if entry.type == manifest.FILE and told.at(manifest.order(entry.path)) is None:
+                paths.write(entry.path + b"\0")
+        paths.flush()
+        rsync.checksums(
+            generation.path,
+            algorithm=str(generation.summary["checksum"]),
+            paths=paths.name,
+            on_item=lambda item: sums.add(item.path, item.checksum),
+        )
+
+
+def _expected(generation: Generation, target: Target) -> Iterator[Entry]:
+    name = os.fsencode(target.tree.name)
+    return (entry for entry in manifest.entries(generation.path) if entry.path == name or entry.path.startswith(name + b"/"))
+
+
+def _compared(generation: Generation, target: Target, sums: manifest.Sums) -> Iterator[Fault]:
+    name = os.fsencode(target.tree.name)
+    root, below = os.path.split(os.fsencode(target.staging))
+
+    def found() -> Iterator[Entry]:
+        for entry, _allocated in manifest.walk(root, below):
+            yield entry._replace(path=name + entry.path[len(below) :])
+
+    # The file system may keep times less precisely than the one that was backed up.
+    return manifest.compare(_expected(generation, target), found(), sums, times=False)
+
+
+def drop(journal: Dict[str, Any]) -> None:
+    """Remove what was copied but has replaced nothing."""
+    for target in journal["targets"]:
+        durable.remove_tree(target["staging"])
+        durable.remove_tree(target["staging"] + ".file")

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Putting a generation back.
+
+In place, each tree is copied into a staging directory beside what it will replace, and compared with the manifest while that
+happens; then the server is stopped, staging and live data change places in one step, and the server is started. What was
+replaced stays, until it is discarded. Binary logs are replayed onto the staged copy, before anything is stopped. At every
+moment either the old or the new data is complete under one name.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from datetime import datetime, timezone
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+
+from .. import durable, service
+from ..errors import StillpointError
+from ..observe.progress import Reporter
+from ..process import undisturbed
+from ..storage.mounts import is_below
+from . import copying, exchange, places
+from . import journal as journals
+from .kept import record
+from .plan import ALL, DATABASE, FILES, RestorePlan
+
+
+def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
+    """Put a generation back and return ``{generation, replaced, files, bytes, duration_s, service, recovery, warnings}``; recovery is None
+    where nothing was replayed.
+
+    :raises BusyError: another restore is running
+    :raises StillpointError: it says whether the live data was touched
+    """
+    started = time.monotonic()
+    with plan.generation.hold():
+        kept, recovery = _elsewhere(plan, reporter) if plan.to is not None else _in_place(plan, reporter)
+    return {
+        "generation": plan.generation.name,
+        "replaced": kept,
+        "files": plan.files,
+        "bytes": plan.bytes,
+        "duration_s": round(time.monotonic() - started, 1),
+        "service": plan.unit,
+        "recovery": recovery,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
+    with journals.alone(plan.state):
+        journal = journals.read(plan.state)
+        if plan.resumes:
+            if journal is None or journal["path"] != plan.generation.path:
+                raise StillpointError("the interrupted restore of %s has been finished by another run" % plan.generation.name)
+        else:
+            if journal and journal["phase"] != journals.COPYING:
+                raise StillpointError("another restore was interrupted meanwhile: run this again")
+            journal = _copied(plan, journal, reporter)
+        _stopped(plan, journal, reporter)
+        reporter.stage("replace")
+        with undisturbed():
+            kept = _replace(plan, journal)
+        if plan.unit:
+            reporter.stage("start")
+            _start(plan, plan.unit, kept)
+        journals.forget(plan.state)
+        return [each["path"] for each in kept], journal.get("recovery")
+
+
+def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Reporter) -> Dict[str, Any]:
+    """Copy and check every tree, and return the journal that says so."""
+    if journal:
+        copying.drop(journal)
+    journal = {
+        "format": 1,
+        "phase": journals.COPYING,
+        "job": str(plan.generation.summary.get("job")),
+        "generation": plan.generation.name,
+        "path": plan.generation.path,
+        "parts": _parts(plan),
+        "time": _now(),
+        "unit": plan.unit,
+        "targets": [{**vars(target), "tree": vars(target.tree)} for target in plan.targets],
+        "logs": vars(plan.logs) if plan.logs else None,
+        "inodes": [],
+        "recovery": None,
+    }
+    try:
+        journals.write(plan.state, journal)
+        reporter.stage("copy")
+        done = 0
+        for target in plan.targets:
+            _make_parents(os.path.dirname(target.staging))
+            durable.remove_tree(target.staging)
+            copying.copy(plan.generation, target, done, plan.bytes, reporter)
+            done += target.tree.bytes
+        journal = {**journal, "recovery": _replayed(plan, reporter)}
+        for target in plan.targets:
+            durable.sync_file_system(os.path.dirname(target.staging))
+        journal["old_logs"] = _old_logs(plan)
+        journal = {**journal, "phase": journals.READY, "inodes": [os.lstat(target.staging).st_ino for target in plan.targets]}
+        journals.write(plan.state, journal)
+    except BaseException as error:
+        copying.drop(journal)
+        journals.forget(plan.state)
+        if isinstance(error, OSError):
+            raise _untouched(plan, error) from error
+        raise
+    return journal
+
+
+def _replayed(plan: RestorePlan, reporter: Reporter) -> Optional[Dict[str, Any]]:
+    """Replay what the plan says onto the copy, which nothing depends on yet, and return what came of it.
+
+    :raises StillpointError: it failed; the live data was not touched
+    """
+    if plan.replay is None:
+        return None
+    where: Mapping[str, str] = {os.path.realpath(target.tree.source): target.staging for target in plan.targets if not target.tree.is_files}
+    try:
+        return plan.replay.run(where, reporter)
+    except StillpointError as error:
+        raise StillpointError("%s; the live data was not touched" % error) from error
+
+
+def _old_logs(plan: RestorePlan) -> List[str]:
+    """Return the binary logs that come back with the data: what the server logs from now on begins after them."""
+    found: Set[str] = set()
+    for archive in plan.archives:
+        for line in archive.lines()[-1:]:
+            directory, stem = os.path.split(str(line.server.get("basename") or ""))
+            for target in plan.targets:
+                source = os.path.realpath(target.tree.source)
+                if stem and is_below(os.path.realpath(directory), source):
+                    inside = target.staging + os.path.realpath(directory)[len(source) :]
+                    found.update(name for name in (os.listdir(inside) if os.path.isdir(inside) else []) if name.startswith(stem + "."))
+    return sorted(found)
+
+
+def _make_parents(path: str) -> None:
+    """Make a directory that the backup does not hold, above one that it does, as such directories are: open to read."""
+    if not os.path.isdir(path):
+        _make_parents(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+
+
+def _parts(plan: RestorePlan) -> str:
+    if len(plan.targets) == len(plan.generation.trees):
+        return ALL
+    return FILES if plan.targets[0].tree.is_files else DATABASE
+
+
+def _untouched(plan: RestorePlan, error: OSError) -> StillpointError:
+    name = " (%s)" % error.filename if error.filename else ""
+    return StillpointError("%s could not be put back: %s%s; the live data was not touched" % (plan.generation.name, error.strerror, name))
+
+
+def _stopped(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> None:
+    """Make sure that no server works on what is about to be replaced.
+
+    :raises StillpointError: one does; the live data was not touched, and the server runs if it did before
+    """
+    stopped = False
+    try:
+        if plan.unit:
+            reporter.stage("stop")
+            stopped = True
+            service.stop(plan.unit)
+        found = places.running(plan.targets)
+        if found is not None:
+            path, server = found
+            raise StillpointError(
+                "a server (%s, process %d) still runs in %s: stop it, then run this again" % (server.program, server.pid, path)
+            )
+    except BaseException:
+        if not plan.resumes:
+            copying.drop(journal)
+            journals.forget(plan.state)
+            if stopped and plan.unit:
+                _start_again(plan, plan.unit, reporter)
+        raise
+
+
+def _start_again(plan: RestorePlan, unit: str, reporter: Reporter) -> None:
+    try:
+        service.start(unit, places.datadir(plan.targets))
+    except StillpointError as error:
+        reporter.warn("%s; the data it works on was not touched" % error)
+
+
+def _replace(plan: RestorePlan, journal: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """Exchange each tree, whatever of that has been done before, and return what was kept."""
+    try:
+        for archive in plan.archives:
+            if archive.exists:
+                archive.note_restore(plan.generation.name, journal.get("old_logs") or [])
+        aside = plan.logs.set_aside() if plan.logs else None
+        for target, inode in zip(plan.targets, journal["inodes"]):
+            if target.mount_point:
+                exchange.contents(target, inode)
+            else:
+                exchange.directories(target, inode)
+        kept = [
+            {"path": target.kept, "target": target.path, "inode": os.lstat(target.kept).st_ino}
+            for target in plan.targets
+            if os.path.lexists(target.kept)
+        ]
+        if aside and plan.logs:
+            kept.append({"path": aside, "target": plan.logs.basename + ".*", "inode": os.lstat(aside).st_ino})
+        record(plan.state, journal, kept)
+        journals.write(plan.state, {**journal, "phase": journals.REPLACED})
+    except OSError as error:
+        raise StillpointError(
+            "the exchange of old and new data was interrupted: %s (%s); both are complete on the disk, and the same command finishes it"
+            % (error.strerror, error.filename2 or error.filename)
+        ) from error
+    return kept
+
+
+def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None:
+    """Start the server.
+
+    :raises StillpointError: it does not start; the sentence says how to go back
+    """
+    try:
+        service.start(unit, places.datadir(plan.targets))
+    except StillpointError as error:
+        journals.forget(plan.state)
+        back = ["systemctl stop %s" % unit]
+        for target, each in ((target, each) for target in plan.targets for each in kept if each["target"] == target.path):
+            path, old = shlex.quote(target.path), shlex.quote(each["path"])
+            if target.mount_point:
+                back.append("exchange what is in %s for what is in %s" % (path, old))
+            else:
+                back.append("mv %s %s.restored && mv %s %s" % (path, path, old, path))
+        if plan.logs and os.path.isdir(plan.logs.kept):
+            back.append("mv %s/* %s" % (shlex.quote(plan.logs.kept), shlex.quote(os.path.dirname(plan.logs.basename))))
+        back.append("systemctl start %s" % unit)
+        raise StillpointError(
+            "generation %s is in place, but %s; to go back: %s" % (plan.generation.name, error, "; ".join(back))
+        ) from error
+
+
+def _elsewhere(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
+    """Copy into a directory: everything has its final name only when all of it is there and checked."""
+    if plan.to is None:
+        raise RuntimeError("called before it was begun")
+    made = not os.path.lexists(plan.to)
+    staging = os.path.join(plan.to, places.NEW)
+    try:
+        os.makedirs(plan.to, mode=0o700, exist_ok=True)
+        durable.remove_tree(staging)
+        os.mkdir(staging, 0o700)
+        reporter.stage("copy")
+        done = 0
+        for target in plan.targets:
+            os.makedirs(os.path.dirname(target.staging), mode=0o700, exist_ok=True)
+            copying.copy(plan.generation, target, done, plan.bytes, reporter)
+            done += target.tree.bytes
+        recovery = _replayed(plan, reporter)
+        durable.sync_file_system(plan.to)
+        for name in sorted(os.listdir(staging)):
+            durable.rename_to_free_name(os.path.join(staging, name), os.path.join(plan.to, name))
+        os.rmdir(staging)
+        return [], recovery
+    except BaseException as error:
+        if os.path.isdir(staging):
+            durable.remove_tree(staging)
+        if made and os.path.isdir(plan.to) and not os.listdir(plan.to):
+            os.rmdir(plan.to)
+        if isinstance(error, OSError):
+            raise _untouched(plan, error) from error
+        raise
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

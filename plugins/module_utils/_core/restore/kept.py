@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What restores in place have replaced and kept: recorded, listed, discarded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence
+
+from .. import durable
+from ..errors import StillpointError
+from ..observe.progress import Reporter
+from . import journal as journals
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Data that a restore in place has replaced and kept.
+
+    :ivar path: where it is
+    :ivar target: where it was
+    :ivar time: when it was replaced, ISO 8601, UTC
+    """
+
+    path: str
+    target: str
+    time: str
+    job: str
+    generation: str
+    record: str
+    inode: int
+
+
+def replaced(job: Optional[str] = None, *, state: str = journals.STATE) -> List[Replaced]:
+    """Return what restores in place have replaced and kept, oldest first.
+
+    :param job: of this job; default: of any
+    """
+    found: List[Replaced] = []
+    for name in sorted(os.listdir(state)) if os.path.isdir(state) else []:
+        path = os.path.join(state, name)
+        record = durable.read_json(path) if name.startswith("kept-") and name.endswith(".json") else None
+        if not isinstance(record, dict) or job not in (None, record["job"]):
+            continue
+        for kept in record["kept"]:
+            # Somebody may have moved it back, or removed it by hand, and something else may have its name.
+            if durable.inode(kept["path"]) == kept["inode"]:
+                found.append(
+                    Replaced(kept["path"], kept["target"], record["time"], record["job"], record["generation"], path, kept["inode"])
+                )
+    return found
+
+
+def discard(kept: Sequence[Replaced], reporter: Reporter, *, state: str = journals.STATE) -> List[str]:
+    """Delete what restores have kept, for good, and return the paths.
+
+    :raises BusyError: a restore is running
+    :raises StillpointError: one was interrupted, and may still need it
+    """
+    gone: List[str] = []
+    with journals.alone(state):
+        if journals.pending(state=state):
+            raise StillpointError("a restore was interrupted while it replaced live data: finish it before anything is discarded")
+        reporter.stage("discard")
+        for each in kept:
+            if durable.inode(each.path) == each.inode:
+                durable.remove_tree(each.path)
+                gone.append(each.path)
+        for record in {each.record for each in kept}:
+            facts = durable.read_json(record)
+            if not isinstance(facts, dict) or not any(durable.inode(one["path"]) == one["inode"] for one in facts["kept"]):
+                os.unlink(record)
+    return gone
+
+
+def record(state: str, journal: Dict[str, Any], kept: Sequence[Dict[str, Any]]) -> None:
+    if kept:
+        stamp = journal["targets"][0]["kept"].rsplit("-", 1)[1]
+        facts = {key: journal[key] for key in ("job", "generation", "time")}
+        durable.write_json(os.path.join(state, "kept-%s.json" % stamp), {**facts, "kept": list(kept)})

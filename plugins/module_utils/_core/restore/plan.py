@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan of a restore: what goes where, what it takes, which server is stopped for it, and every reason against it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from .. import service
+from ..binlog.aside import Logs
+from ..errors import StillpointError, UsageError
+from ..repository import manifest
+from ..repository.generations import Generation, RecordedTree
+from ..storage.mounts import is_below
+from ..storage.sizes import human
+from . import journal as journals
+from . import places
+from .places import Target
+
+if TYPE_CHECKING:
+    from ..binlog.index import Archive
+    from ..binlog.replay import Replay
+
+ALL, DATABASE, FILES = "all", "database", "files"
+
+# What a copy takes beyond the blocks of its files: directories, and the file system's own bookkeeping.
+_MARGIN_SHARE, _MARGIN = 0.02, 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a restore takes on one file system, in bytes."""
+
+    path: str
+    needed: int
+    free: int
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """A restore that nothing is known to be against.
+
+    :ivar to: the directory that it goes to; None: in place
+    :ivar unit: the systemd unit that is stopped and started; None: none
+    :ivar resumes: an earlier run has copied everything and was interrupted while it replaced
+    :ivar replay: what is replayed onto the copy before it replaces anything; None: nothing
+    :ivar logs: the binary logs that the server writes outside its data, which end with the data that is replaced
+    :ivar archives: of this server's binary logs: what comes after the restore does not follow on them
+    """
+
+    generation: Generation
+    to: Optional[str]
+    targets: Tuple[Target, ...]
+    needs: Tuple[Need, ...]
+    unit: Optional[str]
+    resumes: bool
+    warnings: Tuple[str, ...]
+    state: str
+    replay: Optional["Replay"] = None
+    logs: Optional[Logs] = None
+    archives: Tuple["Archive", ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        return sum(target.tree.bytes for target in self.targets)
+
+    @property
+    def files(self) -> int:
+        return sum(target.tree.files for target in self.targets)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "generation": self.generation.name,
+            "path": self.generation.path,
+            "to": self.to,
+            "trees": [
+                {
+                    "name": target.tree.name,
+                    "path": target.path,
+                    "files": target.tree.files,
+                    "bytes": target.tree.bytes,
+                    "replaced": target.kept if places.occupied(target) else None,
+                }
+                for target in self.targets
+            ],
+            "space": [{"path": need.path, "needed": need.needed, "free": need.free} for need in self.needs],
+            "service": self.unit,
+            "resumes": self.resumes,
+            "recovery": self.replay.as_dict() if self.replay else None,
+            "warnings": list(self.warnings),
+        }
+
+    def lines(self) -> List[str]:
+        """Return it for people."""
+        if self.resumes:
+            lines = ["finish the restore of generation %s that was interrupted:" % self.generation.name]
+        else:
+            lines = ["put generation %s back %s:" % (self.generation.name, "into " + self.to if self.to else "in place")]
+        for target in self.targets:
+            lines.append("  %s: %d files, %s" % (target.path, target.tree.files, human(target.tree.bytes)))
+            if places.occupied(target):
+                lines.append("    what is there is kept as %s" % target.kept)
+        lines += [
+            "  needs %s on the file system of %s, which has %s free" % (human(need.needed), need.path, human(need.free))
+            for need in self.needs
+        ]
+        if self.replay:
+            lines += self.replay.lines()
+        if self.logs:
+            lines.append("  the server's binary logs %s.* are set aside: they do not follow on what is put back" % self.logs.basename)
+        if self.unit:
+            lines.append("  %s is stopped while the data is exchanged, and started after that" % self.unit)
+        return lines + ["  warning: " + warning for warning in self.warnings]
+
+
+def make(
+    generation: Generation,
+    to: Optional[str] = None,
+    parts: str = ALL,
+    *,
+    replay: Optional["Replay"] = None,
+    archives: Sequence["Archive"] = (),
+    state: str = journals.STATE,
+) -> RestorePlan:
+    """Return the plan for putting a generation back.
+
+    :param to: a directory that is empty or does not exist; default: in place
+    :param parts: ``all``, ``database`` or ``files``
+    :param replay: what to replay onto it
+    :param archives: of the binary logs of the server that it replaces the data of
+    :raises UsageError: this generation does not hold it, or it can't go there
+    :raises StillpointError: the generation is damaged, or there is no room
+    """
+    trees = _chosen(generation, parts)
+    if to is not None:
+        return _plan_elsewhere(generation, trees, os.path.abspath(to), replay, state)
+    journal = journals.read(state)
+    if journal and journal["phase"] != journals.COPYING:
+        return _plan_resumption(generation, parts, journal, archives, state)
+    refuse_damaged(generation)
+    targets = places.targets_of(trees)
+    places.refuse_torn(generation, targets)
+    unit = _unit(generation, targets)
+    needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
+    warnings = tuple(_warnings(generation, targets, unit, replay))
+    if not places.databases(targets):
+        return RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay)
+    ends = tuple(archive for archive in archives if archive.writable)
+    for archive in archives:
+        if archive not in ends:
+            warnings += (
+                "the archive of binary logs in %s can't be written now, and will not learn of the restore: have it begin anew, by moving it away, "
+                "before the server writes to it again" % archive.path,
+            )
+    return RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, _logs(generation, targets, archives), ends)
+
+
+def _logs(generation: Generation, targets: Sequence[Target], archives: Sequence["Archive"]) -> Optional[Logs]:
+    """Return the binary logs that the server writes beside its data; None where they are part of the data, or not archived."""
+    for archive in archives:
+        for line in reversed(archive.lines()):
+            basename = str(line.server.get("basename") or "")
+            if not basename or any(is_below(os.path.realpath(os.path.dirname(basename)), path) for path in places.databases(targets)):
+                return None
+            return Logs(basename, targets[0].kept.rsplit("-", 1)[1])
+    return None
+
+
+def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
+    if parts not in (ALL, DATABASE, FILES):
+        raise UsageError("%r is no part of a backup: say %s, %s or %s" % (parts, ALL, DATABASE, FILES))
+    trees = [tree for tree in generation.trees if parts == ALL or tree.is_files == (parts == FILES)]
+    if not trees and not generation.damage:
+        raise UsageError("the generation %s holds no %s" % (generation.name, "data" if parts == ALL else parts))
+    return trees
+
+
+def refuse_damaged(generation: Generation) -> None:
+    """Raise StillpointError for a generation that is damaged."""
+    reason = generation.damage
+    if not reason:
+        try:
+            manifest.check(generation.path)
+        except manifest.Damaged as error:
+            reason = str(error)
+    if reason:
+        raise StillpointError(
+            "generation %s is damaged and is not restored (%s): choose another one; what is left of it can be copied by hand from %s"
+            % (generation.name, reason, generation.path)
+        )
+
+
+def _unit(generation: Generation, targets: Sequence[Target]) -> Optional[str]:
+    """Return the unit to stop and start: the one of the server that runs there, else the one that was backed up.
+
+    :raises UsageError: a server runs there that belongs to no unit
+    """
+    if not places.databases(targets):
+        return None
+    found = places.running(targets)
+    if found is not None:
+        path, server = found
+        if server.unit is None:
+            raise UsageError(
+                "a server (%s, process %d) runs in %s and is not the main process of a systemd unit: stop it, then run this again"
+                % (server.program, server.pid, path)
+            )
+        return server.unit
+    recorded = (generation.summary.get("server") or {}).get("unit")
+    return recorded if recorded and service.exists(recorded) else None
+
+
+def _needs(places: Sequence[Tuple[str, RecordedTree]], replay: Optional["Replay"] = None) -> Tuple[Need, ...]:
+    """Return what is needed on each file system; what is replayed makes the database grow by no more than its own size.
+
+    :raises StillpointError: one has less room
+    """
+    needed: Dict[int, Tuple[str, int]] = {}
+    for path, tree in places:
+        while not os.path.isdir(path):
+            path = os.path.dirname(path)
+        device = os.stat(path).st_dev
+        first, before = needed.get(device, (path, 0))
+        grows = replay.bytes if replay and not tree.is_files else 0
+        needed[device] = (first, before + int(tree.allocated * (1 + _MARGIN_SHARE)) + grows + _MARGIN)
+    needs = []
+    for path, size in needed.values():
+        figures = os.statvfs(path)
+        need = Need(path, size, figures.f_bavail * figures.f_frsize)
+        if need.free < need.needed:
+            raise StillpointError(
+                "the file system of %s has %s free and the restore needs %s beside what is there: free some space, discard what earlier "
+                "restores replaced (--discard-replaced), or restore into a directory elsewhere (--to DIR)"
+                % (need.path, human(need.free), human(need.needed))
+            )
+        needs.append(need)
+    return tuple(needs)
+
+
+def _doubts(generation: Generation) -> Iterator[str]:
+    """Return what somebody should know who put this generation back all the same, wherever to."""
+    if generation.failed_proof:
+        yield "its proof failed, and a server may not start on it or find its tables well: %s" % generation.failed_proof
+
+
+def _warnings(
+    generation: Generation, targets: Sequence[Target], unit: Optional[str], replay: Optional["Replay"] = None
+) -> Iterator[str]:
+    yield from _doubts(generation)
+    for target in targets:
+        if target.tree.is_files or not os.path.isdir(target.path):
+            continue
+        there, new = os.stat(target.path), os.lstat(os.path.join(generation.path, target.tree.name))
+        if (there.st_uid, there.st_gid) != (new.st_uid, new.st_gid):
+            yield (
+                "%s belongs to %d:%d now and to %d:%d in the backup: where the server's account has another number on this host, "
+                "the server will not start until the files are given to it (chown -R)"
+                % (target.path, there.st_uid, there.st_gid, new.st_uid, new.st_gid)
+            )
+    if places.databases(targets) and unit is None:
+        yield "no systemd unit is known for the server: start it yourself when the restore is done"
+    halves = {tree.is_files for tree in generation.trees}
+    if len(halves) == 2 and len({target.tree.is_files for target in targets}) == 1:
+        yield "only one half of the backup is put back: database and files will not be of one point in time"
+    if replay and (generation.summary.get("coordinates") or {}).get("replica"):
+        yield "the server was a replica: what it had replicated is in its own binary logs only where it writes it there (log_slave_updates)"
+    if len(halves) == 2 and len(targets) == len(generation.trees) and replay and replay.bytes:
+        yield "the files will be those of %s UTC, when the backup was taken: binary logs hold the database alone" % generation.time.strftime(
+            "%Y-%m-%d %H:%M:%S"
+        )
+
+
+def _plan_elsewhere(
+    generation: Generation, trees: Sequence[RecordedTree], to: str, replay: Optional["Replay"], state: str
+) -> RestorePlan:
+    refuse_damaged(generation)
+    if os.path.lexists(to):
+        if not os.path.isdir(to):
+            raise UsageError("%s is not a directory" % to)
+        there = sorted(set(os.listdir(to)) - {places.NEW, places.LOST_AND_FOUND})
+        if there:
+            raise UsageError("the directory %s is not empty (%s): name one that is, or that does not exist" % (to, ", ".join(there[:3])))
+    if is_below(os.path.realpath(to), os.path.realpath(os.path.dirname(generation.path))):
+        raise UsageError("%s lies among the generations: name a directory outside the repository" % to)
+    targets = tuple(Target(tree, os.path.join(to, tree.name), os.path.join(to, places.NEW, tree.name), "", False) for tree in trees)
+    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, tuple(_doubts(generation)), state, replay)
+
+
+def _plan_resumption(
+    generation: Generation, parts: str, journal: Dict[str, Any], archives: Sequence["Archive"], state: str
+) -> RestorePlan:
+    """Return the plan for finishing what the journal says.
+
+    :raises UsageError: something else is asked for
+    """
+    names = [target["tree"]["name"] for target in journal["targets"]]
+    asked = [tree.name for tree in generation.trees if parts == ALL or tree.is_files == (parts == FILES)]
+    if journal["path"] != generation.path or names != asked:
+        how = "" if journal["parts"] == ALL else " --%s-only" % journal["parts"]
+        raise UsageError(
+            "a restore of %s was interrupted while it replaced the live data: finish it first, with stillpoint restore %s %s%s --yes"
+            % (journal["generation"], journal["job"], journal["generation"], how)
+        )
+    targets = tuple(Target(**{**target, "tree": RecordedTree(**target["tree"])}) for target in journal["targets"])
+    logs = Logs(**journal["logs"]) if journal.get("logs") else None
+    return RestorePlan(generation, None, targets, (), journal["unit"], True, (), state, None, logs, tuple(archives))

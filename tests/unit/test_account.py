@@ -50,10 +50,13 @@ def test_an_account_that_binary_logs_are_sent_to_needs_the_privilege_of_a_replic
         assert account.privileges(*server, extras=account.Extras(archive=True)) == [*account.privileges(*server), "REPLICATION SLAVE"]
 
 
-def test_without_a_lock_only_mysqls_list_of_tablespaces_needs_a_privilege() -> None:
-    assert account.privileges(*MARIADB_10_11, lock="none") == []
-    assert account.privileges("mysql", (5, 7, 44), lock="none") == []
-    assert account.privileges("mysql", (9, 7, 4), lock="none") == ["PROCESS"]
+def test_without_a_lock_an_account_still_has_to_see_where_a_replica_stands_and_what_mysql_tells_of_itself() -> None:
+    assert account.privileges(*MARIADB_10_11, lock="none") == ["SLAVE MONITOR"]
+    assert account.privileges("mariadb", (10, 5, 8), lock="none") == ["REPLICATION SLAVE ADMIN"]
+    assert account.privileges("mariadb", (10, 4, 32), lock="none") == ["REPLICATION CLIENT"]
+    assert account.privileges("mysql", (5, 7, 44), lock="none") == ["REPLICATION CLIENT"]
+    in_full = account.privileges("mysql", (9, 7, 4))
+    assert account.privileges("mysql", (9, 7, 4), lock="none") == [each for each in in_full if each != "RELOAD"]
     assert "REPLICATION SLAVE ADMIN" in account.privileges(*MARIADB_10_11, lock="none", extras=account.Extras(stop_replica=True))
 
 

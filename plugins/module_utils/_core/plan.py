@@ -269,8 +269,8 @@ def check_privileges(session: Session, server: Server, choice: Choice, options: 
     if missing:
         user, _at, at_host = str(session.value("SELECT CURRENT_USER()")).rpartition("@")
         raise StillpointError(
-            "the account %s@%s lacks privileges for the lock %s; run as an administrator: %s"
-            % (user, at_host, choice.name, account.grant_sql(user, at_host, missing))
+            "the account %s@%s lacks privileges for %s; run as an administrator: %s"
+            % (user, at_host, "the lock %s" % choice.name if choice.method else "a backup without a lock", account.grant_sql(user, at_host, missing))
         )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from .mysql.connection import Login, Session
 from .mysql.locks import Choice, Lock
 from .mysql.server import Server
 from .observe.text import iso
-from .process import in_memory, run, undisturbed, urgent
+from .process import in_memory, run, start, undisturbed, urgent
 from .storage import dm, snapshots
 from .storage.leftovers import Owner
 from .storage.snapshots import Snapshot, Taking, Target
@@ -168,9 +169,14 @@ def sync_file_systems(targets: Sequence[Target], limit: float = 600) -> None:
 
 
 def sync_shortly(targets: Sequence[Target]) -> None:
-    """Do the same while LVM stands still and keeps others from the volume group: as far as it gets in a few seconds."""
+    """Do the same where somebody waits for it (LVM stands still and keeps others from the volume group, or DDL has to wait): for all of
+    them together as far as it gets in a few seconds. What is in the kernel then can't be ended, and is not waited for."""
+    end = time.monotonic() + _SYNC_LIMIT
     with suppress(CommandError):
-        sync_file_systems(targets, _SYNC_LIMIT)
+        for process in [start(["sync", "-f", target.mount_point], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for target in targets]:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(end - time.monotonic(), 0))
+            process.kill()
 
 
 def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], note: Callable[[str], None], *, late: bool) -> Optional[Point]:
@@ -184,7 +190,7 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
     with _cleared(quiesce, note) as (session, cleared):
         lock = Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout)
         lock.prepare()
-        sync_file_systems(targets)
+        sync_shortly(targets)
         late = late and all(taking.can_be_late for taking in takings)
         with in_memory(), lock, ExitStack() as hurry:
             if late:

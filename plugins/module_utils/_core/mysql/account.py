@@ -55,26 +55,33 @@ class Extras:
 
 @dataclass(frozen=True)
 class _Needs:
-    """What an account needs on a server from a version on: for a backup, and besides for each of the extras but dumps."""
+    """What an account needs on a server from a version on: for a backup, and besides for each of the extras but dumps.
+
+    :ivar unlocked: for a backup without a lock: where a replica stands, and what MySQL 8 tells while commits go on
+    """
 
     version: Version
     backup: Tuple[str, ...]
     extras: Dict[str, str]
+    unlocked: Tuple[str, ...]
 
 
 _SUPER = {"kill": "SUPER", "stop_replica": "SUPER", "desync": "SUPER", "archive": "REPLICATION SLAVE"}
 _MARIADB = {**_SUPER, "kill": "CONNECTION ADMIN", "stop_replica": "REPLICATION SLAVE ADMIN"}
 _MYSQL = {**_SUPER, "kill": "CONNECTION_ADMIN", "stop_replica": "REPLICATION_SLAVE_ADMIN", "desync": "SYSTEM_VARIABLES_ADMIN"}
 
+_OLD = ("REPLICATION CLIENT",)
+_NEW = ("PROCESS", "REPLICATION CLIENT", "BACKUP_ADMIN", "SELECT ON performance_schema.log_status")
+
 _NEEDED: Dict[str, List[_Needs]] = {
     "mariadb": [
-        _Needs((5, 1), ("RELOAD", "PROCESS", "REPLICATION CLIENT"), _SUPER),
-        _Needs((10, 5, 2), ("RELOAD", "PROCESS", "BINLOG MONITOR", "REPLICATION SLAVE ADMIN"), _MARIADB),
-        _Needs((10, 5, 9), ("RELOAD", "PROCESS", "BINLOG MONITOR", "SLAVE MONITOR"), _MARIADB),
+        _Needs((5, 1), ("RELOAD", "PROCESS", *_OLD), _SUPER, _OLD),
+        _Needs((10, 5, 2), ("RELOAD", "PROCESS", "BINLOG MONITOR", "REPLICATION SLAVE ADMIN"), _MARIADB, ("REPLICATION SLAVE ADMIN",)),
+        _Needs((10, 5, 9), ("RELOAD", "PROCESS", "BINLOG MONITOR", "SLAVE MONITOR"), _MARIADB, ("SLAVE MONITOR",)),
     ],
     "mysql": [
-        _Needs((5, 1), ("RELOAD", "PROCESS", "REPLICATION CLIENT"), _SUPER),
-        _Needs((8, 0), ("RELOAD", "PROCESS", "REPLICATION CLIENT", "BACKUP_ADMIN", "SELECT ON performance_schema.log_status"), _MYSQL),
+        _Needs((5, 1), ("RELOAD", "PROCESS", *_OLD), _SUPER, _OLD),
+        _Needs((8, 0), ("RELOAD", *_NEW), _MYSQL, _NEW),
     ],
 }
 
@@ -130,13 +137,13 @@ Grants = Dict[str, FrozenSet[str]]  # object as SHOW GRANTS writes it -> privile
 def privileges(flavour: str, version: Version, lock: str = "auto", extras: Extras = Extras()) -> List[str]:
     """Return the least privileges of an account that backups log in with; those on one table as ``SELECT ON schema.table``.
 
-    :param lock: the lock that is taken; for ``none`` the server is only asked where its files are
+    :param lock: the lock that is taken; for ``none`` the server is only asked where its files are, and where a replica stands
     """
-    if lock == "none" and extras == Extras():
-        return ["PROCESS"] if flavour != "mariadb" and version >= (8, 0) else []
     rows = [row for row in _NEEDED["mariadb" if flavour == "mariadb" else "mysql"] if version >= row.version]
     if not rows:
         raise StillpointError("%s %s is older than anything that this knows the privileges of" % (flavour, ".".join(map(str, version))))
+    if lock == "none" and extras == Extras():
+        return list(rows[-1].unlocked)
     asked = [privilege for name, privilege in rows[-1].extras.items() if getattr(extras, name)]
     if extras.dump:
         asked += [needed for first, needed in _TO_DUMP["mariadb" if flavour == "mariadb" else "mysql"] if version >= first][-1]

@@ -63,6 +63,7 @@ class Session:
         """
         self._pymysql = pymysql()
         arguments = _arguments(login)
+        self.login = login
         self.where = arguments.get("unix_socket") or "%s:%d" % (arguments.get("host"), arguments.get("port") or 3306)
         self.user = arguments.get("user") or ""
         try:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Tuple
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from threading import Timer
+from typing import ContextManager, Dict, Iterator, List, Optional, Tuple
 
 from ..errors import NotNowError, StillpointError, UsageError
 from .connection import ServerError, Session
@@ -22,8 +24,9 @@ COMMITS_STOPPED = ("backup_stage", "ftwrl")
 FLUSH_ENGINE_LOGS = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
 
 _IDLE_LIMIT = 30  # seconds that a session which stops writers may say nothing; more than a snapshot may take under the lock
-_LOCK_WAIT_TIMEOUT = 1205
-_ACCESS_DENIED = 1227
+# lock_wait_timeout; max_statement_time; KILL QUERY
+_NOT_GRANTED = (1205, 1969, 1317)
+_LEAST = 0.01  # seconds: none at all would mean no limit
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Method:
     :ivar late: writers wait from the first of these on
     :ivar release: undo both
     :ivar stops_commits: nothing is committed while it is held, so that the binary log stands still
+    :ivar limit: makes the server end one of these statements after so many seconds, a fraction included; "" where it can't
     """
 
     name: str
@@ -41,7 +45,10 @@ class Method:
     late: Tuple[str, ...]
     release: Tuple[str, ...]
     stops_commits: bool = True
+    limit: str = ""
 
+
+_LIMIT = "SET STATEMENT max_statement_time = %.3f FOR "  # MariaDB, since 10.1.2
 
 _BACKUP_STAGE = Method(
     "backup_stage",
@@ -49,6 +56,7 @@ _BACKUP_STAGE = Method(
     # MyISAM and Aria writers wait from FLUSH on, commits from BLOCK_COMMIT on (MariaDB documentation, BACKUP STAGE)
     ("BACKUP STAGE FLUSH", "BACKUP STAGE BLOCK_DDL", "BACKUP STAGE BLOCK_COMMIT"),
     ("BACKUP STAGE END",),
+    limit=_LIMIT,
 )
 _FTWRL = Method("ftwrl", (), ("FLUSH TABLES WITH READ LOCK",), ("UNLOCK TABLES",))
 # LOCK INSTANCE FOR BACKUP stops what makes, renames or removes files, and neither commits nor MyISAM writes (measured on 9.7).
@@ -61,7 +69,7 @@ _FTWRL_8 = Method("ftwrl", _INSTANCE.early, _FTWRL.late, (*_FTWRL.release, *_INS
 _METHODS: Dict[Tuple[str, str], List[Tuple[Version, Method]]] = {
     ("backup_stage", "mariadb"): [((10, 4), _BACKUP_STAGE)],
     ("instance", "mysql"): [((8, 0), _INSTANCE)],
-    ("ftwrl", "mariadb"): [((5, 1), _FTWRL)],
+    ("ftwrl", "mariadb"): [((5, 1), _FTWRL), ((10, 1, 2), replace(_FTWRL, limit=_LIMIT))],
     ("ftwrl", "mysql"): [((5, 1), _FTWRL), ((8, 0), _FTWRL_8)],
 }
 
@@ -128,6 +136,8 @@ def _method(name: str, server: Server) -> Optional[Method]:
 class Lock:
     """A lock on one session, dropped when its context ends. Whoever ends the session, ends the lock; `release` tells whether somebody did.
 
+    The limit is one for all of its statements: what one of them has waited, those after it have less.
+
     :ivar waited: seconds from the first late statement until the lock was granted
     :ivar held: seconds from the first late statement until the lock was given back, the waiting included: what a writer can
         feel. Without a late statement it is DDL that feels it, from the first of the early ones on
@@ -137,6 +147,9 @@ class Lock:
         self._session = session
         self._method = method
         self._wait_timeout = wait_timeout
+        self._left = float(wait_timeout)  # seconds
+        self._told: Optional[int] = None  # the server's own limit, as it was set last
+        self._expired = False
         self._asked: Optional[float] = None
         self.waited = 0.0
         self.held = 0.0
@@ -152,11 +165,10 @@ class Lock:
         return self._session
 
     def prepare(self) -> None:
-        """Set the limits and send what does not stop a writer.
+        """Send what does not stop a writer.
 
         :raises NotNowError: what is sent waited for DDL to end, longer than its limit
         """
-        self._session.do("SET SESSION lock_wait_timeout = %d" % self._wait_timeout)
         if not self._method.late:
             self._asked = time.monotonic()
         self._send(self._method.early)
@@ -214,13 +226,49 @@ class Lock:
 
     def _send(self, statements: Tuple[str, ...]) -> None:
         for statement in statements:
+            began = time.monotonic()
             try:
-                self._session.do(statement)
+                self._set_limit()
+                with self._ended_in_time():
+                    self._session.do((self._method.limit % max(self._left, _LEAST) if self._method.limit else "") + statement)
+                granted = not self._expired
             except ServerError as error:
+                granted = False
+                if error.number not in _NOT_GRANTED and not self._expired:
+                    self.drop()
+                    raise
+            self._left -= time.monotonic() - began
+            if not granted:
                 self.drop()
-                if error.number == _LOCK_WAIT_TIMEOUT:
-                    raise NotNowError(
-                        "the server did not grant %s within lock_wait_timeout = %d s: a statement that it has to wait for is running; "
-                        "nothing was backed up" % (statement, self._wait_timeout)
-                    ) from None
-                raise
+                raise NotNowError(
+                    "the server did not grant %s within lock_wait_timeout = %d s: a statement that it has to wait for is running; "
+                    "nothing was backed up" % (statement, self._wait_timeout)
+                )
+
+    def _set_limit(self) -> None:
+        """Have the server give up by itself, whatever becomes of this process: in whole seconds, and anew for each lock that one statement takes."""
+        seconds = max(math.ceil(self._left), 1)
+        if seconds != self._told:
+            self._session.do("SET SESSION lock_wait_timeout = %d" % seconds)
+            self._told = seconds
+
+    def _ended_in_time(self) -> ContextManager[None]:
+        return nullcontext() if self._method.limit else self._ended_from_outside()
+
+    @contextmanager
+    def _ended_from_outside(self) -> Iterator[None]:
+        """End the session from another one when the time is up, where no statement can be told to end by itself."""
+        number = self._session.id
+
+        def end() -> None:
+            self._expired = True
+            with suppress(StillpointError), Session(self._session.login) as other:
+                other.do("KILL %d" % number)  # an account may always end its own sessions
+
+        timer = Timer(max(self._left, _LEAST), end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()

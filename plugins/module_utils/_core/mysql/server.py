@@ -283,7 +283,8 @@ def _entries(path: str) -> List["os.DirEntry[str]"]:
 
 
 def replica_status(session: Session, flavour: str, version: Version) -> List[Dict[str, Any]]:
-    """Return a row for each source that this server replicates from, as the server words it; [] without the privilege to ask.
+    """Return a row for each source that this server replicates from, as the server words it. Without the privilege to ask it returns [],
+    and the plan refuses the account, which lacks one that every lock and also ``none`` needs.
 
     Group Replication's own channels are left out: they have no source whose log could be read on, and can't be stopped.
     """

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How long a lock is waited for, on a real server with statements in its way."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Thread
+from typing import Iterator
+
+import pytest
+from _core import plan
+from _core.errors import NotNowError, StillpointError
+from _core.mysql import locks
+from _core.mysql.connection import ServerError, Session
+from _core.mysql.locks import Lock, Method
+from _core.quiesce import QuiesceRequest
+from real_server import RealServer, needed, real_server
+
+pytest.importorskip("pymysql")
+pytestmark = needed
+
+STAGE, FTWRL = locks._BACKUP_STAGE, replace(locks._FTWRL, limit=locks._LIMIT)
+LIMIT = 2  # seconds
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealServer]:
+    with real_server() as server:
+        server.do("CREATE DATABASE d", *("CREATE TABLE d.%s (i INT) ENGINE=MyISAM" % name for name in "abc"))
+        yield server
+
+
+@contextmanager
+def in_the_way(server: RealServer, seconds: float) -> Iterator[None]:
+    """Have two statements in the way: one that ends after so many seconds, and one that a later step waits for and that does not end."""
+
+    def hold() -> None:
+        with Session(server.login) as session:
+            session.do("LOCK TABLES d.a WRITE")
+            time.sleep(seconds)
+
+    with Session(server.login) as writer:
+        threads = [Thread(target=hold), Thread(target=_write, args=(writer,))]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        yield
+        server.do("KILL QUERY %d" % writer.id)
+        for thread in threads:
+            thread.join()
+
+
+def _write(session: Session) -> None:
+    try:
+        session.do("INSERT INTO d.b SELECT SLEEP(30)")
+    except ServerError:
+        pass  # killed at the end of the test
+
+
+def asked_for(server: RealServer, method: Method) -> float:
+    """Ask for a lock that is not granted, and return for how many seconds it was waited for."""
+    with Session(server.login) as session:
+        lock = Lock(session, method, LIMIT)
+        began = time.monotonic()
+        with pytest.raises(NotNowError, match="within lock_wait_timeout = 2 s: a statement that it has to wait for is running; nothing was"), lock:
+            lock.prepare()
+            lock.take()
+        return time.monotonic() - began
+
+
+@pytest.mark.parametrize("method", [STAGE, FTWRL, locks._FTWRL], ids=["backup_stage", "ftwrl", "ftwrl ended from outside"])
+def test_all_that_a_lock_waits_for_counts_to_one_limit(server: RealServer, method: Method) -> None:
+    with in_the_way(server, 1.6):
+        assert LIMIT - 0.2 < asked_for(server, method) < LIMIT + 0.5
+        server.do("INSERT INTO d.c VALUES (1)")  # nothing is held any more
+
+
+def test_where_the_server_does_not_count_the_lock_is_ended_by_another_session(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lock, "_set_limit", lambda _self: None)
+    with in_the_way(server, 60 / 1000):
+        assert LIMIT - 0.2 < asked_for(server, locks._FTWRL) < LIMIT + 0.5
+
+
+def test_a_lock_that_is_granted_is_held_beyond_the_limit_of_its_waiting(server: RealServer) -> None:
+    for method in (STAGE, FTWRL, locks._FTWRL):
+        with Session(server.login) as session, Lock(session, method, 1) as lock:
+            lock.prepare()
+            lock.take()
+            time.sleep(1.5)
+            lock.release()
+            assert lock.waited < 1 < lock.held
+
+
+def test_without_a_lock_too_an_account_that_can_not_see_whether_this_is_a_replica_is_refused_with_the_grant(server: RealServer) -> None:
+    server.do("CREATE USER blind IDENTIFIED BY 'x'")
+    request = QuiesceRequest(login_user="blind", login_password="x", login_unix_socket=server.top + "/s", lock="none")
+    with pytest.raises(StillpointError, match="blind@% lacks privileges for a backup without a lock; .*: GRANT SLAVE MONITOR ON .* TO 'blind'@'%';"):
+        plan.quiescing(request)
+    server.do("GRANT SLAVE MONITOR ON *.* TO blind")
+    assert plan.quiescing(request).choice.name == "none"

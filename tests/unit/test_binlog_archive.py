@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import threading
 import time
 from datetime import datetime, timezone
@@ -13,7 +14,7 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 from _core.binlog import archive as archiving
-from _core.binlog import events, timeline
+from _core.binlog import events, follower, timeline
 from _core.binlog.archive import Service
 from _core.binlog.index import CRASH, CUT, GAP, RESET, RESTORED, Archive, Line
 from _core.errors import BusyError, StillpointError
@@ -29,6 +30,9 @@ pytestmark = needed
 
 PATIENCE = 20.0
 
+FRESH = ("RESET MASTER", "DROP DATABASE IF EXISTS d", "CREATE DATABASE d", "CREATE TABLE d.t (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
+FACTS = {"flavour": "mariadb", "version": "10.11", "uuid": None, "basename": ""}
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RealServer]:
@@ -38,8 +42,8 @@ def server() -> Iterator[RealServer]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archiving, "_ASK_EVERY", 0.2)
-    monkeypatch.setattr(archiving, "_SYNC_EVERY", 0.2)
+    monkeypatch.setattr(follower, "_ASK_EVERY", 0.2)
+    monkeypatch.setattr(follower, "_SYNC_EVERY", 0.2)
     monkeypatch.setattr(archiving, "_TICK", 0.05)
     monkeypatch.setattr(archiving, "_BACK_OFF", (0.1, 0.2))
 
@@ -47,21 +51,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Archiving:
     """An archive of the server's logs, and a service for it that runs in a thread."""
 
-    def __init__(self, server: RealServer, repository: str, method: str = "auto") -> None:
-        self.server = server
-        self.job: Job = parse(
-            {
-                "name": "job",
-                "mysql": {"login_user": "root", "login_unix_socket": server.top + "/s"},
-                "repository": repository,
-                "binlog": {"archive": True, "method": method},
-            }
-        )
+    def __init__(self, server: RealServer, repository: str) -> None:
+        self.repository = repository
+        self.use(server)
         self.directory = JobDirectory(repository + "/host/job")
         self.archive = Archive(self.directory.path)
         self.reporter = Notes()
         self._thread: Any = None
         self.crashed: List[BaseException] = []
+
+    def use(self, server: RealServer, method: str = "auto") -> None:
+        """Archive that server's logs from now on."""
+        self.server = server
+        login = {"login_user": "root", "login_unix_socket": server.top + "/s"}
+        self.job: Job = parse({"name": "job", "mysql": login, "repository": self.repository, "binlog": {"archive": True, "method": method}})
 
     def service(self) -> Service:
         assert self.job.mysql is not None
@@ -80,7 +83,7 @@ class Archiving:
             if self._end.is_set():
                 raise Ended
 
-        say = service._say
+        say = service.say
 
         def say_and_end(state: str) -> None:
             say(state)
@@ -93,7 +96,7 @@ class Archiving:
                 ended()
                 wait(0.05)
 
-        service._say = say_and_end  # type: ignore[method-assign]
+        service.say = say_and_end  # type: ignore[method-assign]
         service._wait = wait_and_end  # type: ignore[method-assign]
 
         def run() -> None:
@@ -145,7 +148,7 @@ class Notes(Quiet):
 def archiving_(server: RealServer, tmp_path: Path) -> Iterator[Archiving]:
     if server.process is None:
         server.start()
-    server.do("RESET MASTER", "DROP DATABASE IF EXISTS d", "CREATE DATABASE d", "CREATE TABLE d.t (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
+    server.do(*FRESH)
     it = Archiving(server, str(tmp_path / "repository"))
     os.makedirs(it.directory.path)
     yield it
@@ -347,6 +350,149 @@ def test_a_reset_is_noticed_also_when_the_names_are_the_same_again(archiving_: A
     assert second.start == "bin.000001"
 
 
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_reset_under_a_running_stream_is_noticed_whether_the_new_log_is_shorter_or_longer(archiving_: Archiving, rows: int) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server, 3)
+    until(lambda: archiving_.complete() and archiving_.archive.status().get("lag_bytes") == 0, "three rows")
+    before = Path(archiving_.archive.pieces(archiving_.line(), current=True)[-1].path).read_bytes()
+    with Session(server.login) as session:  # at once, so that the archive never sees a log that is shorter
+        session.do("RESET MASTER", *["INSERT INTO d.t (s) VALUES (REPEAT('y', 1000))"] * rows)
+    until(lambda: len(archiving_.archive.lines()) == 2 and archiving_.complete(), "the new logs")
+    first, second = archiving_.archive.lines()
+    assert (second.reason, second.start) == (RESET, "bin.000001")
+    assert "its bin.000001 is not the one that was archived" in second.text
+    assert any("take a backup now" in warning for warning in archiving_.reporter.warnings)
+    (log,) = first.logs
+    kept = Path(archiving_.archive.path_of(first, log.file)).read_bytes()
+    assert (log.end, kept) == (CUT, before)
+    gap = timeline.read(archiving_.archive, []).as_dict(datetime.now(timezone.utc))["gaps"]
+    assert [each["reason"] for each in gap] == [RESET]
+
+
+@pytest.mark.parametrize("tail", ["torn", "zeros", "half a transaction"])
+@pytest.mark.parametrize("method", ["auto", "copy"])
+def test_a_log_that_a_crash_has_torn_is_closed_as_it_is_and_the_next_one_follows(archiving_: Archiving, tail: str, method: str) -> None:
+    server = archiving_.server
+    insert(server, 3)
+    server.stop(crash=True)
+    log = Path(server.binlogs, "bin.000001")
+    whole = log.read_bytes()
+    ends: List[int] = []
+    events.read(str(log), lambda each: not ends.append(each.end))  # type: ignore[func-returns-value]
+    assert ends[-1] == len(whole)
+    # as if the machine had lost power: what was not yet on the disk is missing
+    last_event = len(whole) - 31  # the XID of the last transaction
+    log.write_bytes({"torn": whole[: last_event - 5], "zeros": whole + bytes(5000), "half a transaction": whole[:last_event]}[tail])
+    complete = ends[-1] if tail == "zeros" else ends[-2]
+    server.start()
+    insert(server, 2)
+    archiving_.use(server, method)
+    with archiving_.archive.lock():
+        archiving_.archive.begin("first", "the archive begins", "bin.000001", FACTS)
+    if method == "copy":
+        with archiving_.archive.lock():
+            archiving_.service().copy_once()
+    else:
+        archiving_.start()
+        until(archiving_.complete, "what came after the crash")
+    (line,) = archiving_.archive.lines()
+    assert (line.logs[0].file, line.logs[0].end, line.logs[0].size) == ("bin.000001", CRASH, complete)
+    archived = Path(archiving_.archive.path_of(line, "bin.000001")).read_bytes()
+    assert events.without_flags(archived) == events.without_flags(log.read_bytes()[:complete])
+    assert any("crashed while it wrote bin.000001" in note and str(complete) in note for note in archiving_.reporter.notes)
+    archiving_.stop()
+    with archiving_.archive.lock():  # and it goes on from there as often as it is started
+        archiving_.service().copy_once()
+    assert len(archiving_.archive.lines()) == 1
+
+
+def test_a_log_that_is_damaged_on_the_server_itself_is_archived_up_to_there_and_said_to_be_a_gap(archiving_: Archiving) -> None:
+    server = archiving_.server
+    insert(server, 3)
+    server.do("FLUSH BINARY LOGS")
+    insert(server)
+    log = Path(server.binlogs, "bin.000001")
+    ends: List[int] = []
+    events.read(str(log), lambda each: not ends.append(each.end))  # type: ignore[func-returns-value]
+    data = bytearray(log.read_bytes())
+    data[ends[-2] + 100] ^= 1
+    log.write_bytes(data)
+    with archiving_.archive.lock():
+        archiving_.archive.begin("first", "the archive begins", "bin.000001", FACTS)
+    archiving_.start()
+    until(archiving_.complete, "what comes after the damage")
+    first, second = archiving_.archive.lines()
+    assert [(each.end, each.size) for each in first.logs] == [(CUT, ends[-2])]
+    assert (second.reason, second.start) == (GAP, "bin.000002")
+    assert "bin.000001 is damaged on the server: the checksum" in second.text
+
+
+def test_the_logs_of_another_server_are_not_taken_for_those_of_this_one(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server, 3)
+    until(archiving_.complete, "three rows")
+    server.do("FLUSH BINARY LOGS")
+    insert(server)
+    until(lambda: archiving_.names() == ["bin.000001"] and archiving_.complete(), "the first log")
+    archiving_.stop()
+    with real_server() as other:  # with logs of the same names and sizes
+        with Session(server.login) as one, Session(other.login) as two:  # the host's network card is the same
+            assert one.value("SELECT @@server_uid") == two.value("SELECT @@server_uid")
+        other.do(*FRESH)
+        insert(other, 3)
+        other.do("FLUSH BINARY LOGS")
+        other.do("INSERT INTO d.t (s) VALUES ('theirs')")
+        assert os.path.getsize(other.binlogs + "/bin.000001") == os.path.getsize(server.binlogs + "/bin.000001")
+        archiving_.use(other)
+        archiving_.start()
+        try:
+            until(lambda: len(archiving_.archive.lines()) == 2 and archiving_.complete(), "the other server's logs")
+        finally:
+            archiving_.stop()
+            archiving_.use(server)
+        first, second = archiving_.archive.lines()
+        assert (second.reason, second.start) == (RESET, "bin.000001")
+        assert "or are those of another server" in second.text
+        for log in second.logs:
+            assert Path(archiving_.archive.path_of(second, log.file)).read_bytes() == Path(other.binlogs, log.file).read_bytes()
+
+
+def test_what_a_server_encrypts_on_its_disk_is_archived_as_a_stream_and_not_copied(archiving_: Archiving) -> None:
+    server = archiving_.server
+    server.stop()
+    keys = Path(server.top, "keys")
+    keys.write_text("1;" + "ab" * 32 + "\n")
+    server.start("--plugin-load-add=file_key_management", "--file-key-management-filename=%s" % keys, "--encrypt-binlog=ON")
+    try:
+        server.do("RESET MASTER")
+        insert(server, 3)
+        with archiving_.archive.lock(), pytest.raises(StillpointError, match="encrypts its binary logs: they can't be copied, only streamed"):
+            archiving_.service().copy_once()
+        log = last_log(server)
+        assert log == "bin.000001"  # refused before anything was done
+        archiving_.start()
+        until(archiving_.complete, "three rows")
+        server.do("FLUSH BINARY LOGS")
+        until(lambda: archiving_.names() == ["bin.000001"], "a closed log")
+        archived = archiving_.archive.path_of(archiving_.line(), "bin.000001")
+        assert b"REPEAT('x', 1000)" in Path(archived).read_bytes()
+        assert archiving_.line().logs[0].transactions == 3
+        with pytest.raises(StillpointError, match="is encrypted by its server: it can only be archived as a stream"):
+            events.read(server.binlogs + "/bin.000001")
+        text = subprocess.run(["mariadb-binlog", "--no-defaults", "--verify-binlog-checksum", archived], capture_output=True, text=True, check=True).stdout
+        assert text.count("COMMIT") == 3
+        with Session(server.login) as session:
+            session.do("RESET MASTER")
+        insert(server, 6)
+        until(lambda: len(archiving_.archive.lines()) == 2 and archiving_.complete(), "the logs after a reset")
+    finally:
+        archiving_.stop()
+        server.stop()
+
+
 def test_transactions_that_are_missing_between_two_logs_are_noticed_by_their_gtids(archiving_: Archiving) -> None:
     server = archiving_.server
     archiving_.start()
@@ -361,7 +507,7 @@ def test_transactions_that_are_missing_between_two_logs_are_noticed_by_their_gti
     shutil.copy(server.binlogs + "/bin.000002", path)
     with Session(server.login) as session:
         there = archiving.source.read(session)
-    with pytest.raises(archiving._Again, match="does not follow"):
+    with pytest.raises(follower.Again, match="does not follow"):
         service.close(archiving_.line(), path, there)
     assert (archiving_.line().reason, archiving_.line().start, archiving_.line().logs) == (RESET, "bin.000002", ())
 
@@ -380,7 +526,7 @@ def test_a_damaged_log_is_fetched_again_and_never_taken(archiving_: Archiving) -
     data = bytearray(Path(server.binlogs, "bin.000001").read_bytes())
     for damaged in (bytes(data[:-5]), bytes(data[:600]) + bytes([data[600] ^ 1]) + bytes(data[601:])):
         Path(path).write_bytes(damaged)
-        with pytest.raises((archiving._Again, StillpointError), match="arrived damaged"):
+        with pytest.raises((follower.Again, StillpointError), match="arrived damaged"):
             service.close(archiving_.line(), path, there)
         assert not events.read(path).fault
         assert archiving_.names() == []

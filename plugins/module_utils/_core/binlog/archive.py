@@ -14,18 +14,18 @@ import os
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import durable
 from ..errors import BusyError, StillpointError, Stopped, UsageError
 from ..job import Job, MysqlOptions, host_name
-from ..mysql.connection import ServerError, Session
+from ..mysql.connection import Session
 from ..observe.progress import Reporter
 from ..process import sentence, start, undisturbed
 from ..repository.generations import JobDirectory
 from . import events, gtid, source
 from .events import Facts
+from .follower import Again, Follower, Progress
 from .index import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, Log, next_name, numbered, sequence, sync, text_of, written
 from .source import Source
 
@@ -33,37 +33,12 @@ STREAM, COPY, AUTO = "stream", "copy", "auto"
 
 # Seconds, all of them.
 _TICK = 0.25
-_SYNC_EVERY = 1.0
-_ASK_EVERY = 2.0
 _PRUNE_EVERY = 900.0
 _COPY_EVERY = 300.0
-_STALLED = 60.0  # the server is ahead and nothing arrives: the connection is dead
 _BACK_OFF = (1.0, 60.0)
 _STEADY = 30.0  # a stream that lasted as long as this was a good one
 
-_GLANCE = 4096  # bytes that tell one log from another: its description of itself has the time at which it was begun
-_PIECE = 1 << 20
-
 _TRIES = 3  # so often a log that can't be archived whole is fetched anew before that is called an error
-
-
-class _Again(Exception):
-    """The archive has to be looked at anew: something is not as it was when the stream began."""
-
-
-@dataclass
-class _Progress:
-    """How far the archiving is, for the status."""
-
-    method: str = ""
-    state: str = "starting"
-    error: Optional[str] = None
-    line: Optional[int] = None
-    file: Optional[str] = None
-    position: Optional[int] = None
-    lag_bytes: Optional[int] = None
-    synced: Optional[float] = None
-    pending: List[Tuple[float, str, int]] = field(default_factory=list)  # what the server was known to have, and when
 
 
 def serve(job: Job, reporter: Reporter, *, once: bool = False) -> Dict[str, Any]:
@@ -127,6 +102,9 @@ def _younger(generation: Any, moment: Optional[float]) -> bool:
     return moment is None or generation.time.timestamp() > moment
 
 
+_RESET = "the server's binary logs were reset, or are those of another server: its %s is not the one that was archived"
+
+
 class Service:
     """One job's archiving. Its methods are called by one thread, under the archive's lock."""
 
@@ -136,10 +114,10 @@ class Service:
         self._job = job
         self._options = options
         self._method = method
-        self._archive = archive
+        self.archive = archive
         self._directory = directory
         self._reporter = reporter
-        self._progress = _Progress(synced=archive.status().get("synced"))
+        self.progress = Progress(synced=archive.status().get("synced"))
         self._failed: Dict[str, int] = {}
         self._pruned = 0.0
         self._copied_at: Optional[Tuple[str, int]] = None
@@ -155,24 +133,25 @@ class Service:
                 try:
                     self._turn()
                     trouble = None
-                except _Again as news:
+                except Again as news:
                     self._reporter.note(str(news))
                     pause = _BACK_OFF[0]
+                    self._wait(pause)
                     continue
                 except StillpointError as error:
                     trouble = str(error)
                 if time.monotonic() - began > _STEADY:
                     pause = _BACK_OFF[0]
                 if trouble:
-                    if trouble != self._progress.error:
+                    if trouble != self.progress.error:
                         self._reporter.warn("%s; trying again" % trouble)
-                    self._progress.error = trouble
-                self._say("waiting" if trouble else self._progress.state)
+                    self.progress.error = trouble
+                self.say("waiting" if trouble else self.progress.state)
                 self._wait(pause if trouble else 0.0)
                 pause = min(pause * 2, _BACK_OFF[1])
         finally:
             with undisturbed():
-                self._say("stopped")
+                self.say("stopped")
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -185,14 +164,14 @@ class Service:
             there = source.read(session)
             method = self._choose(session, there)
             line = self._line(there)
-            self._progress.method, self._progress.line = method, line.number
+            self.progress.method, self.progress.line = method, line.number
             if method == STREAM:
                 self._stream(session, there, line)
             else:
                 self._copy(session, there, line)
-                self._progress.error = None
-                self._say("copying")
-                self._prune()
+                self.progress.error = None
+                self.say("copying")
+                self.prune()
         if method == COPY:
             self._wait(_COPY_EVERY)
 
@@ -203,15 +182,15 @@ class Service:
                 with Session(source.login(self._options)) as session:
                     there = source.read(session)
                     line = self._line(there)
-                    self._progress.method, self._progress.line = COPY, line.number
+                    self.progress.method, self.progress.line = COPY, line.number
                     self._copy(session, there, line)
                 break
-            except _Again as again:
+            except Again as again:
                 if attempt == _TRIES - 1:
                     raise StillpointError("the binary logs could not be copied: %s" % again) from None
-        self._say("stopped")
-        self._prune()
-        return self._archive.status()
+        self.say("stopped")
+        self.prune()
+        return self.archive.status()
 
     def _choose(self, session: Session, there: Source) -> str:
         if self._method != AUTO:
@@ -221,14 +200,14 @@ class Service:
             reason = "the client program that streams binary logs is not installed (package %s)" % source.client_package(there.flavour)
         elif not source.may_stream(session):
             reason = "the account %s lacks the privilege REPLICATION SLAVE" % session.user
-        if reason and self._progress.method != COPY:
+        if reason and self.progress.method != COPY:
             self._reporter.warn("%s: closed logs are copied every %d s instead" % (reason, _COPY_EVERY))
         return COPY if reason else STREAM
 
-    def _say(self, state: str) -> None:
-        progress = self._progress
+    def say(self, state: str) -> None:
+        progress = self.progress
         progress.state = state
-        self._archive.say(
+        self.archive.say(
             {
                 "time": time.time(),
                 "pid": os.getpid(),
@@ -243,12 +222,12 @@ class Service:
             }
         )
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         if time.monotonic() - self._pruned < _PRUNE_EVERY and self._pruned:
             return
         self._pruned = time.monotonic()
         try:
-            remove_unneeded(self._archive, self._directory, self._reporter)
+            remove_unneeded(self.archive, self._directory, self._reporter)
         except (StillpointError, OSError) as error:
             self._reporter.warn("old binary logs were not removed: %s" % error)
 
@@ -256,23 +235,25 @@ class Service:
 
     def _line(self, there: Source) -> Line:
         """Return the line to go on with: the current one, or a new one where the server's logs do not follow on it."""
-        lines = self._archive.lines()
+        lines = self.archive.lines()
         if not lines:
             return self.begin(FIRST, "the archive begins", self._first(there), there)
         line = self._adopt(lines[-1], there)
-        restored = self._archive.restored()
+        restored = self.archive.restored()
         if restored:
             fresh = [name for name in there.names if name not in restored["logs"]]
             self.seal(line)
             text = "the server's data was replaced by the backup %s: its logs begin anew" % restored["generation"]
             line = self.begin(RESTORED, text, fresh[0] if fresh else there.names[-1], there)
-            self._archive.forget_restore()
+            self.archive.forget_restore()
             return line
         reason, text = self._break(line, there)
         if not reason:
             return line
-        self.seal(line)
-        return self.begin(reason, text, there.names[0], there)
+        self.seal(line, but=lambda path: reason == RESET and there.has(next_name(line), path))
+        cut = line.logs[-1].file if line.logs and line.logs[-1].end == CUT else ""
+        fresh = there.names[there.names.index(cut) + 1 :] if cut in there.names else []
+        return self.begin(reason, text, (fresh or there.names)[0], there)
 
     def _first(self, there: Source) -> str:
         """Return the log to begin the archive with: that of the oldest generation which the server still has the log of."""
@@ -280,7 +261,7 @@ class Service:
         return next((name for name in there.names if name in needed), there.names[-1])
 
     def begin(self, reason: str, text: str, first: str, there: Source) -> Line:
-        line = self._archive.begin(reason, text, first, there.facts)
+        line = self.archive.begin(reason, text, first, there.facts)
         (self._reporter.note if reason == FIRST else self._reporter.warn)("%s; archiving from %s on" % (text, first))
         if reason not in (FIRST, RESTORED):
             self._reporter.warn("moments between the last archived commit and the next backup can't be recovered: take a backup now")
@@ -289,7 +270,7 @@ class Service:
     def _break(self, line: Line, there: Source) -> Tuple[str, str]:
         """Return why the server's logs do not follow on a line, as reason and sentence; ("", "") if they do."""
         known = line.server
-        if known.get("uuid") and there.uuid and known["uuid"] != there.uuid or known["flavour"] != there.flavour:
+        if known["flavour"] != there.flavour or (known.get("uuid") and there.uuid and known["uuid"] != there.uuid):
             return OTHER, "the server is another one than before (its uuid was %s and is %s)" % (known.get("uuid"), there.uuid)
         wanted = next_name(line)
         if line.logs and line.logs[-1].end == CUT:
@@ -297,9 +278,13 @@ class Service:
         if line.logs:
             last = line.logs[-1]
             size = there.size(last.file)
-            if (size is not None and size != last.size) or wanted.rpartition(".")[0] != there.names[0].rpartition(".")[0]:
-                return RESET, "the server's binary logs were reset: its %s is not the one that was archived" % last.file
+            renamed = wanted.rpartition(".")[0] != there.names[0].rpartition(".")[0]
+            # what a crash has torn is not kept, so that the archive has less of it
+            if renamed or (size not in (None, last.size) and last.end != CRASH) or there.is_other(last.file, self.archive.path_of(line, last.file)):
+                return RESET, _RESET % last.file
         if wanted in there.names:
+            if any(there.is_other(wanted, path) for path in self.archive.candidates(line, wanted)):
+                return RESET, _RESET % wanted
             return "", ""
         first, current = sequence(there.names[0]), sequence(there.names[-1])
         if current < sequence(wanted):
@@ -312,7 +297,7 @@ class Service:
             name = next_name(line)
             later = numbered(name, sequence(name) + 1)
             found = None
-            for path in self._archive.candidates(line, name):
+            for path in self.archive.candidates(line, name):
                 facts = events.read(path, digest=True)
                 end = self._whole(facts, later, name, there)
                 if end and self._follows(line, facts):
@@ -324,64 +309,73 @@ class Service:
 
     def _whole(self, facts: Facts, later: str, name: str, there: Optional[Source]) -> str:
         """Return how a log ended that is there to its end; "" if it is not known to be."""
-        if facts.fault or not facts.events:
+        if not facts.events or (facts.fault and not facts.torn):
             return ""
-        if facts.end == "rotate":
-            return facts.end if os.path.basename(facts.next_name) == later else ""
-        if facts.end:
-            return facts.end
-        crashed = there is not None and later in there.names and there.size(name) == facts.size
-        return CRASH if crashed else ""
+        if not facts.fault and facts.end:
+            return facts.end if facts.end != "rotate" or os.path.basename(facts.next_name) == later else ""
+        if there is None or later not in there.names:
+            return ""
+        if there.size(name) == facts.size:
+            return CRASH
+        own = _own(there, name)
+        return CRASH if own is not None and own.torn and own.size == facts.size else ""
 
     def _follows(self, line: Line, facts: Facts) -> bool:
         return gtid.continues(text_of(facts.before), line.logs[-1].after if line.logs else None, line.flavour)
 
     def _add(self, line: Line, path: str, facts: Facts, end: str) -> Line:
-        log = self._archive.add(line, path, facts, end)
+        if end == CRASH:
+            where = (os.path.basename(path), facts.complete)
+            self._reporter.note("the server crashed while it wrote %s: it is archived up to its last whole transaction, at %d" % where)
+        if end == CRASH and (facts.fault or facts.complete < facts.size):
+            with written(self.archive.path):
+                os.truncate(path, facts.complete)
+            facts = events.read(path, digest=True)
+        log = self.archive.add(line, path, facts, end)
         self._failed.pop(log.file, None)
-        for other in self._archive.streams():
+        for other in self.archive.streams():
             _unlink(os.path.join(other, log.file))
         return Line(**{**vars(line), "logs": (*line.logs, log)})
 
-    def seal(self, line: Line, *, but: str = "") -> None:
+    def seal(self, line: Line, *, but: Callable[[str], bool] = lambda _path: False) -> None:
         """End a line: what there is of its last log is kept up to the last whole transaction, everything else is dropped.
 
-        :param but: a directory whose logs are of another line
+        :param but: tells whether the log at a path is of another line
         """
         if not (line.logs and line.logs[-1].end == CUT):
             name = next_name(line)
             best: Optional[Tuple[str, Facts]] = None
-            for path in self._archive.candidates(line, name):
-                if os.path.dirname(path) == but:
+            for path in self.archive.candidates(line, name):
+                if but(path):
                     continue
                 facts = events.read(path)
                 if facts.transactions and self._follows(line, facts) and (best is None or facts.complete > best[1].complete):
                     best = (path, facts)
             if best is not None:
                 path, facts = best
-                final = self._archive.path_of(line, name)
-                with written(self._archive.path):
+                final = self.archive.path_of(line, name)
+                with written(self.archive.path):
                     if path != final:
                         durable.rename(path, final)
                     os.truncate(final, facts.complete)
                     sync(final)
                 facts = events.read(final, digest=True)
-                self._archive.add(line, final, facts, CUT)
-        for stream in self._archive.streams():
+                self.archive.add(line, final, facts, CUT)
+        for stream in self.archive.streams():
             shutil.rmtree(stream)
 
     # -- the stream
 
     def _stream(self, session: Session, there: Source, line: Line) -> None:
-        """Stream until the client ends; raise _Again where the line does not go on."""
+        """Stream until the client ends; raise Again where the line does not go on."""
         name = next_name(line)
         old = self._best_stream(line, name)
-        directory = self._archive.new_stream()
+        directory = self.archive.new_stream()
         command = source.stream_command(self._options, there, name, directory, "%s/%s" % (host_name(), self._job.name))
         errors = os.path.join(directory, "errors")
         with open(errors, "wb") as said:
             client = start(command, dies_with_us=True, stdout=subprocess.DEVNULL, stderr=said)
-        follower = _Follower(self, session, there, line, directory, old)
+        follower = Follower(self, session, there, line, directory, old)
         try:
             while client.poll() is None:
                 follower.look()
@@ -396,16 +390,21 @@ class Service:
 
     def _best_stream(self, line: Line, name: str) -> List[str]:
         """Return the directory of the earlier client that had fetched the most, and remove those of the others."""
-        best = [os.path.dirname(path) for path in self._archive.candidates(line, name)][:1]
-        for stream in self._archive.streams():
+        best = [os.path.dirname(path) for path in self.archive.candidates(line, name)][:1]
+        for stream in self.archive.streams():
             if stream not in best:
                 shutil.rmtree(stream)
-        return [stream for stream in best if stream in self._archive.streams()]
+        return [stream for stream in best if stream in self.archive.streams()]
 
     # -- the copy
 
     def _copy(self, session: Session, there: Source, line: Line) -> None:
         """Have the open log closed where something is in it, and copy the closed ones that the archive does not have."""
+        if there.encrypted:
+            raise StillpointError(
+                "the server encrypts its binary logs: they can't be copied, only streamed: set method: stream in the job, "
+                "and give its account REPLICATION SLAVE"
+            )
         began = time.time()
         where = source.position(session, there)
         if where != self._copied_at:
@@ -413,8 +412,8 @@ class Service:
         there = source.read(session)
         reason, text = self._break(line, there)
         if reason:
-            raise _Again(text)
-        directory = self._archive.new_stream()
+            raise Again(text)
+        directory = self.archive.new_stream()
         while True:
             name = next_name(line)
             if name not in there.names[:-1]:
@@ -422,9 +421,9 @@ class Service:
             line = self._copy_log(line, name, directory, there)
         self._copied_at = source.position(session, there)
         if next_name(line) == there.names[-1]:
-            self._progress.synced = began
-            self._progress.file, self._progress.position, self._progress.lag_bytes = there.names[-1], None, None
-        for stream in self._archive.streams():
+            self.progress.synced = began
+            self.progress.file, self.progress.position, self.progress.lag_bytes = there.names[-1], None, None
+        for stream in self.archive.streams():
             shutil.rmtree(stream)
 
     def _copy_log(self, line: Line, name: str, directory: str, there: Source) -> Line:
@@ -440,161 +439,57 @@ class Service:
         """Read a log that the server has closed to its end, take it into the archive, and return the line with it.
 
         :raises StillpointError: it is not whole, or not right
-        :raises _Again: it does not follow on the one before; a new line has begun
+        :raises Again: it does not follow on the one before; a new line has begun
         """
         name = os.path.basename(path)
         facts = events.read(path, digest=True)
         end = self._whole(facts, numbered(name, sequence(name) + 1), name, there)
         size = there.size(name)
-        if not end or (size is not None and facts.size != size):
+        if not end or (size is not None and facts.size != size and end != CRASH):
+            own = _own(there, name) if name in there.names[:-1] else None
+            if own is not None and own.fault and own.size == facts.size:
+                self.seal(line)
+                self.begin(GAP, "the binary log %s is damaged on the server: %s" % (name, own.fault), numbered(name, sequence(name) + 1), there)
+                raise Again("%s was archived up to the damage" % name)
             if facts.fault:  # what is right of it stays, as long as there is nothing better
                 os.truncate(path, facts.complete)
             self._failed[name] = self._failed.get(name, 0) + 1
             why = facts.fault or ("the server's has %d bytes" % size if size is not None and facts.size != size else "it does not end as a closed log does")
             text = "the binary log %s arrived damaged: %s" % (name, why)
             if self._failed[name] < _TRIES:
-                raise _Again(text)
+                raise Again(text)
             raise StillpointError(text + "; until it can be had whole, nothing after it is archived")
         if not self._follows(line, facts):
-            first = self._archive.path_of(line, name)
+            first = self.archive.path_of(line, name)
             self._archive_break(line, name, there)
-            raise _Again("%s does not follow on the logs archived before it" % first)
+            raise Again("%s does not follow on the logs archived before it" % first)
         return self._add(line, path, facts, end)
+
+    def check_beginning(self, line: Line, path: str, there: Source) -> bool:
+        """Return whether a log that is being written has said what went before it, which then is what the line ends with.
+
+        :raises Again: it does not follow on the line; a new one has begun
+        """
+        facts = events.read(path, beginning=True)
+        if facts.before is not None and not self._follows(line, facts):
+            self._archive_break(line, os.path.basename(path), there)
+            raise Again("%s does not follow on the logs archived before it" % path)
+        return facts.before is not None
 
     def _archive_break(self, line: Line, name: str, there: Source) -> None:
         """Begin a new line with a log whose GTIDs do not go on where the last one's ended."""
-        for stream in self._archive.streams():
+        for stream in self.archive.streams():
             shutil.rmtree(stream)
         before = line.logs[-1].file if line.logs else "the archive's beginning"
         self.begin(RESET, "the transactions in %s do not go on where %s ended" % (name, before), name, there)
 
 
-class _Follower:
-    """Looks after one client while it writes: closes logs, brings the open one to the disk, asks the server how far it is."""
-
-    def __init__(self, service: Service, session: Session, there: Source, line: Line, directory: str, old: List[str]) -> None:
-        self._service = service
-        self._archive = service._archive
-        self._progress = service._progress
-        self._session: Optional[Session] = session
-        self._there = there
-        self._line = line
-        self._directory = directory
-        self._old = old
-        self._synced = self._asked = 0.0
-        self._grown = time.monotonic()
-        self._size = -1
-        self._progress.pending.clear()
-
-    def look(self) -> None:
-        """Do what there is to do now.
-
-        :raises _Again: the stream must be begun anew
-        """
-        now = time.monotonic()
-        name = next_name(self._line)
-        later = numbered(name, sequence(name) + 1)
-        while os.path.exists(self._path(later)):  # so the client has written the one before to its end
-            self._replace_old(name)
-            self._line = self._service.close(self._line, self._path(name), self._server_now())
-            name, later = later, numbered(later, sequence(later) + 1)
-        size = self._measure(name)
-        if size != self._size:
-            self._size, self._grown = size, now
-        if now - self._synced >= _SYNC_EVERY:
-            self._synced = now
-            if size > 0:
-                sync(self._path(name))
-            self._replace_old(name)
-            self._settle(name, size)
-        if now - self._asked >= _ASK_EVERY:
-            self._asked = now
-            self._ask(name, size)
-            if self._progress.lag_bytes and now - self._grown > _STALLED:
-                raise StillpointError("nothing has arrived for %d s, and the server has written more" % _STALLED)
-            if self._archive.restored():
-                raise _Again("the server's data was replaced by a backup")
-            self._service._say("streaming")
-            self._service._prune()
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self._directory, name)
-
-    def _measure(self, name: str) -> int:
-        try:
-            return os.path.getsize(self._path(name))
-        except FileNotFoundError:
-            return 0
-
-    def _server_now(self) -> Source:
-        """Return what the server says of its logs now, for the size of one that it has just closed; without any log where it can't be
-        asked, as when it stops: the log's own end has to do then."""
-        if self._session is not None:
-            try:
-                self._there = source.read(self._session)
-                return self._there
-            except ServerError:
-                self._session = None
-        return replace(self._there, logs=())
-
-    def _replace_old(self, name: str) -> None:
-        """Drop what earlier clients had fetched, as soon as this one has as much.
-
-        :raises _Again: this one brings something else under the same name
-        """
-        if not self._old:
-            return
-        new, size = self._path(name), self._measure(name)
-        closed = os.path.exists(self._path(numbered(name, sequence(name) + 1)))
-        for old in [os.path.join(stream, name) for stream in self._old if os.path.isfile(os.path.join(stream, name))]:
-            shorter = os.path.getsize(old) > size
-            if not _same_beginning(new, old, most=_GLANCE if shorter else None) or (shorter and closed):
-                self._service.seal(self._line, but=self._directory)
-                text = "the server's binary logs were reset: its %s is not the one that was archived" % name
-                self._service.begin(RESET, text, name, self._there)
-                raise _Again(text)
-            if shorter:
-                return
-        if size > 0:
-            for stream in self._old:
-                shutil.rmtree(stream)
-            self._old = []
-
-    def _ask(self, name: str, size: int) -> None:
-        if self._session is None:
-            return
-        began = time.time()
-        try:
-            file, position = source.position(self._session, self._there)
-        except ServerError:
-            self._session = None
-            return
-        self._progress.pending = [*self._progress.pending[-20:], (began, file, position)]
-        self._progress.file, self._progress.position = name, size
-        self._progress.lag_bytes = max(position - size, 0) if file == name else position
-        if file == name and position <= size:
-            self._progress.error = None
-
-    def _settle(self, name: str, size: int) -> None:
-        """Note up to which moment everything is on the disk: what the server had when it was asked."""
-        reached = [each for each in self._progress.pending if (sequence(each[1]), each[2]) <= (sequence(name), size)]
-        if reached:
-            self._progress.synced = reached[-1][0]
-            self._progress.pending = [each for each in self._progress.pending if each not in reached]
-
-
-def _same_beginning(one: str, other: str, most: Optional[int]) -> bool:
-    """Tell whether two files are the same as far as both go, and no further than to `most` bytes."""
-    if not os.path.exists(one):
-        return True
-    left = min(os.path.getsize(one), os.path.getsize(other), *([most] if most is not None else []))
-    with open(one, "rb") as first, open(other, "rb") as second:
-        while left > 0:
-            size = min(left, _PIECE)
-            if first.read(size) != second.read(size):
-                return False
-            left -= size
-    return True
+def _own(there: Source, name: str) -> Optional[Facts]:
+    """Return what the server's own file of a log holds; None where it can't be read here."""
+    try:
+        return events.read(there.original(name))
+    except StillpointError:
+        return None
 
 
 def _unlink(path: str) -> None:

@@ -23,6 +23,7 @@ _MAGIC_ENCRYPTED = b"\xfdbin"
 _HEADER = struct.Struct("<IBIIIH")  # time, type, server id, size, end position, flags
 _HEADER_SIZE = 19
 _IN_USE = 0x1  # LOG_EVENT_BINLOG_IN_USE_F, of a log that is open, or was when its server crashed
+_IGNORABLE = 0x80  # LOG_EVENT_IGNORABLE_F
 
 _QUERY, _STOP, _ROTATE, _FORMAT, _XID, _EXECUTE_LOAD_QUERY, _INCIDENT = 2, 3, 4, 15, 16, 18, 26
 _MYSQL_GTID, _MYSQL_ANONYMOUS, _MYSQL_PREVIOUS_GTIDS, _XA_PREPARE, _MYSQL_PAYLOAD, _MYSQL_GTID_TAGGED = 33, 34, 35, 38, 40, 42
@@ -36,6 +37,8 @@ _ORIGINAL_TIME_FOLLOWS = 1 << 55
 _ENDS = (b"COMMIT", b"ROLLBACK")
 _HEAD = 64 * 1024  # so much of an event is looked into; the rest is only summed up
 _PIECE = 1024 * 1024
+
+_ENCRYPTED = "the binary log %s is encrypted by its server: it can only be archived as a stream (method: stream)"
 
 
 @dataclass(frozen=True)
@@ -102,27 +105,45 @@ class _Unreadable(Exception):
         self.torn = torn
 
 
-def read(path: str, visit: Callable[[Transaction], bool] = lambda _each: True, *, digest: bool = False) -> Facts:
+def without_flags(beginning: bytes) -> bytes:
+    """Return the beginning of a log as it is without the flag that only the server's own file has, while it is open."""
+    return beginning[:21] + beginning[23:]
+
+
+def clear_bytes(beginning: bytes) -> int:
+    """Return how much of the beginning of a log, as it is in the file, is not encrypted: MariaDB's describe themselves in clear."""
+    if beginning[:4] != MAGIC or len(beginning) < 4 + _HEADER_SIZE:
+        return 0 if beginning[:4] == _MAGIC_ENCRYPTED else len(beginning)
+    second = 4 + _HEADER.unpack_from(beginning, 4)[3]
+    if len(beginning) < second + _HEADER_SIZE:
+        return len(beginning)
+    _time, kind, _server, _size, _end, flags = _HEADER.unpack_from(beginning, second)
+    return second if kind == _MARIA_START_ENCRYPTION and not flags & _IGNORABLE else len(beginning)
+
+
+def read(path: str, visit: Callable[[Transaction], bool] = lambda _each: True, *, digest: bool = False, beginning: bool = False) -> Facts:
     """Return the Facts of a log.
 
     :param visit: is called with each transaction that is whole; False ends the reading in front of that transaction, and
         the Facts are those up to there
     :param digest: compute the checksum of the whole file too
+    :param beginning: read only what comes before the first transaction
     :raises StillpointError: it can't be read, or is no binary log at all
     """
     try:
         with open(path, "rb") as file:
-            return _Reader(path, file, visit, digest).read()
+            return _Reader(path, file, visit, digest, beginning).read()
     except OSError as error:
         raise StillpointError("the binary log %s can't be read: %s" % (path, error.strerror)) from error
 
 
 class _Reader:
-    def __init__(self, path: str, file: BinaryIO, visit: Callable[[Transaction], bool], digest: bool) -> None:
+    def __init__(self, path: str, file: BinaryIO, visit: Callable[[Transaction], bool], digest: bool, beginning: bool) -> None:
         self._path = path
         self._file = file
         self._visit = visit
         self._digest = hashlib.sha256() if digest else None
+        self._beginning = beginning
         self._facts = Facts()
         self._mariadb = False
         self._begun: Optional[Tuple[int, Optional[Gtid], float]] = None  # start, gtid, time of the transaction that is open
@@ -134,7 +155,7 @@ class _Reader:
         facts = self._facts
         magic = self._take(4)
         if magic == _MAGIC_ENCRYPTED:
-            raise StillpointError("the binary log %s is encrypted by its server: it can only be archived as a stream (method: stream)" % self._path)
+            raise StillpointError(_ENCRYPTED % self._path)
         if len(magic) < 4:
             facts.fault, facts.torn = "it has no beginning", True
             return facts
@@ -158,6 +179,15 @@ class _Reader:
             self._digest.update(data)
         return data
 
+    def _only_zeros(self) -> bool:
+        """Tell whether nothing follows: a file system that lost power may give a file its new length without the contents."""
+        while True:
+            piece = self._take(_PIECE)
+            if not piece:
+                return True
+            if any(piece):
+                return False
+
     def _event(self) -> bool:
         """Read one event; False: there is none, or `visit` has seen enough."""
         facts = self._facts
@@ -169,12 +199,16 @@ class _Reader:
             raise _Unreadable("it ends in the middle of an event's header at %d" % at, True)
         time, kind, server, size, _end, flags = _HEADER.unpack(header)
         if size < _HEADER_SIZE:
-            raise _Unreadable("the event at %d says that it has %d bytes" % (at, size), False)
+            raise _Unreadable("the event at %d says that it has %d bytes" % (at, size), not any(header) and self._only_zeros())
         if facts.end:
             raise _Unreadable("there is an event at %d, behind the last one" % at, False)
+        if self._beginning and kind in _BEGINS:
+            return False
         body = self._body(at, header, kind, size - _HEADER_SIZE, flags)
         if not facts.events and kind != _FORMAT:
             raise _Unreadable("its first event is of type %d and does not describe the format" % kind, False)
+        if kind == _MARIA_START_ENCRYPTION and not flags & _IGNORABLE:  # the server flags it where it sends what follows in clear
+            raise StillpointError(_ENCRYPTED % self._path)
         more = self._understand(at, at + size, time, kind, server, body)
         if more:
             facts.size = at + size
@@ -227,8 +261,6 @@ class _Reader:
         facts = self._facts
         if kind == _FORMAT:
             facts.created = facts.created or time
-        elif kind == _MARIA_START_ENCRYPTION:
-            raise StillpointError("the binary log %s is encrypted by its server: it can only be archived as a stream (method: stream)" % self._path)
         elif kind == _MARIA_GTID_LIST and facts.before is None:
             facts.before = _gtid_list(body)
             facts.after = facts.before.copy()

@@ -15,6 +15,9 @@ from ..mysql import coordinates
 from ..mysql.connection import SOCKETS, Login, ServerError, Session
 from ..mysql.server import Version, flavour_and_version
 from ..process import PATH
+from . import events
+
+_GLANCE = 4096  # bytes that tell one log from another: its description of itself has the time at which it was begun
 
 # flavour -> client programs, newest name first; the options that only one of them knows
 _CLIENTS = {"mariadb": ("mariadb-binlog", "mysqlbinlog"), "mysql": ("mysqlbinlog",), "percona": ("mysqlbinlog",)}
@@ -28,6 +31,8 @@ class Source:
 
     :ivar logs: ``(name, size)`` in order; the last one is being written
     :ivar basename: their path without the number; "" where the server does not say
+    :ivar uuid: of MySQL; MariaDB has nothing like it, for its server_uid is made of the host's network card and the port
+    :ivar encrypted: it encrypts the logs on its disk; what it sends to a client is in clear
     """
 
     flavour: str
@@ -35,6 +40,7 @@ class Source:
     uuid: Optional[str]
     basename: str
     logs: Tuple[Tuple[str, int], ...]
+    encrypted: bool = False
 
     @property
     def facts(self) -> Dict[str, Any]:
@@ -49,6 +55,22 @@ class Source:
     def size(self, name: str) -> Optional[int]:
         return dict(self.logs).get(name)
 
+    def original(self, name: str) -> str:
+        """Return the path of a log on the server's own disk, which is this host's."""
+        return os.path.join(os.path.dirname(self.basename), name)
+
+    def is_other(self, name: str, path: str) -> bool:
+        """Tell whether the server's log of a name is another one than what has been archived of it, as far as that can be seen: it has
+        less, or begins differently, or is different where the archived part ends."""
+        size = self.size(name)
+        if size is None or not os.path.isfile(path):
+            return False
+        return size < os.path.getsize(path) or differ(self.original(name), path)
+
+    def has(self, name: str, path: str) -> bool:
+        """Tell whether what has been archived of a log is of the server's one of that name."""
+        return name in self.names and not self.is_other(name, path)
+
 
 def read(session: Session) -> Source:
     """Return the Source behind a session.
@@ -58,15 +80,39 @@ def read(session: Session) -> Source:
     variables = {
         row["Variable_name"].lower(): row["Value"]
         for row in session.rows(
-            "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'log_bin', 'log_bin_basename', 'server_uuid', 'server_uid')"
+            "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'log_bin', 'log_bin_basename', 'server_uuid', "
+            "'encrypt_binlog', 'binlog_encryption')"
         )
     }
     flavour, version = flavour_and_version(variables["version"], variables.get("version_comment", ""))
     if variables.get("log_bin") != "ON":
         raise StillpointError("the server at %s writes no binary log: set log_bin in its configuration and restart it" % session.where)
     logs = tuple((str(row["Log_name"]), int(row["File_size"])) for row in session.rows("SHOW BINARY LOGS"))
-    uuid = variables.get("server_uuid") or variables.get("server_uid")
-    return Source(flavour, version, uuid, variables.get("log_bin_basename") or "", logs)
+    encrypted = "ON" in (variables.get("encrypt_binlog"), variables.get("binlog_encryption"))
+    return Source(flavour, version, variables.get("server_uuid"), variables.get("log_bin_basename") or "", logs, encrypted)
+
+
+def differ(original: str, archived: str) -> bool:
+    """Tell whether the server's log is another one than what has been archived of it, as far as that goes and can be seen: by how both
+    begin, and by the end of the archived part."""
+    try:
+        with open(original, "rb") as first, open(archived, "rb") as second:
+            one, other = first.read(_GLANCE), second.read(_GLANCE)
+            clear = events.clear_bytes(one)
+            length = min(clear, len(other))
+            if events.without_flags(one[:length]) != events.without_flags(other[:length]):
+                return True
+            if clear < len(one):
+                return False
+            size = os.path.getsize(archived)
+            at = max(size - _GLANCE, _GLANCE)
+            tails = []
+            for file in (first, second):
+                file.seek(at)
+                tails.append(file.read(max(size - at, 0)))
+            return tails[0] != tails[1]
+    except OSError:  # purged, or never there
+        return False
 
 
 def position(session: Session, source: Source) -> Tuple[str, int]:

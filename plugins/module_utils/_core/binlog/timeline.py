@@ -186,7 +186,8 @@ def _base(generation: Generation, line: Line, pieces: Sequence[Piece], ended: Op
         return None
     coordinates = generation.summary.get("coordinates") or {}
     server = generation.summary.get("server") or {}
-    if server.get("uuid") and line.server.get("uuid") and server["uuid"] != line.server["uuid"]:
+    # MariaDB's server_uid is no server's own: it is made of the host's network card and the port
+    if line.flavour != "mariadb" and server.get("uuid") and line.server.get("uuid") and server["uuid"] != line.server["uuid"]:
         return None
     when = generation.time.timestamp()
     for index, piece in enumerate(pieces):

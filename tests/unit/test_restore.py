@@ -627,13 +627,13 @@ def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
     assert journal.pending(state=host.state)["generation"] == "2026-11-22T02-00-05Z"
     with pytest.raises(
         UsageError,
-        match="a restore of 2026-11-22T02-00-05Z was interrupted while it replaced the live data: "
-        "finish it first, with stillpoint restore job 2026-11-22T02-00-05Z --yes",
+        match="a restore of 2026-11-22T02-00-05Z was interrupted while it replaced the live data, and this asks for another one: "
+        "finish it, with stillpoint restore job 2026-11-22T02-00-05Z, or undo it, with stillpoint restore job --undo",
     ):
         host.make(name="2026-11-22T03")
-    with pytest.raises(UsageError, match="finish it first"):
+    with pytest.raises(UsageError, match="this asks for another one"):
         host.make(name="2026-11-22T02", parts="database")
-    with pytest.raises(StillpointError, match="finish it before anything is discarded"):
+    with pytest.raises(StillpointError, match="finish or undo it before anything is discarded"):
         discard([], Quiet(), state=host.state)
     host.restore(name="2026-11-22T02", to=host.root + "/to")  # does not touch live data
     plan = host.make(name="2026-11-22T02")
@@ -645,7 +645,7 @@ def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
 
 def test_one_half_that_was_interrupted_is_finished_by_its_own_command(host):
     interrupted(host, parts="database")
-    with pytest.raises(UsageError, match="stillpoint restore job 2026-11-22T02-00-05Z --database-only --yes"):
+    with pytest.raises(UsageError, match="stillpoint restore job 2026-11-22T02-00-05Z --database-only, or undo it"):
         host.make()
     host.restore(parts="database")
     assert facts(host.datadir) == host.saved[host.datadir]
@@ -668,7 +668,7 @@ def test_an_error_in_the_middle_of_the_exchange_says_that_the_same_command_finis
         real(one, other)
 
     monkeypatch.setattr(durable, "exchange", exchange)
-    with pytest.raises(StillpointError, match="both are complete on the disk, and the same command finishes it"):
+    with pytest.raises(StillpointError, match="both are complete on the disk: finish it, with stillpoint restore job 2026-11-22T02-00-05Z, or undo it"):
         host.restore()
     monkeypatch.undo()
     host.restore()
@@ -725,6 +725,10 @@ class FakeServer:
         monkeypatch.setattr(service, "unit_of", lambda pid: self.unit)
         monkeypatch.setattr(service, "answers", lambda pid: True)
         monkeypatch.setattr(service, "_ANSWER_TIMEOUT", 0.1)
+        self.units = host.root + "/units"
+        os.makedirs(self.units)
+        monkeypatch.setattr(service, "UNITS", self.units)
+        self.sockets: List[str] = []
 
     def begin(self) -> None:
         self.process = subprocess.Popen([self.program, "1000"], cwd=self.host.datadir)
@@ -742,13 +746,28 @@ class FakeServer:
             while service.running_in(self.host.datadir):  # a forked process can't wait for it
                 time.sleep(0.01)
 
+    def forbidden(self) -> List[str]:
+        """Return what keeps systemd from starting the server, at a boot as well."""
+        found = [os.path.join(self.units, self.unit + ".d", name) for name in ("stillpoint-restore.conf",)]
+        return [path for path in found if os.path.exists(path) and "AssertPathExists=!" + path in read(path).decode()]
+
     def systemctl(self, argv: List[str], **_more: Any) -> Any:
         if argv[1] == "show":
-            value = {"MainPID": str(self.process.pid if self.process else 0), "LoadState": "loaded", "ActiveState": "active"}
+            value = {
+                "MainPID": str(self.process.pid if self.process else 0),
+                "LoadState": "loaded",
+                "ActiveState": "active",
+                "TriggeredBy": " ".join(self.sockets),
+                "DropInPaths": " ".join(self.forbidden()),
+            }
             return type("Result", (), {"stdout": value[argv[2].split("=")[1]] + "\n"})
+        if argv[1] == "daemon-reload":
+            return None
         self.calls.append(" ".join(argv[1:]))
         if argv[1] == "stop":
             self.end()
+        elif self.forbidden():
+            raise CommandError("systemctl failed", argv, 1, "Assertion failed on job for mariadb.service.")
         elif not self.starts:
             raise CommandError("systemctl failed", argv, 1, "Job for mariadb.service failed")
         else:

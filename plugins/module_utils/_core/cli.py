@@ -23,6 +23,7 @@ from .version import VERSION
 
 if TYPE_CHECKING:
     from .binlog.index import Archive
+    from .binlog.recover import Target as Moment
     from .binlog.replay import Replay
     from .repository.generations import JobDirectory
 
@@ -170,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     moment.add_argument("--until-gtid", metavar="GTID", help="the same, up to and with this transaction")
     moment.add_argument("--before-gtid", metavar="GTID", help="the same, up to and without this transaction")
     moment.add_argument("--until-position", metavar="FILE:POS", help="the same, up to this place in the server's binary logs")
+    restoring.add_argument("--undo", action="store_true", help="instead: undo a restore in place that was interrupted, and put back what it was to replace")
     restoring.add_argument("--yes", action="store_true", help="do not ask")
     restoring.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
     restoring.add_argument(
@@ -364,21 +366,27 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _restore(arguments: argparse.Namespace) -> int:
     from .dump import feed, load
-    from .restore import plan
+    from .restore import binlogs, plan
+    from .restore import journal as journals
     from .restore.execute import execute as put_back
 
     job = jobs.load(arguments.job)
     if arguments.discard_replaced:
         return _discard_replaced(arguments, job)
-    interrupted = _interrupted(arguments, job)
-    replay = None if interrupted else _replay(arguments, job)
-    generation = replay.recovery.generation if replay else _directory(job, arguments.host).find(arguments.generation or interrupted)
+    if arguments.undo:
+        return _undo(arguments, job)
+    interrupted = journals.pending() if arguments.to is None else None
+    moment = _moment(arguments)
+    replay = _replay(arguments, job, moment) if moment and not interrupted else None
+    name = arguments.generation or (interrupted["generation"] if interrupted and interrupted["job"] == job.name else None)
+    generation = replay.recovery.generation if replay else _directory(job, arguments.host).find(name)
     made: Union[plan.RestorePlan, load.LoadPlan]
     if load.applies(generation, to=arguments.to, parts=arguments.parts, asked=_of_a_dump(arguments)):
         login = load.login(job, arguments.server_socket, arguments.server_config)
         made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
     else:
-        made = plan.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job))
+        wanted = binlogs.asked(moment) if moment else None
+        made = plan.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job), moment=wanted)
     if arguments.dry_run:
         if arguments.json:
             _print_json(made.as_dict())
@@ -424,26 +432,51 @@ def _of_a_dump(arguments: argparse.Namespace) -> Optional[str]:
     return next((option for option, value in given.items() if value is not None), None)
 
 
-def _interrupted(arguments: argparse.Namespace, job: Job) -> Optional[str]:
-    """Return the generation whose restore in place was interrupted half way, so that saying the same again finishes it."""
-    from .restore import journal as journals
+def _undo(arguments: argparse.Namespace, job: Job) -> int:
+    from .restore import undo
 
-    journal = journals.pending() if arguments.to is None else None
-    return str(journal["generation"]) if journal and journal["job"] == job.name else None
+    journal = undo.find()
+    if journal["job"] != job.name:
+        raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
+    if arguments.dry_run:
+        if arguments.json:
+            _print_json({key: journal[key] for key in ("job", "generation", "time", "parts", "moment")})
+        else:
+            _print_lines(undo.lines(journal))
+        return 0
+    if not arguments.json:
+        _print_lines(undo.lines(journal))
+    _confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
+    reporter = _reporter(arguments, job)
+    try:
+        done = undo.undo(reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        _print_json(done)
+    else:
+        _print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
+        _print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
+    return 0
 
 
-def _replay(arguments: argparse.Namespace, job: Job) -> Optional["Replay"]:
-    """Return what has to be replayed onto which generation; None where a generation alone is asked for."""
-    from .binlog import recover, replay
-    from .binlog.index import Archive
+def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
+    """Return the moment that is asked for; None where a generation alone is."""
+    from .binlog import recover
 
     wanted = recover.target(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
-    if wanted is None:
-        return None
-    if arguments.parts == "files":
+    if wanted is not None and arguments.parts == "files":
         raise UsageError("files can only be had as they were when a backup was taken: leave out --files-only, or the moment")
+    return wanted
+
+
+def _replay(arguments: argparse.Namespace, job: Job, moment: "Moment") -> "Replay":
+    """Return what has to be replayed onto which generation."""
+    from .binlog import replay
+    from .binlog.index import Archive
+
     directory = _directory(job, arguments.host)
-    return replay.plan(Archive(directory.path), directory, wanted, arguments.generation)
+    return replay.plan(Archive(directory.path), directory, moment, arguments.generation)
 
 
 def _archives(job: Job) -> List["Archive"]:

@@ -9,13 +9,17 @@ import shutil
 import socket
 import time
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import List, Optional, Sequence, Tuple
 
+from . import durable
 from .errors import CommandError, StillpointError
 from .mysql.server import unit_of
 from .process import PATH, run
 
 PROGRAMS = ("mysqld", "mariadbd")  # and what begins so: mysqld_safe would start the server again
+
+UNITS = "/etc/systemd/system"
+_FORBIDDEN = "stillpoint-restore.conf"
 
 _STOP_TIMEOUT = 1800.0  # a large buffer pool is written out first; Debian's own unit gives it 900 s
 _START_TIMEOUT = 1800.0  # it may have to recover
@@ -56,6 +60,34 @@ def running_in(directory: str) -> Optional[Running]:
     return None
 
 
+def holders(path: str) -> List[int]:
+    """Return the processes of servers that have a file open."""
+    try:
+        wanted = os.stat(path)
+    except OSError:
+        return []
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open("/proc/%s/comm" % name, encoding="utf-8", errors="replace") as file:
+                if not file.read().startswith(PROGRAMS):
+                    continue
+            if any(_is_file("/proc/%s/fd/%s" % (name, each), wanted) for each in os.listdir("/proc/%s/fd" % name)):
+                found.append(int(name))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def _is_file(path: str, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), wanted)
+    except OSError:
+        return False  # closed since
+
+
 def systemd_runs() -> bool:
     """Tell whether units can be asked for here."""
     return os.path.isdir("/run/systemd/system") and shutil.which("systemctl", path=PATH) is not None
@@ -86,21 +118,78 @@ def exists(unit: str) -> bool:
     return systemd_runs() and _show(unit, "LoadState") == "loaded"
 
 
-def stop(unit: str) -> None:
-    """Stop a unit.
+def triggers(unit: str) -> Tuple[str, ...]:
+    """Return the units that would start a unit by themselves (sockets, timers, paths) and that are at it now."""
+    names = _show(unit, "TriggeredBy").split() if systemd_runs() else []
+    return tuple(name for name in names if _show(name, "ActiveState") == "active")
+
+
+def stop(unit: str, triggered_by: Sequence[str] = ()) -> None:
+    """Stop a unit, and first what would start it again.
 
     :raises CommandError: it does not stop
     """
-    run(["systemctl", "stop", "--", unit], timeout=_STOP_TIMEOUT)
+    run(["systemctl", "stop", "--", *triggered_by, unit], timeout=_STOP_TIMEOUT)
 
 
-def start(unit: str, directory: str) -> None:
-    """Start a unit, and wait until its server answers from a data directory.
+def forbid(unit: str) -> None:
+    """Have systemd refuse to start a unit, after a power cut and a boot too, until `allow`.
+
+    :raises StillpointError: it can't be forbidden
+    """
+    path = _forbidding(unit)
+    text = (
+        "# A restore replaces the data of this server. If it was interrupted, `stillpoint restore JOB` finishes it and removes this file.\n"
+        "[Unit]\nAssertPathExists=!%s\n" % path.replace("%", "%%")
+    )
+    try:
+        directory = os.path.dirname(path)
+        if not os.path.isdir(directory):
+            os.mkdir(directory)
+            os.chmod(directory, 0o755)
+            durable.sync_directory(UNITS)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+            file.flush()
+            os.fsync(file.fileno())
+        durable.sync_directory(directory)
+    except OSError as error:
+        raise StillpointError("systemd can't be told to leave %s stopped: %s (%s)" % (unit, error.strerror, path)) from error
+    run(["systemctl", "daemon-reload"])
+    if path not in _show(unit, "DropInPaths").split():
+        raise StillpointError("systemd does not heed %s, which is to leave %s stopped while its data is replaced" % (path, unit))
+
+
+def allow(unit: str) -> None:
+    """Take that back.
+
+    :raises StillpointError: it can't be taken back
+    """
+    path = _forbidding(unit)
+    if not os.path.lexists(path):
+        return
+    try:
+        os.unlink(path)
+        durable.sync_directory(os.path.dirname(path))
+        if not os.listdir(os.path.dirname(path)):
+            os.rmdir(os.path.dirname(path))
+    except OSError as error:
+        raise StillpointError("%s, which keeps %s from being started, can't be removed: %s" % (path, unit, error.strerror)) from error
+    run(["systemctl", "daemon-reload"])
+
+
+def _forbidding(unit: str) -> str:
+    return os.path.join(UNITS, unit + ".d", _FORBIDDEN)
+
+
+def start(unit: str, directory: str, triggered_by: Sequence[str] = ()) -> None:
+    """Start a unit, what had been stopped with it, and wait until its server answers from a data directory.
 
     :raises StillpointError: it does not start, or does not answer
     """
     try:
-        run(["systemctl", "start", "--", unit], timeout=_START_TIMEOUT)
+        run(["systemctl", "start", "--", *triggered_by, unit], timeout=_START_TIMEOUT)
     except CommandError as error:
         raise StillpointError("%s does not start (journalctl -u %s says why)" % (unit, unit)) from error
     deadline = time.monotonic() + _ANSWER_TIMEOUT

@@ -61,9 +61,10 @@ def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optiona
         _stopped(plan, journal, reporter)
         reporter.stage("replace")
         with undisturbed():
-            kept = _replace(plan, journal)
+            kept = _replace(plan, journal, reporter)
         if plan.unit:
             reporter.stage("start")
+            service.allow(plan.unit)
             _start(plan, plan.unit, kept)
         journals.forget(plan.state)
         return [each["path"] for each in kept], journal.get("recovery")
@@ -81,9 +82,12 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         "path": plan.generation.path,
         "parts": _parts(plan),
         "time": _now(),
+        "moment": plan.moment,
         "unit": plan.unit,
+        "triggers": plan.triggers,
         "targets": [{**vars(target), "tree": vars(target.tree)} for target in plan.targets],
         "logs": vars(plan.logs) if plan.logs else None,
+        "archives": [archive.path for archive in plan.archives],
         "inodes": [],
         "recovery": None,
     }
@@ -100,7 +104,13 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         for target in plan.targets:
             durable.sync_file_system(os.path.dirname(target.staging))
         journal["old_logs"] = _old_logs(plan)
-        journal = {**journal, "phase": journals.READY, "inodes": [os.lstat(target.staging).st_ino for target in plan.targets]}
+        _drop_index(plan)
+        journal = {
+            **journal,
+            "phase": journals.READY,
+            "inodes": [os.lstat(target.staging).st_ino for target in plan.targets],
+            "old": [None if target.mount_point else durable.inode(target.path) for target in plan.targets],
+        }
         journals.write(plan.state, journal)
     except BaseException as error:
         copying.drop(journal)
@@ -139,6 +149,16 @@ def _old_logs(plan: RestorePlan) -> List[str]:
     return sorted(found)
 
 
+def _drop_index(plan: RestorePlan) -> None:
+    """Remove the list of binary logs from the copy, where the logs themselves lie beside the data: it names what is set aside."""
+    if plan.logs and plan.logs.outside(plan.logs.basename) and not plan.logs.outside(plan.logs.index):
+        index = os.path.join(os.path.realpath(os.path.dirname(plan.logs.index)), os.path.basename(plan.logs.index))
+        for target in plan.targets:
+            copy = target.staging + index[len(target.path) :]
+            if is_below(index, target.path) and os.path.lexists(copy):
+                os.unlink(copy)
+
+
 def _make_parents(path: str) -> None:
     """Make a directory that the backup does not hold, above one that it does, as such directories are: open to read."""
     if not os.path.isdir(path):
@@ -168,56 +188,62 @@ def _stopped(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> 
         if plan.unit:
             reporter.stage("stop")
             stopped = True
-            service.stop(plan.unit)
-        found = places.running(plan.targets)
-        if found is not None:
-            path, server = found
-            raise StillpointError(
-                "a server (%s, process %d) still runs in %s: stop it, then run this again" % (server.program, server.pid, path)
-            )
+            service.stop(plan.unit, plan.triggers)
+            service.forbid(plan.unit)
+        places.refuse_running(plan.targets)
     except BaseException:
         if not plan.resumes:
-            copying.drop(journal)
-            journals.forget(plan.state)
+            journals.write(plan.state, {**journal, "phase": journals.COPYING})
             if stopped and plan.unit:
                 _start_again(plan, plan.unit, reporter)
+            copying.drop(journal)
+            journals.forget(plan.state)
         raise
 
 
 def _start_again(plan: RestorePlan, unit: str, reporter: Reporter) -> None:
     try:
-        service.start(unit, places.datadir(plan.targets))
+        service.allow(unit)
+        service.start(unit, places.datadir(plan.targets), plan.triggers)
     except StillpointError as error:
         reporter.warn("%s; the data it works on was not touched" % error)
 
 
-def _replace(plan: RestorePlan, journal: Dict[str, Any]) -> List[Dict[str, Any]]:
+def _replace(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> List[Dict[str, Any]]:
     """Exchange each tree, whatever of that has been done before, and return what was kept."""
     try:
-        for archive in plan.archives:
-            if archive.exists:
-                archive.note_restore(plan.generation.name, journal.get("old_logs") or [])
-        aside = plan.logs.set_aside() if plan.logs else None
-        for target, inode in zip(plan.targets, journal["inodes"]):
+        _note(plan, journal, reporter)
+        aside = plan.logs.set_aside() if plan.logs else []
+        kept = []
+        for target, new, old in zip(plan.targets, journal["inodes"], journal["old"]):
             if target.mount_point:
-                exchange.contents(target, inode)
+                exchange.contents(target, new)
             else:
-                exchange.directories(target, inode)
-        kept = [
-            {"path": target.kept, "target": target.path, "inode": os.lstat(target.kept).st_ino}
-            for target in plan.targets
-            if os.path.lexists(target.kept)
-        ]
-        if aside and plan.logs:
-            kept.append({"path": aside, "target": plan.logs.basename + ".*", "inode": os.lstat(aside).st_ino})
+                exchange.directories(target, new, old)
+            found = [exchange.kept(target, old), exchange.later(target)]
+            kept += [{"path": path, "target": target.path, "inode": os.lstat(path).st_ino} for path in found if path]
+        kept += [{"path": path, "target": plan.logs.basename + ".*", "inode": os.lstat(path).st_ino} for path in aside if plan.logs]
         record(plan.state, journal, kept)
         journals.write(plan.state, {**journal, "phase": journals.REPLACED})
     except OSError as error:
         raise StillpointError(
-            "the exchange of old and new data was interrupted: %s (%s); both are complete on the disk, and the same command finishes it"
-            % (error.strerror, error.filename2 or error.filename)
+            "the exchange of old and new data was interrupted: %s (%s); both are complete on the disk: %s"
+            % (error.strerror, error.filename2 or error.filename, journals.ways_out(journal))
         ) from error
     return kept
+
+
+def _note(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> None:
+    """Tell the archives of binary logs that what comes does not follow on them. One that can't be told does not hold up the restore."""
+    for archive in plan.archives:
+        try:
+            if archive.exists:
+                archive.note_restore(plan.generation.name, journal.get("old_logs") or [])
+        except OSError as error:
+            reporter.warn(
+                "the archive of binary logs in %s can't be told of the restore (%s): have it begin anew, by moving it away, before anything is "
+                "recovered from it" % (archive.path, error.strerror)
+            )
 
 
 def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None:
@@ -226,18 +252,20 @@ def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None
     :raises StillpointError: it does not start; the sentence says how to go back
     """
     try:
-        service.start(unit, places.datadir(plan.targets))
+        service.start(unit, places.datadir(plan.targets), plan.triggers)
     except StillpointError as error:
         journals.forget(plan.state)
         back = ["systemctl stop %s" % unit]
         for target, each in ((target, each) for target in plan.targets for each in kept if each["target"] == target.path):
+            if each["path"] == exchange.later(target):
+                continue
             path, old = shlex.quote(target.path), shlex.quote(each["path"])
             if target.mount_point:
                 back.append("exchange what is in %s for what is in %s" % (path, old))
             else:
                 back.append("mv %s %s.restored && mv %s %s" % (path, path, old, path))
-        if plan.logs and os.path.isdir(plan.logs.kept):
-            back.append("mv %s/* %s" % (shlex.quote(plan.logs.kept), shlex.quote(os.path.dirname(plan.logs.basename))))
+        for path, place in plan.logs.way_back() if plan.logs else []:
+            back.append("mv %s%s %s" % (shlex.quote(path), "/*" if os.path.isdir(path) else "", shlex.quote(place)))
         back.append("systemctl start %s" % unit)
         raise StillpointError(
             "generation %s is in place, but %s; to go back: %s" % (plan.generation.name, error, "; ".join(back))

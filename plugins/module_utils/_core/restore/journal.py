@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The journal on the disk that says how far a restore in place has come. After a kill, the same command finishes what had
-begun: a copy is made again, an exchange is completed."""
+"""The journal on the disk that says how far a restore in place has come, and what was asked for. After a kill, the same command
+finishes what had begun: a copy is made again, an exchange is completed."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from .. import durable
-from ..errors import BusyError, StillpointError
+from ..errors import BusyError, StillpointError, UsageError
+from ..repository.generations import RecordedTree
+from .places import Target
 
 STATE = "/var/lib/stillpoint/restore"
 
-COPYING, READY, REPLACED = "copying", "ready", "replaced"  # its phases
+COPYING, READY, REPLACED, UNDOING = "copying", "ready", "replaced", "undoing"  # its phases
 
 _JOURNAL = "journal.json"
 
@@ -58,3 +61,26 @@ def forget(state: str) -> None:
     if os.path.lexists(path):
         os.unlink(path)
         durable.sync_directory(state)
+
+
+def targets(journal: Dict[str, Any]) -> Tuple[Target, ...]:
+    """Return what the journal is about."""
+    return tuple(Target(**{**target, "tree": RecordedTree(**target["tree"])}) for target in journal["targets"])
+
+
+def ways_out(journal: Dict[str, Any]) -> str:
+    """Return how a restore that was interrupted is finished, and how it is undone."""
+    words = ["stillpoint restore", journal["job"]]
+    undo = "%s --undo" % " ".join(words)
+    if journal["phase"] == UNDOING:
+        return "finish undoing it, with %s" % undo
+    words += [journal["generation"]] + (["--%s-only" % journal["parts"]] if journal["parts"] != "all" else [])
+    words += [option + " " + shlex.quote(value) for option, value in (journal.get("moment") or {}).items()]
+    return "finish it, with %s, or undo it, with %s" % (" ".join(words), undo)
+
+
+def refuse_another(journal: Dict[str, Any], what: str) -> UsageError:
+    """Return the refusal of anything else while a restore is half done."""
+    return UsageError(
+        "a restore of %s was interrupted while it replaced the live data, and %s: %s" % (journal["generation"], what, ways_out(journal))
+    )

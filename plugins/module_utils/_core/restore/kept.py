@@ -31,6 +31,14 @@ class Replaced:
     inode: int
 
 
+def forget_record(state: str, journal: Dict[str, Any]) -> None:
+    """Remove what `record` has written: nothing of it is kept any more."""
+    path = _path(state, journal)
+    if os.path.lexists(path):
+        os.unlink(path)
+        durable.sync_directory(state)
+
+
 def replaced(job: Optional[str] = None, *, state: str = journals.STATE) -> List[Replaced]:
     """Return what restores in place have replaced and kept, oldest first.
 
@@ -60,7 +68,7 @@ def discard(kept: Sequence[Replaced], reporter: Reporter, *, state: str = journa
     gone: List[str] = []
     with journals.alone(state):
         if journals.pending(state=state):
-            raise StillpointError("a restore was interrupted while it replaced live data: finish it before anything is discarded")
+            raise StillpointError("a restore was interrupted while it replaced live data: finish or undo it before anything is discarded")
         reporter.stage("discard")
         for each in kept:
             if durable.inode(each.path) == each.inode:
@@ -75,6 +83,9 @@ def discard(kept: Sequence[Replaced], reporter: Reporter, *, state: str = journa
 
 def record(state: str, journal: Dict[str, Any], kept: Sequence[Dict[str, Any]]) -> None:
     if kept:
-        stamp = journal["targets"][0]["kept"].rsplit("-", 1)[1]
         facts = {key: journal[key] for key in ("job", "generation", "time")}
-        durable.write_json(os.path.join(state, "kept-%s.json" % stamp), {**facts, "kept": list(kept)})
+        durable.write_json(_path(state, journal), {**facts, "kept": list(kept)})
+
+
+def _path(state: str, journal: Dict[str, Any]) -> str:
+    return os.path.join(state, "kept-%s.json" % journal["targets"][0]["kept"].rsplit("-", 1)[1])

@@ -9,12 +9,12 @@ from datetime import datetime, timezone
 from typing import List, Optional, Sequence, Set, Tuple
 
 from .. import service
-from ..errors import UsageError
+from ..errors import StillpointError, UsageError
 from ..repository.generations import Generation, RecordedTree
 from ..storage.mounts import is_below, mounted_below, table
 
 # How names are made; rsync.OWN_NAMES keeps those inside a tree out of backups.
-NEW, REPLACED, INCOMPLETE = ".stillpoint-new", ".stillpoint-replaced-", ".incomplete"
+NEW, REPLACED, INCOMPLETE, LATER = ".stillpoint-new", ".stillpoint-replaced-", ".incomplete", ".later"
 LOST_AND_FOUND = "lost+found"
 
 
@@ -88,6 +88,16 @@ def databases(targets: Sequence[Target]) -> List[str]:
 def datadir(targets: Sequence[Target]) -> str:
     """Return where the server works: the tree of its data directory, not that of its redo log or the like."""
     return min((target for target in targets if not target.tree.is_files), key=lambda target: len(target.tree.name)).path
+
+
+def refuse_running(targets: Sequence[Target]) -> None:
+    """Raise StillpointError where a server works on what is about to be replaced."""
+    found = running(targets)
+    if found is not None:
+        path, server = found
+        raise StillpointError(
+            "a server (%s, process %d) still runs in %s: stop it, then run this again" % (server.program, server.pid, path)
+        )
 
 
 def running(targets: Sequence[Target]) -> Optional[Tuple[str, service.Running]]:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .. import service
 from ..binlog.aside import Logs
@@ -14,8 +14,8 @@ from ..repository import manifest
 from ..repository.generations import Generation, RecordedTree
 from ..storage.mounts import is_below
 from ..storage.sizes import human
+from . import binlogs, places
 from . import journal as journals
-from . import places
 from .places import Target
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class RestorePlan:
 
     :ivar to: the directory that it goes to; None: in place
     :ivar unit: the systemd unit that is stopped and started; None: none
+    :ivar triggers: the units that would start it by themselves, which are stopped and started with it
+    :ivar moment: the option that asked for more than the generation, as ``{"--until": TIME}``
     :ivar resumes: an earlier run has copied everything and was interrupted while it replaced
     :ivar replay: what is replayed onto the copy before it replaces anything; None: nothing
     :ivar logs: the binary logs that the server writes outside its data, which end with the data that is replaced
@@ -60,6 +62,8 @@ class RestorePlan:
     replay: Optional["Replay"] = None
     logs: Optional[Logs] = None
     archives: Tuple["Archive", ...] = ()
+    triggers: Tuple[str, ...] = ()
+    moment: Optional[Mapping[str, str]] = None
 
     @property
     def bytes(self) -> int:
@@ -108,10 +112,10 @@ class RestorePlan:
         ]
         if self.replay:
             lines += self.replay.lines()
-        if self.logs:
+        if self.logs and self.logs.files():
             lines.append("  the server's binary logs %s.* are set aside: they do not follow on what is put back" % self.logs.basename)
         if self.unit:
-            lines.append("  %s is stopped while the data is exchanged, and started after that" % self.unit)
+            lines.append("  %s is stopped while the data is exchanged, and started after that" % " and ".join([self.unit, *self.triggers]))
         return lines + ["  warning: " + warning for warning in self.warnings]
 
 
@@ -122,6 +126,7 @@ def make(
     *,
     replay: Optional["Replay"] = None,
     archives: Sequence["Archive"] = (),
+    moment: Optional[Mapping[str, str]] = None,
     state: str = journals.STATE,
 ) -> RestorePlan:
     """Return the plan for putting a generation back.
@@ -129,43 +134,36 @@ def make(
     :param to: a directory that is empty or does not exist; default: in place
     :param parts: ``all``, ``database`` or ``files``
     :param replay: what to replay onto it
-    :param archives: of the binary logs of the server that it replaces the data of
+    :param archives: of the binary logs of this host's servers
+    :param moment: the option that asked for the replay; where a restore was interrupted, it has to be the one of that
     :raises UsageError: this generation does not hold it, or it can't go there
     :raises StillpointError: the generation is damaged, or there is no room
     """
     trees = _chosen(generation, parts)
     if to is not None:
         return _plan_elsewhere(generation, trees, os.path.abspath(to), replay, state)
-    journal = journals.read(state)
-    if journal and journal["phase"] != journals.COPYING:
-        return _plan_resumption(generation, parts, journal, archives, state)
+    journal = journals.pending(state=state)
+    if journal:
+        return _plan_resumption(generation, parts, journal, archives, moment, state)
     refuse_damaged(generation)
     targets = places.targets_of(trees)
     places.refuse_torn(generation, targets)
     unit = _unit(generation, targets)
     needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
     warnings = tuple(_warnings(generation, targets, unit, replay))
+    plan = RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, moment=moment)
     if not places.databases(targets):
-        return RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay)
-    ends = tuple(archive for archive in archives if archive.writable)
-    for archive in archives:
+        return plan
+    logs = binlogs.own(generation, targets, archives)
+    concerned = [archive for archive in archives if logs and binlogs.is_of(archive, logs)]
+    ends = tuple(archive for archive in concerned if archive.writable)
+    for archive in concerned:
         if archive not in ends:
             warnings += (
                 "the archive of binary logs in %s can't be written now, and will not learn of the restore: have it begin anew, by moving it away, "
                 "before the server writes to it again" % archive.path,
             )
-    return RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, _logs(generation, targets, archives), ends)
-
-
-def _logs(generation: Generation, targets: Sequence[Target], archives: Sequence["Archive"]) -> Optional[Logs]:
-    """Return the binary logs that the server writes beside its data; None where they are part of the data, or not archived."""
-    for archive in archives:
-        for line in reversed(archive.lines()):
-            basename = str(line.server.get("basename") or "")
-            if not basename or any(is_below(os.path.realpath(os.path.dirname(basename)), path) for path in places.databases(targets)):
-                return None
-            return Logs(basename, targets[0].kept.rsplit("-", 1)[1])
-    return None
+    return replace(plan, warnings=warnings, logs=logs, archives=ends, triggers=service.triggers(unit) if unit else ())
 
 
 def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
@@ -289,20 +287,21 @@ def _plan_elsewhere(
 
 
 def _plan_resumption(
-    generation: Generation, parts: str, journal: Dict[str, Any], archives: Sequence["Archive"], state: str
+    generation: Generation, parts: str, journal: Dict[str, Any], archives: Sequence["Archive"], moment: Optional[Mapping[str, str]], state: str
 ) -> RestorePlan:
     """Return the plan for finishing what the journal says.
 
     :raises UsageError: something else is asked for
     """
+    if journal["phase"] == journals.UNDOING:
+        raise journals.refuse_another(journal, "then undone half way")
     names = [target["tree"]["name"] for target in journal["targets"]]
     asked = [tree.name for tree in generation.trees if parts == ALL or tree.is_files == (parts == FILES)]
-    if journal["path"] != generation.path or names != asked:
-        how = "" if journal["parts"] == ALL else " --%s-only" % journal["parts"]
-        raise UsageError(
-            "a restore of %s was interrupted while it replaced the live data: finish it first, with stillpoint restore %s %s%s --yes"
-            % (journal["generation"], journal["job"], journal["generation"], how)
-        )
-    targets = tuple(Target(**{**target, "tree": RecordedTree(**target["tree"])}) for target in journal["targets"])
-    logs = Logs(**journal["logs"]) if journal.get("logs") else None
-    return RestorePlan(generation, None, targets, (), journal["unit"], True, (), state, None, logs, tuple(archives))
+    if journal["path"] != generation.path or names != asked or dict(journal.get("moment") or {}) != dict(moment or {}):
+        raise journals.refuse_another(journal, "this asks for another one")
+    targets = journals.targets(journal)
+    logs = Logs(**{**journal["logs"], "replaced": tuple(journal["logs"]["replaced"])}) if journal.get("logs") else None
+    told = tuple(archive for archive in archives if archive.path in journal["archives"])
+    return RestorePlan(
+        generation, None, targets, (), journal["unit"], True, (), state, None, logs, told, tuple(journal["triggers"]), journal.get("moment")
+    )

@@ -76,7 +76,7 @@ backups:
       type: int
       sample: 1503238553
     state:
-      description: V(good) where it is proven to start or has no database in it, V(unproven), or V(bad) where damage was found or its proof failed.
+      description: V(good) where it is proven to start or has no database in it, V(bad) where damage was found or its proof failed, else V(unproven).
       type: str
       sample: good
 directories:

@@ -120,6 +120,7 @@ def test_what_a_generation_says_of_itself(directory, source):
         ("mysql", None, "unproven"),
         ("mysql", {"ok": True}, "good"),
         ("mysql", {"ok": False, "reason": "it found 1 prepared transaction"}, "bad"),
+        ("mysql", {"ok": None, "reason": "there was no room"}, "unproven"),
         ("files/opt", {"ok": False}, "bad"),
     ],
 )

@@ -8,17 +8,19 @@ import shutil
 import subprocess
 import time
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 import pytest
 from _core import proof
 from _core.errors import StillpointError
+from _core.mysql import checking, settings
 from _core.mysql import server as servers
-from _core.mysql import settings
 from _core.mysql.connection import Session
 from _core.mysql.settings import Settings
 from _core.proof import Claim, Proof, prove
+from _core.repository import manifest
 from _core.storage import leftovers, mounts
 from real_server import RealServer, needed, real_server
 
@@ -237,21 +239,82 @@ class Before:
 
     name = "2026-11-22T02-00-05Z"
     state = "good"
+    time = datetime(2100, 1, 1, tzinfo=timezone.utc)  # long after what it holds was written
 
     def __init__(self, path: Path, mode: str = "all") -> None:
         self.path = str(path)
         self.summary = {"proof": {"ok": True, "tables": {"mode": mode}}}
 
 
+def proven_before(copy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the generation before have these files."""
+    known = [entry._replace(path=os.path.join(b"mysql", entry.path)) for entry, _size in manifest.walk(os.fsencode(copy))]
+    monkeypatch.setattr(manifest, "entries", lambda path: iter(known))
+
+
+def test_a_change_that_is_in_the_redo_log_alone_is_one(
+    server: RealServer, copies: List[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.do("CREATE TABLE d.still (i INT PRIMARY KEY)", "CREATE TABLE d.late (i INT PRIMARY KEY) ENGINE=InnoDB", "SET GLOBAL innodb_max_dirty_pages_pct = 0")
+    time.sleep(2)
+    server.do("SET GLOBAL innodb_max_dirty_pages_pct = 90")
+    first, _coordinates = taken(server, copies, FLUSH)
+    proven_before(first, monkeypatch)
+    server.do("INSERT INTO d.late VALUES (1)")
+    second, coordinates = taken(server, copies, FLUSH)
+    files = [os.stat(copy + "/d/late.ibd") for copy in (first, second)]
+    assert files[0].st_mtime_ns == files[1].st_mtime_ns, "the page was written to the table's file: this shows nothing"
+    names: Set[checking.Name] = set()
+    check = checking.check
+    monkeypatch.setattr(checking, "check", lambda session, asked, *more: names.update(asked) or check(session, asked, *more))
+    found = proven(server, second, claim(server, coordinates, tables="changed", before=Before(tmp_path)))
+    assert found.reason == ""
+    assert ("d", "late") in names
+    assert ("d", "still") not in names
+    assert (found.tables["checked"] + len(found.tables["unchecked"]), found.tables["unchanged"] > 10) == (len(names), True)
+
+
+def test_what_was_written_just_before_the_snapshot_of_the_generation_before_counts_as_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "t.ibd").touch()
+    proven_before(str(tmp_path), monkeypatch)
+    before = Before(tmp_path)
+    assert proof._files_before(before)  # type: ignore[arg-type]
+    before.time = datetime.now(timezone.utc)
+    assert proof._files_before(before) == {}  # type: ignore[arg-type]
+
+
+def test_a_broken_page_of_a_long_column_fails_the_proof_with_the_name_of_the_table(server: RealServer, copies: List[str]) -> None:
+    # what is still in the redo log would mend the page
+    server.do("CREATE TABLE d.long (i INT PRIMARY KEY, t LONGBLOB) ENGINE=InnoDB", "INSERT INTO d.long VALUES (1, REPEAT('x', 100000))")
+    server.do("FLUSH TABLES d.long FOR EXPORT", "UNLOCK TABLES", "SET GLOBAL innodb_max_dirty_pages_pct = 0")
+    time.sleep(2)
+    copy, coordinates = taken(server, copies, FLUSH)
+    assert proven(server, copy, claim(server, coordinates, tables="all")).reason == ""
+    with open(copy + "/d/long.ibd", "r+b") as file:
+        data = file.read()
+        file.seek(data.index(b"x" * 10000) // 16384 * 16384 + 9000)
+        file.write(b"torn")
+    found = proven(server, copy, claim(server, coordinates, tables="all"))
+    assert "finds 1 of its tables damaged: d.long: " in found.reason
+    assert found.as_dict()["ok"] is False
+
+
+def test_after_the_logs_were_reset_the_place_of_a_commit_before_that_is_none_in_them(server: RealServer, copies: List[str]) -> None:
+    server.do("FLUSH BINARY LOGS", "INSERT INTO d.small VALUES (5000)", "RESET MASTER", "INSERT INTO d.small VALUES (5001)")
+    copy, coordinates = taken(server, copies, FLUSH)
+    found = proven(server, copy, claim(server, coordinates))
+    assert found.reason == ""
+    assert found.position["recovered"]["file"] > coordinates["file"], "this shows nothing"
+    assert "was reset or renamed" in found.position["note"]
+
+
 def test_only_tables_that_changed_are_checked_again(
     server: RealServer, copies: List[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from _core.repository import manifest
-
     server.do("FLUSH TABLES")
     first, _coordinates = taken(server, copies, FLUSH)
-    known = {os.path.join(b"mysql", entry.path): entry._replace(path=os.path.join(b"mysql", entry.path)) for entry, _size in manifest.walk(os.fsencode(first))}
-    monkeypatch.setattr(manifest, "entries", lambda path: iter(known.values()))
+    proven_before(first, monkeypatch)
     server.do("INSERT INTO d.notes VALUES (100)")
     second, coordinates = taken(server, copies, FLUSH)
     os.utime(second + "/d/small.ibd")
@@ -272,7 +335,15 @@ def test_the_generation_to_compare_with_is_the_newest_that_is_good_and_had_its_t
     assert proof.newest_proven([bad, unchecked]) is None  # type: ignore[list-item]
 
 
-def test_what_hangs_is_ended_and_what_can_not_be_done_is_a_failed_proof(
+def script(server: RealServer, words: str) -> str:
+    """Return a program that says something and fails."""
+    program = Path(server.top, "program")
+    program.write_text("#!/bin/sh\necho \"%s\"\nexit 1\n" % words, encoding="ascii")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_what_hangs_is_ended_and_what_can_not_be_done_says_nothing_against_the_data(
     server: RealServer, copies: List[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy, coordinates = taken(server, copies, FLUSH)
@@ -280,13 +351,22 @@ def test_what_hangs_is_ended_and_what_can_not_be_done_is_a_failed_proof(
         patch.setattr(proof, "CHECK_LIMIT", 0.0)
         found = proven(server, copy, claim(server, coordinates, tables="all"))
         assert "did not end within" in found.reason
+        assert (found.refuted, found.as_dict()["ok"]) == (False, None)
 
     def lost() -> None:
         raise StillpointError("the snapshot is full")
 
     what = claim(server, coordinates)
-    assert prove(what, Copies({server.datadir: copy}), [], lost).reason == "the snapshot is full"  # type: ignore[arg-type]
+    found = prove(what, Copies({server.datadir: copy}), [], lost)  # type: ignore[arg-type]
+    assert (found.reason, found.as_dict()["ok"]) == ("the snapshot is full", None)
+    for words in ("error while loading shared libraries: libssl.so.3", "[ERROR] InnoDB: Error number 28 means 'No space left on device'", ""):
+        found = proven(server, copy, replace(what, settings=replace(what.settings, program=script(server, words))))
+        assert ("the server does not start: " + words in found.reason, found.as_dict()["ok"]) == (True, None)
+    found = proven(server, copy, replace(what, settings=replace(what.settings, program=script(server, "[ERROR] InnoDB: the page is broken"))))
+    assert found.as_dict()["ok"] is False
     no_program = replace(what, settings=replace(what.settings, program="/nowhere", flavour="percona", version_text="8.0.1"))
     if not shutil.which("mysqld", path="/usr/sbin:/usr/bin"):
-        assert "no server program of percona" in proven(server, copy, no_program).reason
+        found = proven(server, copy, no_program)
+        assert "no server program of percona" in found.reason
+        assert found.as_dict()["ok"] is None
     assert subprocess.run(["pgrep", "-f", "socket=/tmp/stillpoint-test-run-%d" % os.getpid()], check=False).returncode == 1

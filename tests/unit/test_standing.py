@@ -150,7 +150,9 @@ def test_on_mysql_gtids_and_the_end_of_the_log_both_have_to_be_right(tmp_path: P
     assert "not among the recorded: x:9" in compared(Answers(extra="x:9"), at[-1], GTIDS, logs(tmp_path))["fault"]
     assert compared(Answers(missing=UUID + ":2"), at[-1], GTIDS, logs(tmp_path))["fault"] == ""
     assert "without the transaction %s:1" % UUID in compared(Answers(missing=UUID + ":1-2"), at[-1], GTIDS, logs(tmp_path))["fault"]
-    assert "does not explain" in compared(Answers(missing=UUID + ":2"), at[-1], GTIDS, None)["fault"]
+    unexplained = compared(Answers(missing=UUID + ":2"), at[-1], GTIDS, None)
+    assert "does not explain" in unexplained["open"]
+    assert unexplained["fault"] == ""
 
 
 def test_without_gtids_the_end_of_the_log_is_the_evidence_and_without_that_it_is_said(tmp_path: Path) -> None:
@@ -167,7 +169,27 @@ def test_behind_encrypted_logs_their_end_decides(tmp_path: Path) -> None:
     behind = Stands("bin.000001", at[2], None)
     assert compared(Answers(), at[-1], behind, logs(tmp_path))["fault"] == ""
     assert "ends at" in compared(Answers(), at[3], behind, logs(tmp_path))["fault"]
-    assert "can't be read" in compared(Answers(), at[-1], behind, logs(tmp_path, SERVER))["fault"]
+    assert "can't be read" in compared(Answers(), at[-1], behind, logs(tmp_path, SERVER))["open"]
+
+
+def test_a_place_in_logs_that_were_reset_or_renamed_since_is_compared_with_nothing(tmp_path: Path) -> None:
+    at = log(tmp_path, event(FORMAT), mariadb_gtid(1, 4), event(ROWS), event(XID), number=2)
+    until = {"file": "bin.000002", "position": at[-1], "gtid": None}
+
+    def compare(file: str, position: int, whose: str = SERVER) -> Dict[str, Any]:
+        return standing.compare(Answers(), until, Stands(file, position, None), logs(tmp_path, whose))  # type: ignore[arg-type]
+
+    for file, place in ("bin.000002", at[-1] + 4000), ("bin.000002", at[1] + 7), ("bin.000009", 400), ("old.000001", 400):
+        reset = compare(file, place)
+        assert (reset["fault"], reset["open"], reset["compared"]) == ("", "", None)
+        assert "is at %s:%d, in a log that was reset or renamed since" % (file, place) in reset["note"]
+        assert compare(file, place, SNAPSHOT)["compared"] == "the end of the binary log"
+    until["position"] = at[1]
+    assert "recorded is" in compare("bin.000002", at[-1])["fault"]
+    assert "ends at" in compare("bin.000009", 400, SNAPSHOT)["fault"]
+    until["position"] = at[-1]
+    assert "between them is a transaction" in compare("bin.000001", 400)["fault"], "that log was purged"
+    assert standing.given(Stands("bin.000009", 400, "0-1-7"), logs(tmp_path, SERVER))["source"] == "proof: gtid_executed"  # type: ignore[index]
 
 
 def test_coordinates_are_given_by_the_best_that_there_is(tmp_path: Path) -> None:
@@ -187,7 +209,7 @@ def test_tables_are_unchanged_only_with_all_their_files_and_rows_of_their_own() 
 
     def now(**changes: Any) -> Any:
         files = {**before, **{name.replace("__", "/").replace("_dot_", "."): facts for name, facts in changes.items()}}
-        return checking.unchanged([(name, *facts) for name, facts in files.items() if facts], before)
+        return checking.unchanged({name: facts for name, facts in files.items() if facts}, before)
 
     assert now() == {("d", "a"), ("d", "p"), ("d", "m"), ("d", "x-y")}
     assert ("d", "a") not in now(d__a_dot_ibd=(10, 2))

@@ -34,7 +34,7 @@ from .version import VERSION
 def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
     """Back a job up and return the summary of the new generation's manifest, with its path.
 
-    :raises ProofFailed: it was published, marked as bad
+    :raises ProofFailed: it was published, marked as bad; or unproven, where the proof could not be done
     :raises StillpointError: nothing was published, and what was opened is closed
     """
     started = time.monotonic()
@@ -78,6 +78,10 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
             }
             generation = partial.publish(point.time, summary)
         removed = _prune(directory, job, reporter)
+    if proof and proof.reason and not proof.refuted:
+        raise ProofFailed(
+            "the backup %s was taken and counts as unproven, as its proof could not be done: %s" % (generation.path, proof.reason)
+        )
     if proof and proof.reason:
         raise ProofFailed(
             "the backup %s was taken, but its proof failed and it is marked as bad: %s; it stays for whoever can use a part of it, "
@@ -112,6 +116,7 @@ def _prove(plan: Plan, point: Point, owner: Owner, watch: Watch, reporter: Repor
     if plan.settings is None or plan.quiesce is None or not plan.job.verify.server:
         return None
     reporter.stage("prove")
+    watch.copied()
     lock = point.lock or {}
     claim = Claim(
         settings=plan.settings,
@@ -127,7 +132,7 @@ def _prove(plan: Plan, point: Point, owner: Owner, watch: Watch, reporter: Repor
     except StillpointError as error:
         proof = Proof(reason="the snapshot can't be mounted to be written to, or unmounted: %s" % error, time=iso(datetime.now(timezone.utc)))
     if proof.reason:
-        reporter.warn("the proof failed: %s" % proof.reason)
+        reporter.warn("the proof %s: %s" % ("failed" if proof.refuted else "could not be done", proof.reason))
     return proof
 
 

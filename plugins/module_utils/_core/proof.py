@@ -9,28 +9,30 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from threading import Thread
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .errors import StillpointError
 from .mysql import checking, standing
 from .mysql.checking import Checked
 from .mysql.connection import READ_TIMEOUT, ServerError, Session
-from .mysql.scratch import Recovery, Scratch, ScratchFailed, scratch_server
+from .mysql.scratch import Recovery, Scratch, ScratchFailed, is_of_host, scratch_server
 from .mysql.settings import Settings
 from .observe.text import iso
 from .reading import Mounted
 from .repository import manifest
-from .repository.generations import GOOD, Generation
+from .repository.generations import DOUBTFUL, GOOD, Generation
 from .storage.mounts import is_below
 from .storage.snapshots import Target
 
 # Seconds for all of CHECK TABLE; a hang ends there, and so does the time that the snapshot can be kept.
 CHECK_LIMIT = 6 * 3600.0
 _TICK = 0.2
+_END_LIMIT = 10.0  # seconds for a server that has cut the connection to end
 
 _REDO_MOST = 1 << 30  # a snapshot that needs more is extended
 _OWN_FILES = 64 << 20  # bytes: ibtmp1, doublewrite files
@@ -39,7 +41,7 @@ SUBJECT = "the snapshot that the copy was read from"
 
 
 class ProofFailed(StillpointError):
-    """The backup was published, and the proof that a server starts on it failed."""
+    """The backup was published, and the proof that a server starts on it failed, or could not be done."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,16 @@ class Claim:
 class Proof:
     """What was found.
 
-    :ivar reason: why it failed; "" where it passed
+    :ivar reason: why it failed, or could not be done; "" where it passed
+    :ivar refuted: the data are not what they were said to be; else whatever the reason is, it lies elsewhere
     :ivar given: coordinates that the proof gives, where none were recorded, or others
     """
 
     reason: str = ""
+    refuted: bool = False
     time: str = ""
     duration_s: float = 0.0
+    of: str = SUBJECT
     program: str = ""
     version: str = ""
     recovery: Optional[Recovery] = None
@@ -81,14 +86,14 @@ class Proof:
     tables: Dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> Dict[str, Any]:
-        """Return it as the manifest has it."""
+        """Return it as the manifest has it; ``ok`` is None where it could not be done."""
         recovery = self.recovery
         return {
-            "ok": not self.reason,
+            "ok": not self.reason or (False if self.refuted else None),
             "reason": self.reason,
             "time": self.time,
             "duration_s": self.duration_s,
-            "of": SUBJECT,
+            "of": self.of,
             "program": self.program,
             "version": self.version,
             "recovery": {"seconds": recovery.seconds, "crash_recovery": recovery.crash_recovery, "errors": list(recovery.errors)} if recovery else None,
@@ -131,10 +136,14 @@ def prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Call
         watch()
     except ScratchFailed as error:
         proof.recovery = error.recovery or proof.recovery
-        proof.reason = str(error)
+        proof.reason, proof.refuted = str(error), not error.of_host
         if error.recovery and error.recovery.prepared and proof.prepared is None:
             proof.prepared = len([line for line in error.recovery.prepared if "in the XA prepared state" in line]) or None
-    except (StillpointError, OSError, struct.error) as error:
+    except (_Refuted, ServerError) as error:
+        proof.reason, proof.refuted = str(error), not is_of_host(str(error))
+    except struct.error as error:
+        proof.reason = "an event of the binary log can't be read: %s" % error
+    except (StillpointError, OSError) as error:
         proof.reason = str(error)
     proof.duration_s = round(time.monotonic() - began, 1)
     return proof
@@ -144,24 +153,58 @@ def _prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Cal
     settings = claim.settings
     proof.program = settings.find_program()
     where = {path: mounted.directory(path) for _role, path in settings.paths}
-    files = checking.files_of(where[settings.datadir]) if claim.tables == checking.CHANGED else []
+    datadir = where[settings.datadir]
+    same, files = _unchanged(claim, datadir)
     logs = standing.find_logs(settings, lambda path: mounted.find_any(path, targets))
     # A server that is restored from this has the binary logs that were copied, and no others, to decide about prepared transactions.
     # Where a lock stopped commits there is nothing to decide, and it has to start without any.
     copied = any(is_below(os.path.dirname(settings.log_bin), path) for _role, path in settings.paths)
     with_log = bool(settings.log_bin) and copied and not claim.commits_stopped
-    with scratch_server(settings, where, discard=True, binary_log=with_log, tick=watch) as server:
+    checked = Checked()
+    with scratch_server(settings, where, discard=not same, binary_log=with_log, tick=watch) as server:
         proof.recovery = server.recovery
-        with Session(server.login, read_timeout=int(CHECK_LIMIT) + READ_TIMEOUT) as session:
+        with _session(server) as session:
             found = standing.stands(session, settings, server.recovery, with_log=with_log)
             proof.prepared = len(session.rows("XA RECOVER"))
             if proof.prepared:
                 raise _Refuted("it holds %d prepared transactions, which are neither committed nor rolled back" % proof.prepared)
             _place(claim, session, found, logs, proof)
-            _check(claim, session, server, files, watch, proof)
-        proof.recovery = server.said()
-        if proof.recovery.errors:
-            raise _Refuted("the server says: %s" % proof.recovery.errors[0])
+            proof.tables = {"mode": claim.tables}
+            if claim.tables != checking.NONE:
+                names = checking.tables(session)
+                checked.unchanged = len([name for name in names if name in same])
+                _check(claim, session, server, [name for name in names if name not in same], checked, watch, proof)
+        _heard(server, proof)
+    # What was in the redo log alone is in the files now that the server has stopped in order.
+    written = sorted(same - checking.unchanged(checking.files_of(datadir), files)) if same else []
+    if written:
+        checked.unchanged -= len(written)
+        with scratch_server(settings, where, discard=True, tick=watch) as server:
+            with _session(server) as session:
+                _check(claim, session, server, written, checked, watch, proof)
+            _heard(server, proof)
+
+
+def _session(server: Scratch) -> Session:
+    return Session(server.login, read_timeout=int(CHECK_LIMIT) + READ_TIMEOUT)
+
+
+def _heard(server: Scratch, proof: Proof) -> None:
+    """Refuse a server that has logged an error."""
+    proof.recovery = server.said()
+    if proof.recovery.errors:
+        raise _Refuted("the server says: %s" % proof.recovery.errors[0])
+
+
+def _unchanged(claim: Claim, datadir: str) -> Tuple[Set[checking.Name], Mapping[str, Tuple[int, int]]]:
+    """Return the tables whose files are those of the generation before, and size and time of each file."""
+    if claim.tables != checking.CHANGED or claim.before is None:
+        return set(), {}
+    files = checking.files_of(datadir)
+    try:
+        return checking.unchanged(files, _files_before(claim.before)), files
+    except manifest.Damaged:  # what was proven then is not known any more: every table is checked
+        return set(), {}
 
 
 def _place(claim: Claim, session: Session, found: standing.Stands, logs: Optional[standing.Logs], proof: Proof) -> None:
@@ -179,35 +222,48 @@ def _place(claim: Claim, session: Session, found: standing.Stands, logs: Optiona
         proof.position = standing.compare(session, recorded, found, logs)
         if proof.position["fault"]:
             raise _Refuted(proof.position["fault"])
+        if proof.position["open"]:
+            raise StillpointError(proof.position["open"])
 
 
-def _check(claim: Claim, session: Session, server: Scratch, files: List[checking.FileFacts], watch: Callable[[], None], proof: Proof) -> None:
-    """Check the tables that are to be checked."""
-    proof.tables = {"mode": claim.tables}
-    if claim.tables == checking.NONE:
-        return
-    names = checking.tables(session)
+def _check(
+    claim: Claim, session: Session, server: Scratch, names: Sequence[checking.Name], checked: Checked, watch: Callable[[], None], proof: Proof
+) -> None:
+    """Check tables."""
     try:
-        same = checking.unchanged(files, _files_before(claim.before)) if claim.before else set()
-    except manifest.Damaged:  # what was proven then is not known any more: every table is checked
-        same = set()
-    checked = Checked(unchanged=len([name for name in names if name in same]))
-    try:
-        _meanwhile(lambda: checking.check(session, [name for name in names if name not in same], checked), _limited(watch, server))
+        _meanwhile(lambda: checking.check(session, names, checked, lambda: server.said().errors), _limited(watch, server))
     except (ServerError, ScratchFailed) as error:
-        raise ScratchFailed("%s; it was checking %s" % (error, checked.current), server.said()) from None
+        raise _while_checking(error, server, checked) from None
     finally:
         proof.tables = {"mode": claim.tables, "since": claim.before.name if claim.before else None, **checked.as_dict()}
+    if checked.complaints and is_of_host(checked.complaints[0]):
+        raise StillpointError("its tables can't be checked on this host: %s" % checked.complaints[0])
     if checked.complaints:
         raise _Refuted("CHECK TABLE finds %d of its tables damaged: %s" % (checked.complaints_total, checked.complaints[0]))
 
 
-def _files_before(generation: Generation) -> Dict[str, Any]:
-    """Return size and time of the files of each schema, by their names below the data directory, as a manifest has them."""
+def _while_checking(error: StillpointError, server: Scratch, checked: Checked) -> ScratchFailed:
+    """Return the error that names the table, with what the server itself says where it has ended."""
+    try:
+        if isinstance(error, ServerError):
+            server.process.wait(_END_LIMIT)
+        server.check()
+    except ScratchFailed as ended:
+        error = ended
+    except subprocess.TimeoutExpired:
+        pass
+    of_host = error.of_host if isinstance(error, ScratchFailed) else is_of_host(str(error))
+    return ScratchFailed("%s; it was checking %s" % (error, checked.current), server.said(), of_host=of_host)
+
+
+def _files_before(generation: Generation) -> Dict[str, Tuple[int, int]]:
+    """Return size and time of the files of each schema, by their names below the data directory, as a manifest has them. A file that was
+    written just before that generation's snapshot is left out: its time does not prove that it was not written again just after it."""
     found = {}
+    doubtful = int((generation.time.timestamp() - DOUBTFUL) * 1e9)
     for entry in manifest.entries(generation.path):
         tree, _slash, name = os.fsdecode(entry.path).partition("/")
-        if tree == "mysql" and entry.type == manifest.FILE and name.count("/") == 1:
+        if tree == "mysql" and entry.type == manifest.FILE and name.count("/") == 1 and entry.mtime_ns < doubtful:
             found[name] = (entry.size, entry.mtime_ns)
     return found
 
@@ -219,7 +275,7 @@ def _limited(watch: Callable[[], None], server: Scratch) -> Callable[[], None]:
         watch()
         server.check()
         if time.monotonic() > end:
-            raise ScratchFailed("the check of the tables did not end within %g s" % CHECK_LIMIT)
+            raise ScratchFailed("the check of the tables did not end within %g s" % CHECK_LIMIT, of_host=True)
 
     return tick
 

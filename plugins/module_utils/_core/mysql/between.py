@@ -112,6 +112,20 @@ def read(directory: str, basename: str, since: Tuple[str, int], until: Tuple[str
     return found
 
 
+def has(directory: str, place: Tuple[str, int]) -> bool:
+    """Tell whether a ``(file, position)`` is where an event of a binary log begins, or the last one ends.
+
+    :raises Unreadable: the log is encrypted, or is none
+    """
+    with _opened(os.path.join(directory, place[0])) as file:
+        try:
+            for _event in _events(file, place[0], len(MAGIC), place[1]):
+                pass
+            return place[1] >= len(MAGIC)
+        except Unreadable:
+            return False
+
+
 def complete(path: str) -> int:
     """Return the position up to which a binary log holds whole transactions: one that was being written does not count.
 

@@ -13,6 +13,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import contextmanager
@@ -46,6 +47,15 @@ _ERROR = re.compile(r"\[ERROR\]|^mysqld.*: (?:unknown|ambiguous|error)|can't be 
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d[T ]+[\d:.]+Z? +\d+ +")
 _READY = "ready for connections"
 
+# What a server says where it lacks something of the host: room, memory, descriptors, a library, a key, an option that it knows.
+_OF_HOST = re.compile(
+    r"No space left|\b(?:errno|errcode|error number|os error|error):? *(?:12|24|28|122)\b|disk (?:is )?full|quota exceeded|out of memory|cannot allocate|"
+    r"can't allocate|too many open files|error while loading|unknown (?:variable|option)|can't be enclosed|can't open shared library|keyring|"
+    r"key.management",
+    re.IGNORECASE,
+)
+_ENDED_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM)  # the kernel, where memory runs out; a person
+
 # variable that names the directory of each role
 _VARIABLE = dict(zip(("data", "redo", "undo", "aria"), PLACED))
 
@@ -68,11 +78,15 @@ class Recovery:
 
 
 class ScratchFailed(StillpointError):
-    """A scratch server did not start, or ended."""
+    """A scratch server did not start, or ended.
 
-    def __init__(self, message: str, recovery: Optional[Recovery] = None) -> None:
+    :ivar of_host: as far as can be told for a reason that lies in the host, and not in the data
+    """
+
+    def __init__(self, message: str, recovery: Optional[Recovery] = None, *, of_host: bool = False) -> None:
         super().__init__(message)
         self.recovery = recovery
+        self.of_host = of_host
 
 
 @dataclass(frozen=True)
@@ -99,11 +113,9 @@ class Scratch:
     def check(self) -> None:
         """Raise ScratchFailed if it has ended meanwhile, or does nothing any more. For use while it has something to do."""
         if self.pulse.stalled():
-            recovery = self.said()
-            raise ScratchFailed("the scratch server stopped working: %s" % _last_error(recovery, _log(self.directory)), recovery)
+            raise _given_up("the scratch server stopped working", self.said(), self.directory)
         if self.process.poll() is not None:
-            recovery = self.said()
-            raise ScratchFailed("the scratch server ended: %s" % _why(self.process.returncode, recovery, self.directory), recovery)
+            raise _ended("the scratch server ended", self.process.returncode, self.said(), self.directory)
 
 
 class Pulse:
@@ -211,9 +223,11 @@ def _stop(process: "subprocess.Popen[Any]", in_order: bool) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(STOP_LIMIT)
-            raise ScratchFailed("the scratch server did not stop within %g s" % STOP_LIMIT) from None
+            raise ScratchFailed("the scratch server did not stop within %g s" % STOP_LIMIT, of_host=True) from None
         if process.returncode != 0:
-            raise ScratchFailed("the scratch server did not stop in order (exit status %d)" % process.returncode)
+            raise ScratchFailed(
+                "the scratch server did not stop in order (exit status %d)" % process.returncode, of_host=process.returncode in _ENDED_BY_OTHERS
+            )
     process.kill()
     try:
         process.wait(STOP_LIMIT)
@@ -229,16 +243,13 @@ def _wait(process: "subprocess.Popen[Any]", directory: str, began: float, tick: 
         ended = process.poll()
         log = _log(directory)
         if ended is not None:
-            recovery = said(log, time.monotonic() - began)
-            raise ScratchFailed("the server does not start: %s" % _why(ended, recovery, directory), recovery)
+            raise _ended("the server does not start", ended, said(log, time.monotonic() - began), directory)
         if _READY in log:
             return log
         if time.monotonic() > began + START_LIMIT:
-            recovery = said(log, time.monotonic() - began)
-            raise ScratchFailed("the server was not ready within %g s: %s" % (START_LIMIT, _last_error(recovery, log)), recovery)
+            raise _given_up("the server was not ready within %g s" % START_LIMIT, said(log, time.monotonic() - began), directory)
         if pulse.stalled():
-            recovery = said(log, time.monotonic() - began)
-            raise ScratchFailed("the server stopped working while it started: %s" % _last_error(recovery, log), recovery)
+            raise _given_up("the server stopped working while it started", said(log, time.monotonic() - began), directory)
         time.sleep(_POLL)
 
 
@@ -258,14 +269,27 @@ def said(log: str, seconds: float) -> Recovery:
     )
 
 
-def _why(status: int, recovery: Recovery, directory: str) -> str:
+def is_of_host(text: str) -> bool:
+    """Tell whether what a server says is about the host that it runs on, and not about its data."""
+    return bool(_OF_HOST.search(text))
+
+
+def _ended(what: str, status: int, recovery: Recovery, directory: str) -> ScratchFailed:
+    """Return the error for a server that has ended by itself, with its own words for the cause."""
     how = "signal %d" % -status if status < 0 else "exit status %d" % status
-    cause = next(iter((*recovery.prepared[-1:], *recovery.errors)), "") or _last(_log(directory)) or "it said nothing"
-    return "%s (%s)" % (cause, how)
+    causes = [*recovery.prepared[-1:], *recovery.errors, _last(_log(directory)) or "it said nothing"]
+    of_host = [cause for cause in causes if is_of_host(cause)]
+    text = "%s: %s (%s)" % (what, (of_host or causes)[0], how)
+    silent = status >= 0 and len(causes) == 1  # it came to nothing before it had anything to say of its data
+    return ScratchFailed(text, recovery, of_host=bool(of_host) or silent or status in _ENDED_BY_OTHERS)
 
 
-def _last_error(recovery: Recovery, log: str) -> str:
-    return recovery.errors[-1] if recovery.errors else _last(log) or "it said nothing"
+def _given_up(what: str, recovery: Recovery, directory: str) -> ScratchFailed:
+    """Return the error for a server that was ended because nothing came of it. MySQL is known to wait for ever where a page is broken,
+    and says so before; without a word against the data, it may as well be the host."""
+    against = [error for error in recovery.errors if not is_of_host(error)]
+    text = "%s: %s" % (what, recovery.errors[-1] if recovery.errors else _last(_log(directory)) or "it said nothing")
+    return ScratchFailed(text, recovery, of_host=not against)
 
 
 def _last(log: str) -> str:

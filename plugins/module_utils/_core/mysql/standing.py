@@ -95,8 +95,8 @@ def stands(session: Session, settings: Settings, recovery: Recovery, *, with_log
 def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: Optional[Logs]) -> Dict[str, Any]:
     """Return the evidence on whether a server stands at the recorded coordinates, less only what is not transactional.
 
-    :returns: ``expected``, ``recovered``, ``between`` (what was read), ``log_end``, ``compared`` (by what), ``note``, and ``fault``,
-        which is "" where nothing speaks against it
+    :returns: ``expected``, ``recovered``, ``between`` (what was read), ``log_end``, ``compared`` (by what), ``note``; ``open``, which is
+        "" where nothing is left open; and ``fault``, which is "" where nothing speaks against it
     """
     until = (str(expected["file"]), int(expected["position"]))
     evidence: Dict[str, Any] = {
@@ -106,6 +106,7 @@ def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: 
         "log_end": None,
         "compared": None,
         "note": "",
+        "open": "",
         "fault": "",
     }
     if found.file and found.position is not None:
@@ -117,7 +118,7 @@ def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: 
     if not found.file and logs and logs.whose == SNAPSHOT:
         _by_end(until, logs, evidence)
     if evidence["compared"] is None:
-        evidence["note"] = "the position could not be compared: the engine keeps none, and the binary logs are not on the snapshot"
+        evidence["note"] = evidence["note"] or "the position could not be compared: the engine keeps none, and the binary logs are not on the snapshot"
     return evidence
 
 
@@ -125,7 +126,7 @@ def given(found: Stands, logs: Optional[Logs]) -> Optional[Dict[str, Any]]:
     """Return the coordinates that a recovered server without prepared transactions gives; None where nothing tells them."""
     if logs and logs.whose == SNAPSHOT and logs.end:
         place, source = logs.end, "the end of the binary log on the snapshot"
-    elif found.file and found.position is not None:
+    elif found.file and found.position is not None and (logs is None or _may_be_in(logs, (found.file, found.position))):
         place, source = (found.file, found.position), "InnoDB"
     elif found.gtid:
         place, source = ("", 0), "gtid_executed"
@@ -147,29 +148,59 @@ def _by_position(stood: Place, until: Place, logs: Optional[Logs], evidence: Dic
         return
     where = "InnoDB recovered to %s:%d, recorded is %s:%d" % (*stood, *until)
     if logs is None:
-        evidence["fault"] = where + ", and there are no binary logs to show what lies between"
-        return
-    since = stood
-    if stood[0] not in logs.sizes:
-        # its last commit is long ago, and that log was purged since; or the logs were renamed or reset after it
-        since = (next(iter(logs.sizes)), len(between.MAGIC))
-        evidence["note"] = "%s, which InnoDB's last commit is in, is there no more; what was logged since %s was read" % (stood[0], since[0])
-    elif (between.number(stood[0]), stood[1]) > (between.number(until[0]), until[1]):
-        evidence["fault"] = where
+        evidence["open"] = where + ", and there are no binary logs to show what lies between"
         return
     try:
+        since = _comparable(stood, logs)
+        if since is None:
+            evidence["compared"] = None
+            evidence["note"] = "InnoDB's last commit that it knows of is at %s:%d, in a log that was reset or renamed since" % stood
+            if logs.whose == SNAPSHOT:
+                _by_end(until, logs, evidence)
+            return
+        if (between.number(since[0]), since[1]) > (between.number(until[0]), until[1]):
+            evidence["fault"] = where
+            return
         found = between.read(logs.directory, logs.basename, since, until)
     except between.Unreadable as error:
         if logs.whose != SNAPSHOT:
-            evidence["fault"] = "%s, and what lies between can't be read: %s" % (where, error)
+            evidence["open"] = "%s, and what lies between can't be read: %s" % (where, error)
             return
         evidence["note"] = "%s; what lies between can't be read (%s)" % (where, error)
         _by_end(until, logs, evidence)
         return
+    if since != stood:
+        evidence["note"] = "%s, which InnoDB's last commit is in, is there no more; what was logged since %s was read" % (stood[0], since[0])
     evidence["between"] = _told(found, since, logs)
     if found.transactional:
         first = found.transactional[0]
         evidence["fault"] = "%s, and between them is a transaction, at %s:%d" % (where, first.file, first.position)
+
+
+def _comparable(stood: Place, logs: Logs) -> Optional[Place]:
+    """Return from where on the logs have what came after InnoDB's last commit: from its place, or from the first log where that one was
+    purged. None where it is a place of other logs: each rollback segment keeps the place of its own last commit, and MariaDB tells the
+    one with the highest name, so that after RESET MASTER it is for a while one of before.
+
+    :raises Unreadable: the log is encrypted
+    """
+    if _is_in(logs, stood):
+        return stood
+    oldest = next(iter(logs.sizes))
+    purged = stood[0].rpartition(".")[0] == logs.basename and between.number(stood[0]) < between.number(oldest)
+    return (oldest, len(between.MAGIC)) if purged else None
+
+
+def _is_in(logs: Logs, place: Place) -> bool:
+    """Tell whether an event of these logs begins or ends at a place."""
+    return place[0] in logs.sizes and between.has(logs.directory, place)
+
+
+def _may_be_in(logs: Logs, place: Place) -> bool:
+    try:
+        return _is_in(logs, place)
+    except between.Unreadable:
+        return True
 
 
 def _by_end(until: Place, logs: Logs, evidence: Dict[str, Any]) -> None:
@@ -189,11 +220,16 @@ def _by_gtid(session: Session, expected: str, stood: str, until: Place, logs: Op
     if not missing:
         return
     names = expanded(missing)
+    lacks = "the server recovered without the recorded GTIDs %s" % missing
     if logs is None or names is None:
-        evidence["fault"] = "the server recovered without the recorded GTIDs %s, and the binary log does not explain it" % missing
+        evidence["open"] = lacks + ", and the binary log does not explain it"
         return
     since = (until[0], len(between.MAGIC))
-    found = between.read(logs.directory, logs.basename, since, until)
+    try:
+        found = between.read(logs.directory, logs.basename, since, until)
+    except between.Unreadable as error:
+        evidence["open"] = "%s, and what lies between can't be read: %s" % (lacks, error)
+        return
     evidence["between"] = _told(found, since, logs)
     harmless: Set[str] = {group.gtid for group in found.groups if not group.transactional}
     lacking = [name for name in names if name not in harmless]

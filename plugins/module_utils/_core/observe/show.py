@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from .text import age, count, duration, iso, moment, size, table
 
 _WIDTH = 13
+_NOT_PASSED = {False: "failed", None: "not done"}
 
 
 def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
@@ -94,7 +95,7 @@ def generations(listed: Sequence[Mapping[str, Any]], now: datetime) -> str:
                 size(each["size_bytes"]),
                 str(each["state"]),
                 "%d ms" % round(held) if held is not None else "-",
-                {True: "passed", False: "failed", None: "-"}[_passed(each.get("proof"))],
+                _passed(each.get("proof")),
             )
         )
     return table(head, rows, right=(2, 3, 5))
@@ -116,7 +117,7 @@ def proof(facts: Optional[Mapping[str, Any]]) -> List[str]:
     if not facts:
         return ["none: nobody has tried yet whether it starts"]
     took = " in %s" % duration(facts["duration_s"]) if facts.get("duration_s") is not None else ""
-    lines = ["passed" + took if facts.get("ok") else "failed%s: %s" % (took, facts.get("reason"))]
+    lines = ["passed" + took if facts.get("ok") else "%s%s: %s" % (_NOT_PASSED[facts.get("ok")], took, facts.get("reason"))]
     if facts.get("program"):
         lines.append("by %s %s, on %s" % (facts["program"], facts.get("version"), facts.get("of")))
     lines += _position(facts.get("position") or {})
@@ -147,8 +148,11 @@ def _position(found: Mapping[str, Any]) -> List[str]:
     return [text] + ([found["note"]] if found.get("note") else [])
 
 
-def _passed(facts: Optional[Mapping[str, Any]]) -> Optional[bool]:
-    return bool(facts.get("ok")) if facts else None
+def _passed(facts: Optional[Mapping[str, Any]]) -> str:
+    """Return how a proof ended, in a word for a table."""
+    if not facts:
+        return "-"
+    return "passed" if facts.get("ok") else _NOT_PASSED[facts.get("ok")]
 
 
 def _taken(facts: Mapping[str, Any], now: datetime) -> str:

@@ -46,7 +46,7 @@ _SUMS, _PATHS = ".sums", ".paths"
 # Seconds before a generation's time within which a file's own time does not prove that it is in the snapshot as it was left:
 # a time stamp's tick (1 s on ext3 and small ext4 file systems), and the time that the snapshots of several volumes take, of
 # which the last gives the generation its time.
-_DOUBTFUL = 10.0
+DOUBTFUL = 10.0
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class Generation:
 
     @property
     def failed_proof(self) -> str:
-        """Why its proof failed; "" where it passed, or where there was none."""
+        """Why its proof failed; "" where it passed, where it could not be done, or where there was none."""
         proof = self.summary.get("proof")
-        if proof and not proof.get("ok"):
+        if proof and proof.get("ok") is False:
             return str(proof.get("reason") or "a server did not start on it")
         return ""
 
@@ -159,10 +159,10 @@ class Generation:
 
     @property
     def state(self) -> str:
-        """``bad``: damaged, or a server did not start on it; ``good``: one did, or there is none in it; else ``unproven``."""
+        """``bad``: damaged, or its proof failed; ``good``: it is proven, or has no database; else ``unproven``."""
         if self.reason:
             return BAD
-        if self.summary.get("proof") or all(tree.is_files for tree in self.trees):
+        if (self.summary.get("proof") or {}).get("ok") or all(tree.is_files for tree in self.trees):
             return GOOD
         return UNPROVEN
 
@@ -512,7 +512,7 @@ class Partial:
         those written just before the base's snapshot may have been written again just after it, within a time stamp's tick."""
         if self.base is None or self._sums is None:
             raise RuntimeError("called before it was begun")
-        since = int((self.base.time.timestamp() - _DOUBTFUL) * 1e9)
+        since = int((self.base.time.timestamp() - DOUBTFUL) * 1e9)
         prefix = os.fsencode(tree.name) + b"/"
         root = os.fsencode(self.path)
         for entry in manifest.entries(self.base.path):

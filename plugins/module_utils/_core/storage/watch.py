@@ -29,6 +29,7 @@ class Watch:
         self._interval = interval
         self._next = 0.0
         self._no_room: Dict[str, str] = {}
+        self._while, self._outcome = "copied", "nothing was published"
         self.used_percent: Dict[str, float] = {}
         self.pool_percent: Dict[str, float] = {}
         self.warnings: List[str] = []
@@ -42,6 +43,10 @@ class Watch:
         if now >= self._next:
             self._next = now + self._interval
             self.check()
+
+    def copied(self) -> None:
+        """Tell that all was copied: what is lost from now on is the proof alone."""
+        self._while, self._outcome = "proven", "the copy was complete before that, and is not proven"
 
     def facts(self) -> List[Dict[str, Any]]:
         """Return what a manifest says of each snapshot."""
@@ -82,9 +87,9 @@ class Watch:
         self.pool_percent[snapshot.full_name] = round(full, 1)
         if not pool.valid or full >= self.pool_limit:
             raise StillpointError(
-                "the thin pool %s/%s has filled up to %.1f %% of its data and %.1f %% of its metadata while %s/%s was copied: the snapshot was given "
-                "up, since a full pool stops every volume in it; nothing was published. Extend the pool"
-                % (snapshot.vg, name, pool.data_percent, pool.metadata_percent, snapshot.vg, snapshot.origin)
+                "the thin pool %s/%s has filled up to %.1f %% of its data and %.1f %% of its metadata while %s/%s was %s: the snapshot was given "
+                "up, since a full pool stops every volume in it; %s. Extend the pool"
+                % (snapshot.vg, name, pool.data_percent, pool.metadata_percent, snapshot.vg, snapshot.origin, self._while, self._outcome)
             )
 
     def _extended(self, snapshot: Snapshot) -> Snapshot:
@@ -108,6 +113,10 @@ class Watch:
     def _lost(self, snapshot: Snapshot) -> str:
         why = self._no_room.get(snapshot.full_name, "it filled faster than it could be extended")
         return (
-            "the snapshot %s of %s/%s (%d MiB) was filled up by writes to its origin and is lost: %s; nothing was published. "
+            "the snapshot %s of %s/%s (%d MiB) was filled up by writes to %s and is lost: %s; %s. "
             "Set a larger snapshot_size, or free space in the volume group"
-        ) % (snapshot.name, snapshot.vg, snapshot.origin, snapshot.size_bytes // sizes.MIB, why)
+        ) % (snapshot.name, snapshot.vg, snapshot.origin, snapshot.size_bytes // sizes.MIB, self._writers, why, self._outcome)
+
+    @property
+    def _writers(self) -> str:
+        return "its origin" if self._while == "copied" else "its origin and by the server that was started on it"

@@ -128,11 +128,6 @@ duration_s:
   type: float
   returned: success, not in check mode
   sample: 41.5
-warnings:
-  description: What should be known of the backup that was put back, as that its proof failed.
-  type: list
-  elements: str
-  returned: success, not in check mode
 service:
   description: The server's unit that was stopped and started, V(none) where none was.
   type: raw
@@ -151,6 +146,7 @@ report:
 
 from typing import Any, Dict, List
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe import text
@@ -197,6 +193,13 @@ def perform(words: List[str], job: str, timeout: int) -> Dict[str, Any]:
     return {**done, "report": [line, *("warning: %s" % each for each in done["warnings"]), *kept]}
 
 
+def finish(module: AnsibleModule, job: str, result: Dict[str, Any]) -> None:
+    """End the module with what came of it, and what should be known of the backup, as that its proof failed, as Ansible's own warnings."""
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
+    module.exit_json(changed=True, job=job, **{key: value for key, value in result.items() if key not in ("job", "changed")})
+
+
 def main() -> None:
     module = OWN.module()
     params = module.params
@@ -204,7 +207,7 @@ def main() -> None:
         job = _agent.only_job(params["job"])
         words = command(params, job)
         result = plan(words) if module.check_mode else perform(words, job, params["timeout"])
-    module.exit_json(changed=True, job=job, **{key: value for key, value in result.items() if key not in ("job", "changed")})
+    finish(module, job, result)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,14 @@ bytes_transferred:
   type: int
   returned: success
   sample: 1048576
+changes:
+  description:
+    - Number of files, directories and the like that rsync made, altered or deleted. A mirror that was in step already has none, and the task is not V(changed)
+      unless it removed snapshots that it was given, or kept those that it took.
+    - In check mode V(none), and the task is V(changed), as what differs is known only from the snapshot.
+  type: int
+  returned: success
+  sample: 12
 duration_s:
   description: Seconds that the copy took.
   type: float
@@ -195,7 +203,7 @@ def perform(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
         params = {**params, "snapshots": point.get("snapshots")}
     asked = request(CopyRequest, params)
     result = copy_plan(asked) if check_mode else copy(asked, Silent())
-    return {"changed": True, "diff": difference("generations", [], made(result) if params["layout"] == "generations" else []), **result}
+    return {"diff": difference("generations", [], made(result) if params["layout"] == "generations" else []), **result}
 
 
 def made(result: Dict[str, Any]) -> List[str]:

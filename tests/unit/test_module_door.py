@@ -78,3 +78,19 @@ def test_a_module_that_is_done_leaves_by_itself() -> None:
     with pytest.raises(SystemExit) as left, _module.door(Module()):  # type: ignore[arg-type]
         raise SystemExit(0)
     assert not isinstance(left.value, Failed)
+
+
+def test_what_a_restore_warns_of_is_one_of_ansibles_own_warnings_and_no_value_of_its_name() -> None:
+    from ansible_collections.stillpoint.backup.plugins.modules import backup_restore
+
+    said: Dict[str, Any] = {"warnings": []}
+
+    class Restore:
+        def warn(self, text: str) -> None:
+            said["warnings"].append(text)
+
+        def exit_json(self, **result: Any) -> None:
+            said["result"] = result
+
+    backup_restore.finish(Restore(), "etrial", {"generation": "2026", "warnings": ["its proof failed"], "changed": False})  # type: ignore[arg-type]
+    assert said == {"warnings": ["its proof failed"], "result": {"changed": True, "job": "etrial", "generation": "2026"}}

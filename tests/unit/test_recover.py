@@ -346,6 +346,38 @@ def test_without_the_servers_client_programs_a_recovery_is_refused_at_once(shop:
 
 
 @marked
+def test_what_a_replay_needs_for_a_while_lies_beside_the_copy_and_not_in_memory(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = shop.rows
+    shop.back_up()
+    data = Path(shop.server.top, "data.csv")
+    data.write_text("loaded\n" * 3)
+    shop.server.do("SET SESSION binlog_format = STATEMENT", "LOAD DATA INFILE '%s' INTO TABLE d.orders (s)" % data)
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    loads: List[Path] = []
+    real_start, real_finish = replay.start, replay._finish
+
+    def start(argv: List[str], **more: Any) -> Any:
+        loads.extend(Path(word.partition("=")[2]) for word in argv if word.startswith("--local-load="))
+        return real_start(argv, **more)
+
+    def finish(session: Session, recovery: recover.Recovery) -> None:
+        session.do("CREATE TEMPORARY TABLE d.held (i INT) ENGINE=MyISAM")
+        assert any(each.name.startswith("#sql") for each in loads[0].iterdir()), "the server's temporary files are elsewhere"
+        real_finish(session, recovery)
+
+    monkeypatch.setattr(replay, "start", start)
+    monkeypatch.setattr(replay, "_finish", finish)
+    to = str(shop.top / "to")
+    made = shop.recovery(until=moment)
+    execute(planning.make(made.recovery.generation, to, replay=made, state=str(shop.top / "state")), Quiet())
+    assert str(loads[0]).startswith(to + "/")
+    assert os.listdir(to) == ["mysql"]
+    assert shop.count(to + "/mysql") == rows + 3
+
+
+@marked
 def test_a_failed_replay_leaves_nothing_behind_and_the_live_data_alone(shop: Shop) -> None:
     generation = shop.back_up()
     shop.write()

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F811 (fixtures of other files)
 """What a kill or a power cut in the middle of an exchange leaves: a server that may not start, and a restore that is finished or undone."""
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from trees import Quiet, facts, killed_at, needs_root, no_waiting_for_the_disk, 
 
 
 @pytest.fixture
-def server(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:  # noqa: F811
+def server(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     server = FakeServer(host, monkeypatch)
     yield server
     server.end()
 
 
-def kill_before(host: Host, function: str, number: int, **more: Any) -> None:  # noqa: F811
+def kill_before(host: Host, function: str, number: int, **more: Any) -> None:
     """Kill a restore before its call of this number (from 1) of a function of `durable`."""
     child = os.fork()
     if child == 0:
@@ -54,7 +55,7 @@ def kill_before(host: Host, function: str, number: int, **more: Any) -> None:  #
 # -- the server
 
 
-def test_from_the_first_rename_to_the_last_systemd_refuses_to_start_the_server(host: Host, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_from_the_first_rename_to_the_last_systemd_refuses_to_start_the_server(host: Host, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_unit", lambda *_args: "mariadb.service")
     live = host.root + "/live"
     subprocess.run(["cp", "-a", live, live + ".template"], check=True)
@@ -76,7 +77,7 @@ def test_from_the_first_rename_to_the_last_systemd_refuses_to_start_the_server(h
     assert len(forbidden) >= 2
 
 
-def test_a_server_that_systemd_was_told_to_leave_stopped_does_not_start_and_starts_when_the_restore_is_finished(host: Host, server: FakeServer) -> None:  # noqa: F811
+def test_a_server_that_systemd_was_told_to_leave_stopped_does_not_start_and_starts_when_the_restore_is_finished(host: Host, server: FakeServer) -> None:
     server.begin()
     interrupted(host)
     with pytest.raises(StillpointError, match="mariadb.service does not start"):
@@ -87,7 +88,7 @@ def test_a_server_that_systemd_was_told_to_leave_stopped_does_not_start_and_star
     assert server.forbidden() == [] and service.running_in(host.datadir)
 
 
-def test_sockets_that_would_start_the_server_are_stopped_and_started_with_it(host: Host, server: FakeServer) -> None:  # noqa: F811
+def test_sockets_that_would_start_the_server_are_stopped_and_started_with_it(host: Host, server: FakeServer) -> None:
     server.begin()
     server.sockets = ["mariadb.socket", "mariadb-extra.socket"]
     plan = host.make()
@@ -97,7 +98,7 @@ def test_sockets_that_would_start_the_server_are_stopped_and_started_with_it(hos
     assert server.calls == ["stop -- " + names, "start -- " + names]
 
 
-def test_where_systemd_can_not_be_told_the_live_data_is_not_touched(host: Host, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_where_systemd_can_not_be_told_the_live_data_is_not_touched(host: Host, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.begin()
     monkeypatch.setattr(service, "UNITS", server.units + "/missing")
     with pytest.raises(StillpointError, match="systemd can't be told to leave mariadb.service stopped: No such file"):
@@ -107,7 +108,7 @@ def test_where_systemd_can_not_be_told_the_live_data_is_not_touched(host: Host, 
     assert service.running_in(host.datadir)
 
 
-def test_a_drop_in_that_systemd_does_not_read_is_noticed(host: Host, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_drop_in_that_systemd_does_not_read_is_noticed(host: Host, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.begin()
     monkeypatch.setattr(server, "forbidden", list)
     with pytest.raises(StillpointError, match="systemd does not heed .*/mariadb.service.d/stillpoint-restore.conf"):
@@ -121,7 +122,7 @@ def test_a_drop_in_that_systemd_does_not_read_is_noticed(host: Host, server: Fak
 
 @needs_root
 @pytest.mark.parametrize("number", range(1, 6))
-def test_what_a_server_that_was_started_by_hand_has_written_in_between_does_not_stop_the_restore(mounted: Host, number: int) -> None:  # noqa: F811
+def test_what_a_server_that_was_started_by_hand_has_written_in_between_does_not_stop_the_restore(mounted: Host, number: int) -> None:
     kill_before(mounted, "rename_to_free_name", number, parts="database")
     for name in ("ibdata1", "created since", "shop"):
         path = os.path.join(mounted.datadir, name)
@@ -141,7 +142,7 @@ def test_what_a_server_that_was_started_by_hand_has_written_in_between_does_not_
     assert set(done["replaced"]) == {each.path for each in kept}
 
 
-def test_a_directory_that_something_made_where_the_live_data_was_does_not_stop_the_restore(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_directory_that_something_made_where_the_live_data_was_does_not_stop_the_restore(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_here(_one: str, _other: str) -> None:
         raise durable.NotSupported
 
@@ -156,7 +157,7 @@ def test_a_directory_that_something_made_where_the_live_data_was_does_not_stop_t
     assert os.path.exists(done["replaced"][1] + "/mysql/in between")
 
 
-def test_a_name_for_what_is_kept_that_somebody_has_taken_is_left_to_them(host: Host) -> None:  # noqa: F811
+def test_a_name_for_what_is_kept_that_somebody_has_taken_is_left_to_them(host: Host) -> None:
     interrupted(host)
     (held,) = [target.kept for target in journal.targets(journal.read(host.state)) if target.path == host.datadir]
     os.mkdir(held)
@@ -168,7 +169,7 @@ def test_a_name_for_what_is_kept_that_somebody_has_taken_is_left_to_them(host: H
 # -- undone
 
 
-def every_kill_undone(host: Host, parts: str = "all") -> int:  # noqa: F811
+def every_kill_undone(host: Host, parts: str = "all") -> int:
     """Kill a restore at each of its steps, undo it, and look; return how many there were to undo."""
     halves = [path for path in (host.datadir, host.app) if parts == "all" or path == host.datadir]
     step = undone = 0
@@ -194,11 +195,11 @@ def every_kill_undone(host: Host, parts: str = "all") -> int:  # noqa: F811
     return undone
 
 
-def test_a_restore_that_was_interrupted_anywhere_can_be_undone(host: Host) -> None:  # noqa: F811
+def test_a_restore_that_was_interrupted_anywhere_can_be_undone(host: Host) -> None:
     assert every_kill_undone(host) >= 5
 
 
-def test_so_it_is_where_two_names_can_not_change_places(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_so_it_is_where_two_names_can_not_change_places(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_here(_one: str, _other: str) -> None:
         raise durable.NotSupported
 
@@ -207,13 +208,13 @@ def test_so_it_is_where_two_names_can_not_change_places(host: Host, monkeypatch:
 
 
 @needs_root
-def test_so_it_is_in_a_mount_point(mounted: Host) -> None:  # noqa: F811
+def test_so_it_is_in_a_mount_point(mounted: Host) -> None:
     assert every_kill_undone(mounted, "database") >= 8
 
 
 @needs_root
 @pytest.mark.parametrize("number", [2, 3, 5])
-def test_an_undoing_that_is_killed_itself_is_finished_by_the_same_command(mounted: Host, number: int) -> None:  # noqa: F811
+def test_an_undoing_that_is_killed_itself_is_finished_by_the_same_command(mounted: Host, number: int) -> None:
     step = 0
     while True:
         kill_before(mounted, "rename_to_free_name", number, parts="database")
@@ -230,7 +231,7 @@ def test_an_undoing_that_is_killed_itself_is_finished_by_the_same_command(mounte
     assert step >= 5
 
 
-def test_undoing_starts_the_server_and_takes_back_that_it_may_not_start(host: Host, server: FakeServer) -> None:  # noqa: F811
+def test_undoing_starts_the_server_and_takes_back_that_it_may_not_start(host: Host, server: FakeServer) -> None:
     server.begin()
     interrupted(host)
     done = undo.undo(Quiet(), state=host.state)
@@ -239,7 +240,7 @@ def test_undoing_starts_the_server_and_takes_back_that_it_may_not_start(host: Ho
     assert (done["undone"], done["service"]) == ([host.datadir, host.app], "mariadb.service")
 
 
-def test_nothing_is_undone_where_nothing_was_interrupted(host: Host) -> None:  # noqa: F811
+def test_nothing_is_undone_where_nothing_was_interrupted(host: Host) -> None:
     with pytest.raises(UsageError, match="no restore was interrupted on this host"):
         undo.undo(Quiet(), state=host.state)
     host.restore()
@@ -247,7 +248,7 @@ def test_nothing_is_undone_where_nothing_was_interrupted(host: Host) -> None:  #
         undo.undo(Quiet(), state=host.state)
 
 
-def test_prepared_data_that_is_gone_can_be_undone(host: Host) -> None:  # noqa: F811
+def test_prepared_data_that_is_gone_can_be_undone(host: Host) -> None:
     interrupted(host)
     shutil.rmtree(os.path.dirname(host.app) + "/.app.stillpoint-new")
     with pytest.raises(StillpointError, match="can't be finished: undo it, with --undo"):
@@ -259,11 +260,11 @@ def test_prepared_data_that_is_gone_can_be_undone(host: Host) -> None:  # noqa: 
 # -- what was asked for
 
 
-def asked(host: Host, **moment: Any) -> planning.RestorePlan:  # noqa: F811
+def asked(host: Host, **moment: Any) -> planning.RestorePlan:
     return planning.make(host.directory.find(None), state=host.state, **moment)
 
 
-def test_a_moment_that_is_asked_for_is_that_of_the_interrupted_restore_or_refused(host: Host) -> None:  # noqa: F811
+def test_a_moment_that_is_asked_for_is_that_of_the_interrupted_restore_or_refused(host: Host) -> None:
     moment = {"--until": "2026-11-22T14:03:07Z"}
     real = host.make
     host.make = lambda **_more: planning.make(host.directory.find(None), moment=moment, state=host.state)  # type: ignore[method-assign]
@@ -277,7 +278,7 @@ def test_a_moment_that_is_asked_for_is_that_of_the_interrupted_restore_or_refuse
     assert asked(host, moment=moment).resumes
 
 
-def test_a_moment_is_not_forgotten_over_a_restore_without_one(host: Host) -> None:  # noqa: F811
+def test_a_moment_is_not_forgotten_over_a_restore_without_one(host: Host) -> None:
     interrupted(host)
     with pytest.raises(UsageError, match="this asks for another one"):
         asked(host, moment={"--until": "2026-11-22T14:03:07Z"})
@@ -286,18 +287,18 @@ def test_a_moment_is_not_forgotten_over_a_restore_without_one(host: Host) -> Non
 # -- archives of binary logs
 
 
-def archive_of(host: Host, basename: str) -> Archive:  # noqa: F811
+def archive_of(host: Host, basename: str) -> Archive:
     archive = Archive(host.directory.path)
     os.makedirs(archive.path, exist_ok=True)
     archive.begin("first", "", os.path.basename(basename) + ".000001", {"flavour": "mariadb", "version": "10.11", "uuid": None, "basename": basename})
     return archive
 
 
-def logging_to(host: Host, basename: str, index: str) -> Dict[str, Any]:  # noqa: F811
+def logging_to(host: Host, basename: str, index: str) -> Dict[str, Any]:
     return {"settings": {"log_bin": basename, "log_bin_index": index}}
 
 
-def test_files_that_are_put_back_in_two_runs_say_nothing_of_the_database(host: Host) -> None:  # noqa: F811
+def test_files_that_are_put_back_in_two_runs_say_nothing_of_the_database(host: Host) -> None:
     archive = archive_of(host, host.datadir + "/bin")
     host.back_up(hours=1, **logging_to(host, host.datadir + "/bin", host.datadir + "/bin.index"))
 
@@ -313,7 +314,7 @@ def test_files_that_are_put_back_in_two_runs_say_nothing_of_the_database(host: H
 
 
 @needs_root
-def test_a_full_repository_does_not_keep_the_server_down(host: Host, server: FakeServer) -> None:  # noqa: F811
+def test_a_full_repository_does_not_keep_the_server_down(host: Host, server: FakeServer) -> None:
     server.begin()
     generation = host.back_up(hours=1, **logging_to(host, host.datadir + "/bin", host.datadir + "/bin.index"))
     for disk in small_disk(host.directory.path + "/binlog", "64k"):
@@ -329,7 +330,7 @@ def test_a_full_repository_does_not_keep_the_server_down(host: Host, server: Fak
 class Logging:
     """The binary logs of the server and of another one in the same directory."""
 
-    def __init__(self, host: Host, index: str = "bin.index") -> None:  # noqa: F811
+    def __init__(self, host: Host, index: str = "bin.index") -> None:
         self.directory = host.root + "/live/log"
         os.makedirs(self.directory, exist_ok=True)
         self.index = os.path.join(self.directory, index)
@@ -345,14 +346,14 @@ class Logging:
 
 
 @pytest.mark.parametrize("index", ["bin.index", "named-otherwise"])
-def test_the_logs_that_the_servers_own_index_names_are_set_aside_with_it_and_no_others(host: Host, index: str) -> None:  # noqa: F811
+def test_the_logs_that_the_servers_own_index_names_are_set_aside_with_it_and_no_others(host: Host, index: str) -> None:
     logs = Logging(host, index)
     done = execute(planning.make(host.back_up(hours=1, **logs.facts), state=host.state), Quiet())
     assert logs.left() == logs.others
     assert set(os.listdir(done["replaced"][-1])) == logs.own
 
 
-def test_an_index_in_a_directory_of_its_own_is_set_aside_there(host: Host) -> None:  # noqa: F811
+def test_an_index_in_a_directory_of_its_own_is_set_aside_there(host: Host) -> None:
     os.makedirs(host.root + "/live/index")
     logs = Logging(host, host.root + "/live/index/bin")
     done = execute(planning.make(host.back_up(hours=1, **logs.facts), state=host.state), Quiet())
@@ -360,14 +361,14 @@ def test_an_index_in_a_directory_of_its_own_is_set_aside_there(host: Host) -> No
     assert not os.path.exists(logs.index) and done["replaced"][-1].startswith(logs.index + ".replaced-")
 
 
-def test_an_index_that_would_come_back_without_its_logs_does_not(host: Host) -> None:  # noqa: F811
+def test_an_index_that_would_come_back_without_its_logs_does_not(host: Host) -> None:
     logs = Logging(host, host.datadir + "/bin.index")
     execute(planning.make(host.back_up(hours=1, **logs.facts), state=host.state), Quiet())
     assert logs.left() == logs.others
     assert not os.path.exists(host.datadir + "/bin.index") and os.path.exists(host.datadir + "/ibdata1")
 
 
-def test_logs_that_another_server_writes_are_left_to_it_and_its_archive_is_told_nothing(host: Host, server: FakeServer) -> None:  # noqa: F811
+def test_logs_that_another_server_writes_are_left_to_it_and_its_archive_is_told_nothing(host: Host, server: FakeServer) -> None:
     logs = Logging(host)
     generation = host.back_up(hours=1, **logs.facts)
     archive = archive_of(host, logs.directory + "/bin")
@@ -387,7 +388,7 @@ def test_logs_that_another_server_writes_are_left_to_it_and_its_archive_is_told_
         other.wait()
 
 
-def test_archives_of_other_servers_are_told_nothing(host: Host) -> None:  # noqa: F811
+def test_archives_of_other_servers_are_told_nothing(host: Host) -> None:
     logs = Logging(host)
     archive = archive_of(host, logs.directory + "/bin-of-another")
     execute(planning.make(host.back_up(hours=1, **logs.facts), archives=[archive], state=host.state), Quiet())
@@ -395,7 +396,7 @@ def test_archives_of_other_servers_are_told_nothing(host: Host) -> None:  # noqa
     assert logs.left() == logs.others
 
 
-def test_logs_that_were_set_aside_come_back_when_the_restore_is_undone(host: Host) -> None:  # noqa: F811
+def test_logs_that_were_set_aside_come_back_when_the_restore_is_undone(host: Host) -> None:
     logs = Logging(host, "named-otherwise")
     archive = archive_of(host, logs.directory + "/bin")
     generation = host.back_up(hours=1, **logs.facts)

@@ -354,6 +354,21 @@ def test_a_mirror_is_kept_in_step_and_what_is_gone_is_deleted(tmp_path):
     assert (dest / "somebody's own").exists()
 
 
+def test_a_mirror_that_is_in_step_already_is_not_changed_and_anything_else_is_counted(tmp_path):
+    source = tmp_path / "source"
+    (source / "directory").mkdir(parents=True)
+    write(str(source / "file"))
+    os.link(str(source / "file"), str(source / "directory" / "link"))
+    os.symlink("file", str(source / "symlink"))
+    trees, dest = [tree(str(source), "files/tree")], str(tmp_path / "mirror")
+    assert rsync.mirror(trees, dest).changes == 5
+    assert rsync.mirror(trees, dest).changes == 0
+    os.chmod(str(source / "directory"), 0o700)
+    assert rsync.mirror(trees, dest).changes == 1
+    (source / "symlink").unlink()
+    assert rsync.mirror(trees, dest).changes == 2  # with the directory that it was in
+
+
 def test_a_mirror_is_written_by_one_run_at_a_time(tmp_path):
     (tmp_path / "source").mkdir()
     with rsync._alone(str(tmp_path / "mirror")), pytest.raises(BusyError, match="another run is writing to the mirror"):

@@ -80,6 +80,9 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
                 )
                 watch.check()
             result = {
+                # snapshots that were handed over and are removed are a change, and so are new ones that are kept
+                "changed": bool(copied.changes) or bool(request.snapshots) != request.keep_snapshot,
+                "changes": copied.changes,
                 "generation": None,
                 "path": request.dest,
                 "files": copied.files,
@@ -94,6 +97,8 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
                         copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)
                     generation = partial.publish(point.time, _summary(point, request, watch, started))
             result = {
+                "changed": True,
+                "changes": sum(copied.changes for copied in copies),
                 "generation": generation.name,
                 "path": generation.path,
                 "files": sum(copied.files for copied in copies),
@@ -119,6 +124,8 @@ def copy_plan(request: CopyRequest) -> Dict[str, Any]:
     directory = JobDirectory(request.dest)
     total, new = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(directory))
     return {
+        "changed": True,
+        "changes": None,
         "generation": None,
         "path": request.dest,
         "files": None,

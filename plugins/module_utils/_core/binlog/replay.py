@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
+from .. import durable
 from ..errors import StillpointError
 from ..mysql import settings
 from ..mysql.account import new_password
@@ -32,6 +33,7 @@ from ..mysql.settings import Settings
 from ..observe.progress import Reporter
 from ..process import PATH, sentence, start, undisturbed
 from ..repository.generations import Generation, JobDirectory
+from ..restore.places import ROOM
 from . import gtid, source
 from .index import Archive, Piece
 from .recover import Recovery, Target, resolve
@@ -85,24 +87,26 @@ class Replay:
         began = time.monotonic()
         with ExitStack() as stack:
             private = stack.enter_context(_private(where[self.settings.datadir]))
+            room = stack.enter_context(_room(where[self.settings.datadir]))
             password = new_password()
             options = [*_OPTIONS, "--innodb-buffer-pool-size=%d" % _pool(), "--init-file=%s" % _write(private, "account", _MAKE % password)]
-            scratch = stack.enter_context(scratch_server(self.settings, where, discard=False, options=options))
+            scratch = stack.enter_context(scratch_server(self.settings, where, discard=False, options=options, room=room))
             login = Login(login_user=_ACCOUNT, login_password=password, login_unix_socket=scratch.socket)
             session = stack.enter_context(Session(login))
             _prepare(session, self.recovery)
             if self.recovery.bytes > 0:
-                self._feed(scratch, _write(private, "client", "[client]\nuser=%s\npassword=%s\n" % (_ACCOUNT, password)), reporter)
+                self._feed(scratch, _write(private, "client", "[client]\nuser=%s\npassword=%s\n" % (_ACCOUNT, password)), room, reporter)
             _finish(session, self.recovery)
             session.do("DROP USER IF EXISTS %s@localhost" % _ACCOUNT)
         _remove_logs(self.settings, where)
         seconds = time.monotonic() - began
         return {**self.recovery.as_dict(), "duration_s": round(seconds, 1)}
 
-    def _feed(self, scratch: Scratch, option_file: str, reporter: Reporter) -> None:
+    def _feed(self, scratch: Scratch, option_file: str, room: str, reporter: Reporter) -> None:
         """Let the client read the logs and another one execute what it says.
 
         :param option_file: with which that one logs in
+        :param room: for the files of LOAD DATA statements, which are in the logs
         :raises StillpointError: one of them failed
         """
         recovery = self.recovery
@@ -115,7 +119,7 @@ class Replay:
                     reader_program,
                     "--no-defaults",
                     "--verify-binlog-checksum",
-                    "--local-load=%s" % scratch.directory,
+                    "--local-load=%s" % room,
                     "--start-position=%d" % recovery.start,
                     "--stop-position=%d" % recovery.stop,
                     *paths,
@@ -218,6 +222,21 @@ def _private(datadir: str) -> Iterator[str]:
     path = make_directory()
     try:
         os.chown(path, *user_of(datadir))
+        yield path
+    finally:
+        with undisturbed():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _room(copy: str) -> Iterator[str]:
+    """Make a directory for temporary files beside a copy of a data directory, on its file system, and remove it at the end: /run, where
+    all else of a scratch server lies, is memory."""
+    path = copy + ROOM
+    try:
+        durable.remove_tree(path)
+        os.mkdir(path, 0o700)
+        os.chown(path, *user_of(copy))
         yield path
     finally:
         with undisturbed():

@@ -25,7 +25,7 @@ import stat
 import subprocess
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -38,7 +38,7 @@ OLDEST = (3, 1, 3)
 CHOOSES_CHECKSUM = (3, 2, 0)  # --checksum-choice is passed from here on; before it, MD5 is all there is for local copies
 
 # What a restore in place keeps in a tree that is a mount point itself: never part of a backup.
-OWN_NAMES = (".stillpoint-new", ".stillpoint-replaced-*")
+OWN_NAMES = (".stillpoint-new*", ".stillpoint-replaced-*")
 
 # -XX: with a single X rsync leaves out its own attributes (user.rsync.*), which a tree written by --fake-super lives by.
 _KEEP_ALL = ("-aHAXXS", "--numeric-ids", "--modify-window=-1")
@@ -137,11 +137,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Copied:
-    """What one copy did: regular files and their bytes in the tree, and bytes of file data that had to be transferred."""
+    """What one copy did: regular files and their bytes in the tree, bytes of file data that had to be transferred, and how many files,
+    directories and the like were made, altered or deleted."""
 
     files: int
     bytes: int
     bytes_transferred: int
+    changes: int = field(default=0, compare=False)
 
 
 def _no_item(_item: Item) -> None:
@@ -307,7 +309,12 @@ def mirror(
             argv = [*_command(tree, algorithm_here, bwlimit, options), "--delete", *(["--checksum"] if checksum else []), source, target]
             before = total.bytes_transferred
             copied = _copy(argv, tree.source, _no_item, lambda done, before=before: on_progress(before + done), watch)  # type: ignore[misc]
-            total = Copied(total.files + copied.files, total.bytes + copied.bytes, total.bytes_transferred + copied.bytes_transferred)
+            total = Copied(
+                total.files + copied.files,
+                total.bytes + copied.bytes,
+                total.bytes_transferred + copied.bytes_transferred,
+                total.changes + copied.changes,
+            )
     return total
 
 
@@ -395,7 +402,13 @@ def _copy(
     watch: Callable[[], None],
     gives_way: bool = True,
 ) -> Copied:
-    rc, out, err = _drive(argv, on_item, on_progress, watch, "wchar", gives_way)
+    changes = 0
+
+    def on_change() -> None:
+        nonlocal changes
+        changes += 1
+
+    rc, out, err = _drive(argv, on_item, on_progress, watch, "wchar", gives_way, on_change)
     if rc != 0:
         raise _failure(argv, rc, err, source)
     figures: Dict[bytes, Tuple[int, int]] = {label: (_integer(number), _integer(regular)) for label, number, regular in _STATS.findall(out)}
@@ -404,6 +417,7 @@ def _copy(
         files=figures.get(b"Number of files", nothing)[1],
         bytes=figures.get(b"Total file size", nothing)[0],
         bytes_transferred=figures.get(b"Total transferred file size", nothing)[0],
+        changes=changes,
     )
     on_progress(copied.bytes_transferred)
     return copied
@@ -420,6 +434,7 @@ def _drive(
     watch: Callable[[], None],
     counter: str,
     gives_way: bool = True,
+    on_change: Callable[[], None] = lambda: None,
 ) -> Tuple[int, bytes, bytes]:
     """Run rsync to its end and return its exit status, the unmarked part of its output, and its complaints."""
     process = start(argv, dies_with_us=True, gives_way=gives_way, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
@@ -445,6 +460,7 @@ def _drive(
                         *lines, line = (line + chunk).split(b"\n")
                         for each in lines:
                             if each.startswith(_MARK):
+                                on_change()
                                 item = _item(each)
                                 if item is not None:
                                     on_item(item)

@@ -154,6 +154,7 @@ def scratch_server(
     discard: bool,
     binary_log: bool = False,
     options: Sequence[str] = (),
+    room: Optional[str] = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Scratch]:
     """Start a scratch server and give it when it is ready; end it whatever happens, also when this process is killed.
@@ -161,6 +162,7 @@ def scratch_server(
     :param where: for each of the settings' paths, the directory in which that part of the copy lies now
     :param discard: the copy is thrown away afterwards: end the server at once, not in order
     :param binary_log: write binary logs where the settings say; their directory is then one of `where`
+    :param room: a directory of the server's user for temporary files, which goes with the copy; default: its own in memory
     :param options: more options, for the last word on what the settings or this module say
     :param tick: called a few times a second while it starts
     :raises ScratchFailed: it does not start, says why not, or does not stop in order
@@ -173,9 +175,13 @@ def scratch_server(
     directory = make_directory()
     try:
         os.chown(directory, uid, gid)
-        places = places_for({**where, directory: directory})
+        temporary = directory
+        if room is not None:  # under a name that none of the copy's directories comes to lie over
+            temporary = os.path.join(directory, "tmp")
+            os.mkdir(temporary)
+        places = places_for({**where, directory: directory, temporary: room or directory})
         absent = [path for path in where if not os.path.isdir(path)]
-        argv = [program, *_options(settings, where, absent, directory, binary_log), *options]
+        argv = [program, *_options(settings, where, absent, directory, binary_log), "--tmpdir=%s" % temporary, *options]
         if uid == 0:
             argv.append("--user=root")  # a server that runs as root has to be told that this is meant
         began = time.monotonic()
@@ -338,7 +344,6 @@ def _options(settings: Settings, where: Mapping[str, str], absent: Sequence[str]
         "--socket=%s/sock" % directory,
         "--pid-file=%s/pid" % directory,
         "--log-error=%s/error.log" % directory,
-        "--tmpdir=%s" % directory,
         "--secure-file-priv=%s" % directory,
         "--skip-networking",
         "--skip-grant-tables",

@@ -15,7 +15,7 @@ from ..repository import manifest, verify
 from ..repository.generations import Generation
 from ..repository.manifest import Entry, Fault
 from ..storage.mounts import Tree
-from .places import Target
+from .places import ROOM, SINGLE, Target
 
 
 def copy(generation: Generation, target: Target, done: int, total: int, reporter: Reporter) -> None:
@@ -40,8 +40,8 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
     try:
         staging = target.staging
         if single:  # it keeps its name while it is copied: a directory around it
-            os.mkdir(staging + ".file", 0o700)
-            staging = os.path.join(staging + ".file", os.path.basename(source))
+            os.mkdir(staging + SINGLE, 0o700)
+            staging = os.path.join(staging + SINGLE, os.path.basename(source))
         rsync.copy_tree(
             Tree(target.tree.name, source, source),
             staging,
@@ -52,7 +52,7 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
         )
         if single:
             os.rename(staging, target.staging)
-            os.rmdir(target.staging + ".file")
+            os.rmdir(target.staging + SINGLE)
         sums.resolve(lambda: ())
         if untold:
             _read_untold(generation, target, sums)
@@ -109,4 +109,5 @@ def drop(journal: Dict[str, Any]) -> None:
     """Remove what was copied but has replaced nothing."""
     for target in journal["targets"]:
         durable.remove_tree(target["staging"])
-        durable.remove_tree(target["staging"] + ".file")
+        for suffix in (SINGLE, ROOM):
+            durable.remove_tree(target["staging"] + suffix)

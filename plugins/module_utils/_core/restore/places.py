@@ -16,6 +16,7 @@ from ..storage.mounts import is_below, mounted_below, table
 # How names are made; rsync.OWN_NAMES keeps those inside a tree out of backups.
 NEW, REPLACED, INCOMPLETE, LATER = ".stillpoint-new", ".stillpoint-replaced-", ".incomplete", ".later"
 LOST_AND_FOUND = "lost+found"
+SINGLE, ROOM = ".file", ".tmp"  # added to a staging place's name: around a single file, and for temporary files of a scratch server
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def occupied(target: Target) -> bool:
 
 
 def is_own(name: str) -> bool:
-    return name in (NEW, LOST_AND_FOUND) or name.startswith(REPLACED)
+    return name == LOST_AND_FOUND or name.startswith((NEW, REPLACED))
 
 
 def refuse_torn(generation: Generation, targets: Sequence[Target]) -> None:

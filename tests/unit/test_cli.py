@@ -384,6 +384,7 @@ SIGNALLED = """
 import os, signal, subprocess, sys, time
 from _core import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what nohup starts ignores it
 def command(arguments):
     try:
         print("started", flush=True)
@@ -412,9 +413,7 @@ def test_a_signal_stops_once_and_those_after_it_do_not_cut_the_clean_up_short(nu
 
 
 def test_a_signal_that_was_ignored_from_the_start_stays_ignored() -> None:
-    code = SIGNALLED.replace("import os,", "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nimport os,").replace(
-        "time.sleep(300)", "time.sleep(1)"
-    )
+    code = SIGNALLED.replace("SIGHUP, signal.SIG_DFL", "SIGHUP, signal.SIG_IGN").replace("time.sleep(300)", "time.sleep(1)")
     process = in_process(code)
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"

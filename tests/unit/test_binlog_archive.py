@@ -248,6 +248,31 @@ def test_what_is_committed_is_in_the_archive_within_seconds_byte_for_byte(archiv
     assert [line.reason for line in archiving_.archive.lines()] == ["first"]
 
 
+def test_a_stream_notes_at_which_time_the_server_was_where(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    until(archiving_.complete, "the first log")
+    begun = time.time()
+    insert(server)
+    with Session(server.login) as session:
+        position = session.rows("SHOW MASTER STATUS")[0]["Position"]
+    committed = time.time()
+
+    def marks() -> List[Any]:
+        return archiving_.archive.marks(archiving_.line(), "bin.000001")
+
+    until(lambda: [at for at, _time in marks()] and marks()[-1][0] == position, "the row to be seen")
+    time.sleep(1)
+    insert(server)
+    until(lambda: marks()[-1][0] > position, "the next row to be seen")
+    seen = [when for at, when in marks() if at == position]
+    assert begun - 0.1 < min(seen) < committed + 1 < max(seen) < time.time()
+    assert all(when < committed for at, when in marks() if at < position)
+    server.do("FLUSH BINARY LOGS")
+    until(lambda: archiving_.names() == ["bin.000001"], "a closed log")
+    assert marks()[-1][0] == os.path.getsize(server.binlogs + "/bin.000001")
+
+
 def test_two_services_do_not_write_to_one_archive(archiving_: Archiving) -> None:
     archiving_.start()
     until(archiving_.complete, "the first log")

@@ -275,6 +275,59 @@ def test_the_second_that_is_asked_for_is_not_part_of_what_comes_back(shop: Shop)
     assert shop.count(shop.restore(until=moment)[0]) == before
 
 
+def ahead(shop: Shop, seconds: int, number: int = 1) -> None:
+    """Commit rows in a session whose clock is ahead of the time, or behind it."""
+    with Session(shop.server.login) as session:
+        session.do("SET TIMESTAMP = UNIX_TIMESTAMP() + (%d)" % seconds, *["INSERT INTO d.orders (s) VALUES ('ahead')"] * number)
+    shop.rows += number
+
+
+@marked
+@pytest.mark.parametrize("binlog_format", ["ROW", "STATEMENT"])
+def test_a_session_that_is_ahead_of_the_time_takes_nothing_that_was_committed_after_it_away(shop: Shop, binlog_format: str) -> None:
+    shop.server.do("SET GLOBAL binlog_format = %s" % binlog_format)
+    shop.back_up()
+    shop.write()
+    ahead(shop, 3600)
+    ahead(shop, -86400)
+    rows = shop.write()
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    made = shop.recovery(until=moment)
+    assert made.recovery.doubtful[0] == 0
+    datadir, done = shop.restore(until=moment)
+    assert shop.count(datadir) == rows
+    assert done["recovery"]["leaves_out_from"]["time"] >= moment.replace(" ", "T")[:-1]
+    # and nobody is told that there is anything to be had from the hour to come
+    (span,) = timeline.read(shop.archive, shop.directory.generations()).as_dict(datetime.now(timezone.utc))["restorable"]
+    assert recover.moment(span["to"].split(".")[0] + "Z") < time.time() + 1
+
+
+@marked
+def test_what_the_archive_saw_of_the_time_counts_more_than_what_transactions_say(shop: Shop) -> None:
+    shop.back_up()
+    shop.write()
+    ahead(shop, 4)  # a moment that comes while the log is still being written
+    rows = shop.write()
+    file, before = shop.position()
+    moment = next_second()
+    shop.write(1)
+    ahead(shop, -60, 2)  # as a statement that had begun before the moment, and took long
+    time.sleep(4)
+    shop.archive_logs()
+    without = shop.recovery(until=moment).recovery
+    assert without.doubtful[0] >= 2  # the six rows after the session that was ahead, and the two of the one that was behind
+    assert "say that they are from before that moment, and are left out too" in "\n".join(without.lines())
+    line = shop.archive.lines()[-1]
+    shop.archive.note_position(line, file, before, recover.moment(moment) - 0.5)  # as the stream does every two seconds
+    assert shop.recovery(until=moment).recovery.doubtful[0] == 2
+    shop.archive.note_position(line, file, before, recover.moment(moment) + 0.01)
+    made = shop.recovery(until=moment).recovery
+    assert (made.stop, made.doubtful[0]) == (before, 0)
+    assert shop.count(shop.restore(until=moment)[0]) == rows
+
+
 @marked
 def test_the_newest_backup_before_the_moment_is_taken_and_another_may_be_named(shop: Shop) -> None:
     first = shop.back_up()

@@ -463,7 +463,17 @@ class Service:
             first = self.archive.path_of(line, name)
             self._archive_break(line, name, there)
             raise Again("%s does not follow on the logs archived before it" % first)
+        self._note_end(line, name, facts, there)
         return self._add(line, path, facts, end)
+
+    def _note_end(self, line: Line, name: str, facts: Facts, there: Source) -> None:
+        """Keep when the server wrote a log last, as its file says."""
+        try:
+            status = os.stat(there.original(name))
+        except OSError:
+            return
+        if status.st_size == facts.size:
+            self.archive.note_position(line, name, facts.size, status.st_mtime)
 
     def check_beginning(self, line: Line, path: str, there: Source) -> bool:
         """Return whether a log that is being written has said what went before it, which then is what the line ends with.

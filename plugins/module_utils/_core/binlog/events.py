@@ -9,6 +9,7 @@ binlog_checksum has it.
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -46,8 +47,8 @@ class Transaction:
     """A transaction, or a statement that is one by itself.
 
     :ivar start: where its first event begins; end: where its last one ends
-    :ivar time: when it was committed, as far as the log tells (seconds since the epoch): MySQL says it to the microsecond;
-        MariaDB notes when a statement began, and for how long one ran that is logged as text
+    :ivar time: when it was committed, as far as the log tells (seconds since the epoch): MySQL says it to the microsecond; MariaDB
+        notes by the session's own clock (SET TIMESTAMP) when its last statement began, and of one that is logged as text also when it ended
     """
 
     start: int
@@ -67,6 +68,7 @@ class Facts:
     :ivar created: when the log was begun, seconds since the epoch
     :ivar fault: what is wrong behind `size`; "" where nothing is
     :ivar torn: what is wrong is only that something is missing at the end
+    :ivar last_time: the latest that a transaction says, at most the time at which the file was written last
     :ivar before: the GTIDs before the first event; after: behind the last whole transaction; None where the log does not say
     """
 
@@ -167,6 +169,8 @@ class _Reader:
                 pass
         except _Unreadable as error:
             facts.fault, facts.torn = str(error), error.torn
+        if facts.last_time is not None:  # a session may be ahead of the time, and a file is not
+            facts.last_time = min(facts.last_time, os.fstat(self._file.fileno()).st_mtime)
         if self._digest is not None:
             while self._take(_PIECE):
                 pass
@@ -315,8 +319,10 @@ class _Reader:
         if self._begun is None:
             return True
         start, gtid, when = self._begun
-        if self._mariadb or not self._length:
-            when = max(when, float(time + (_duration(body) if kind in _QUERIES else 0)))
+        if kind in _QUERIES and (self._mariadb or not self._length):
+            when = float(time + _duration(body))
+        elif self._mariadb or not self._length:
+            when = max(when, float(time))
         if not self._visit(Transaction(start, end, gtid, when)):
             self._facts.size = self._facts.complete = start
             return False
@@ -331,8 +337,8 @@ class _Reader:
 
 
 def _duration(body: bytes) -> int:
-    """Return for how many seconds a statement ran that a query event holds. It is counted from the session's own clock, which
-    may run ahead (SET TIMESTAMP); then it is negative."""
+    """Return the seconds from the session's own clock at the beginning of a statement that a query event holds to the server's at its end:
+    negative where the session is ahead of the time (SET TIMESTAMP)."""
     return int(struct.unpack_from("<i", body, 4)[0])
 
 

@@ -62,6 +62,7 @@ class Follower:
         self._synced = self._asked = 0.0
         self._grown = time.monotonic()
         self._size = -1
+        self._seen: Optional[Tuple[Tuple[str, int], float, float]] = None  # where the server was, since when, until when
         self._begun = ""  # the log of which it is known that it follows on the line
         self._progress.pending.clear()
 
@@ -153,11 +154,23 @@ class Follower:
         behind = sequence(file) < sequence(name) or (file == name and position < size)
         if behind or source.differ(self._there.original(name), self._path(name)):
             raise Again("the server has begun its binary logs anew")  # it does not tell its clients: the stream just stands still
+        self._note(file, position, began)
         self._progress.pending = [*self._progress.pending[-20:], (began, file, position)]
         self._progress.file, self._progress.position = name, size
         self._progress.lag_bytes = max(position - size, 0) if file == name else position
         if file == name and position <= size:
             self._progress.error = None
+
+    def _note(self, file: str, position: int, now: float) -> None:
+        """Keep at which time the server was seen at a position first, and last."""
+        seen = (file, position)
+        if self._seen is None or self._seen[0] != seen:
+            if self._seen is not None and self._seen[2] > self._seen[1]:
+                self._archive.note_position(self._line, *self._seen[0], self._seen[2])
+            self._archive.note_position(self._line, file, position, now)
+            self._seen = (seen, now, now)
+        else:
+            self._seen = (seen, self._seen[1], now)
 
     def _settle(self, name: str, size: int) -> None:
         """Note up to which moment everything is on the disk: what the server had when it was asked."""

@@ -6,6 +6,7 @@
     REPO/HOST/JOB/binlog/index            a line of JSON for each thing that happened: a line of logs began, a log was archived
     REPO/HOST/JOB/binlog/0001/            a line of logs: one follows the other, and none is missing
     REPO/HOST/JOB/binlog/0001/mysql-bin.000042
+    REPO/HOST/JOB/binlog/0001/clock       at which time the server was known to be at which position
     REPO/HOST/JOB/binlog/.stream-3/       what the client is writing: logs that are not finished, or not looked at yet
     REPO/HOST/JOB/binlog/.status.json     how far the service is, for whoever asks
     REPO/HOST/JOB/binlog/.lock            held by the one that writes
@@ -34,6 +35,7 @@ from .events import Facts
 DIRECTORY = "binlog"
 
 _INDEX, _STATUS, _LOCK, _RESTORED = "index", ".status.json", ".lock", ".restored.json"
+_CLOCK = "clock"
 _STREAM = ".stream-"
 _NAME = re.compile(r"(.+)\.(\d{6,})")
 
@@ -249,6 +251,20 @@ class Archive:
                 best = (piece, facts)
         return best
 
+    def marks(self, line: Line, name: str) -> List[Tuple[int, float]]:
+        """Return ``(position, time)`` where the server was known to be in a log, in order: what is before the position had been committed
+        by then, and what is behind it had not."""
+        found: List[Tuple[int, float]] = []
+        try:
+            with open(os.path.join(self.path, line.directory, _CLOCK), "rb") as file:
+                for text in file:
+                    words = text.decode("ascii", "replace").split()
+                    if len(words) == 3 and words[0] == name and text.endswith(b"\n"):  # others are what a power cut has left
+                        found.append((int(words[1]), float(words[2])))
+        except FileNotFoundError:
+            pass
+        return sorted(found)
+
     def status(self) -> Dict[str, Any]:
         """Return what the service last said of itself; {} if it never has."""
         found = durable.read_json(os.path.join(self.path, _STATUS))
@@ -296,6 +312,12 @@ class Archive:
                 durable.rename(path, final)
             self._append(asdict(log))
         return log
+
+    def note_position(self, line: Line, name: str, position: int, when: float) -> None:
+        """Keep where the server was at a time. A power cut may take the last ones back."""
+        path = os.path.join(self.path, line.directory, _CLOCK)
+        with written(self.path), open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(b"%s %d %.3f\n" % (name.encode(), position, when))
 
     def _append(self, entry: Dict[str, Any]) -> None:
         _lines, whole = self._parse()
@@ -373,8 +395,23 @@ class Archive:
         for name in os.listdir(directory):
             if name not in listed and _NAME.fullmatch(name) and not (current and sequence(name) >= line.next_number):
                 os.unlink(os.path.join(directory, name))
-        if not current and not os.listdir(directory):
-            os.rmdir(directory)
+        self._trim_clock(directory, min((sequence(name) for name in listed), default=line.next_number))
+        if not current and not listed:
+            _unlink(os.path.join(directory, _CLOCK))
+            if not os.listdir(directory):
+                os.rmdir(directory)
+
+    def _trim_clock(self, directory: str, first: int) -> None:
+        """Forget what was noted of the logs before one."""
+        path = os.path.join(directory, _CLOCK)
+        if not os.path.exists(path):
+            return
+        with open(path, "rb") as old, open(path + ".new", "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as new:
+            for text in old:
+                name = text.split(b" ", 1)[0].decode()
+                if _NAME.fullmatch(name) and sequence(name) >= first:
+                    new.write(text)
+        os.replace(path + ".new", path)
 
 
 @contextmanager
@@ -384,6 +421,11 @@ def written(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StillpointError("the archive of the binary logs in %s can't be written: %s" % (path, error.strerror)) from error
+
+
+def _unlink(path: str) -> None:
+    if os.path.lexists(path):
+        os.unlink(path)
 
 
 def sync(path: str) -> None:

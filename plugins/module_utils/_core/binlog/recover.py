@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which generation and which logs lead to a moment, and where exactly to stop.
 
-The rule for a time is that of the server's own client: **everything that was committed before that second begins**, and nothing
-after it. ``--until 14:03:07`` undoes a mistake that was made at 14:03:07. What is replayed ends in front of the first
-transaction, in the order of the log, whose commit is not before that moment; a transaction is never cut in half.
+The rule for a time: **everything that was committed before that second begins**, and nothing after it. ``--until 14:03:07`` undoes
+a mistake that was made at 14:03:07. The order of the log is that of the commits, so what is replayed ends in front of the first
+transaction that is known to have been committed at that moment or later; a transaction is never cut in half.
+
+What a transaction says of its time is believed only as far as it can be true: MariaDB notes what the session's clock showed when its last
+statement began, and a session may set its clock (SET TIMESTAMP). The archive has a better clock: at which time the server was at which
+position. Who says to be later than that allows is not believed, and is as late as what stands before it; what stands behind
+a position is later than the server was seen there, whatever it says.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -25,6 +30,7 @@ from .index import Archive, Line, Piece
 from .timeline import Base, Stretch, Timeline
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(Z|UTC|[+-]\d\d:?\d\d)?")
+_ANSWER = 1.0  # seconds in which a server says at which position it is
 _POSITION = re.compile(r"([^:/]+\.\d{6,}):(\d+)")
 
 
@@ -51,6 +57,8 @@ class Recovery:
     :ivar pieces: the logs, in order; none when the generation is already what is wanted
     :ivar start: in the first of them; stop: in the last of them (bytes)
     :ivar next: the first transaction that is left out; None when nothing follows in the archive
+    :ivar doubtful: transactions behind that which say that they were committed before the moment, and of which it is not known that
+        they were not: their number, and the first of them
     :ivar gtid: GTIDs as they are at the end, as the server writes them; None when it has none
     """
 
@@ -63,6 +71,7 @@ class Recovery:
     next: Optional[Transaction]
     gtid: Optional[str]
     origin: Dict[str, Any]
+    doubtful: Tuple[int, Optional[Transaction]] = (0, None)
 
     @property
     def bytes(self) -> int:
@@ -79,6 +88,7 @@ class Recovery:
             "from": "%s:%d" % (self.origin["file"], self.origin["position"]),
             "stops_at": "%s:%d" % (self.pieces[-1].file, self.stop) if self.pieces else None,
             "leaves_out_from": {"gtid": str(self.next.gtid) if self.next.gtid else None, "time": timeline.stamp(self.next.time)} if self.next else None,
+            "doubtful": self.doubtful[0],
             "gtid": self.gtid,
             "logs": [piece.file for piece in self.pieces],
             "bytes": self.bytes,
@@ -103,6 +113,13 @@ class Recovery:
             )
         else:
             lines.append("  nothing in the archive comes after that")
+        number, first = self.doubtful
+        if number and first:
+            lines.append(
+                "  %d transactions behind it say that they are from before that moment, and are left out too: the order of the log is that of the "
+                "commits, and a statement may have taken long, or a session have set its clock; the first of them: %s, which says %s UTC"
+                % (number, first.gtid or "at %d" % first.start, timeline.human(first.time))
+            )
         return lines
 
 
@@ -187,7 +204,7 @@ def resolve(archive: Archive, generations: Sequence[Generation], wanted: Target,
     else:
         stretch, base = _base_for_place(found, wanted, name)
     _check_base(stretch, base)
-    recovery = _up_to(found, stretch, base, wanted)
+    recovery = _up_to(archive, found, stretch, base, wanted)
     for piece in recovery.pieces:
         if piece.archived and (not os.path.isfile(piece.path) or os.path.getsize(piece.path) != piece.usable):
             raise StillpointError("the archived log %s is missing or not as long as it was: put it back, or choose a moment before it" % piece.path)
@@ -234,7 +251,7 @@ def _base_for_place(found: Timeline, wanted: Target, name: Optional[str]) -> Tup
             % (wanted.text, len(holding))
         )
     stretch, index = holding[0]
-    stop = _stop_in(stretch.pieces[index], wanted, 0)[0]
+    stop = _stop_in(stretch.pieces[index], wanted, 0, _Clock([]))[0]
     for _stretch, base in _bases(found, name):
         if _stretch is stretch and (base.index, base.position) <= (index, stop):
             return stretch, base
@@ -301,7 +318,7 @@ def _agrees(recorded: str, found: gtid.State) -> bool:
     return str(executed) == before
 
 
-def _up_to(found: Timeline, stretch: Stretch, base: Base, wanted: Target) -> Recovery:
+def _up_to(archive: Archive, found: Timeline, stretch: Stretch, base: Base, wanted: Target) -> Recovery:
     """Return the Recovery from a generation to the target.
 
     :raises StillpointError: the archive does not reach it
@@ -311,27 +328,60 @@ def _up_to(found: Timeline, stretch: Stretch, base: Base, wanted: Target) -> Rec
     for index in range(base.index, len(pieces)):
         piece = pieces[index]
         start = base.position if index == base.index else 0
-        if not _may_stop_in(piece, wanted, stretch.line.flavour):
+        clock = _Clock(archive.marks(stretch.line, piece.file)) if wanted.moment is not None else _Clock([])
+        if not _may_stop_in(piece, wanted, stretch.line.flavour, clock):
             continue
-        stop, state, after, there = _stop_in(piece, wanted, start)
+        stop, state, after, there = _stop_in(piece, wanted, start, clock)
         if there:
-            return Recovery(wanted, base.generation, stretch.line, pieces[base.index : index + 1], base.position, stop, after, state, origin)
+            doubtful = _doubtful(piece, wanted.moment, after, clock) if wanted.moment is not None and after else (0, None)
+            taken = pieces[base.index : index + 1]
+            return Recovery(wanted, base.generation, stretch.line, taken, base.position, stop, after, state, origin, doubtful)
     if wanted.moment is None or stretch.until is None or stretch.until < wanted.moment:
         raise StillpointError("the archive does not reach %s: %s" % (_asked(wanted), _what_can(found)))
     last = pieces[-1]
     return Recovery(wanted, base.generation, stretch.line, pieces[base.index :], base.position, last.usable, None, last.after, origin)
 
 
-def _may_stop_in(piece: Piece, wanted: Target, flavour: str) -> bool:
+class _Clock:
+    """When the transactions of a log were committed, as far as that is known.
+
+    :param marks: ``(position, time)``, in order: what is before the position had been committed by then, and what is behind it had not
+    """
+
+    def __init__(self, marks: Sequence[Tuple[int, float]]) -> None:
+        self._marks = marks
+        self._next = 0  # the first mark that is not before the transaction in question
+        self._latest = 0.0
+
+    def reaches(self, moment: float) -> bool:
+        return bool(self._marks) and self._marks[-1][1] >= moment
+
+    def later_from(self, moment: float) -> Optional[int]:
+        """Return a position behind which everything was certainly committed at a moment or later."""
+        return next((position for position, time in self._marks if time >= moment), None)
+
+    def time(self, each: Transaction) -> float:
+        """Return the latest time that is known for a transaction and those before it; to be asked in the order of the log."""
+        while self._next < len(self._marks) and self._marks[self._next][0] <= each.start:
+            self._latest = max(self._latest, self._marks[self._next][1])
+            self._next += 1
+        limits = self._marks[self._next : self._next + 2]  # a mark may lie within the transaction
+        limit = next((time for at, time in limits if at >= each.end), None)
+        if limit is None or each.time <= limit + _ANSWER:
+            self._latest = max(self._latest, each.time)
+        return self._latest
+
+
+def _may_stop_in(piece: Piece, wanted: Target, flavour: str, clock: _Clock) -> bool:
     """Tell whether the place to stop may be in a log; cheaply."""
     if wanted.moment is not None:
-        return not piece.archived or (piece.last_time is not None and piece.last_time >= wanted.moment)
+        return not piece.archived or (piece.last_time is not None and piece.last_time >= wanted.moment) or clock.reaches(wanted.moment)
     if wanted.position is not None:
         return piece.file == wanted.position[0]
     return wanted.gtid is not None and _holds(piece, flavour, wanted.gtid)
 
 
-def _stop_in(piece: Piece, wanted: Target, start: int) -> Tuple[int, Optional[str], Optional[Transaction], bool]:
+def _stop_in(piece: Piece, wanted: Target, start: int, clock: _Clock) -> Tuple[int, Optional[str], Optional[Transaction], bool]:
     """Return where to stop in a log, the GTIDs there, the first transaction that is left out, and whether that is the place:
     a time that the log ends before may be in the next one.
 
@@ -344,6 +394,8 @@ def _stop_in(piece: Piece, wanted: Target, start: int) -> Tuple[int, Optional[st
         if each.end > piece.usable:
             return False
         stop = False
+        if wanted.moment is not None:
+            each = replace(each, time=clock.time(each))
         if each.start >= start:
             if wanted.moment is not None:
                 stop = each.time >= wanted.moment
@@ -362,6 +414,26 @@ def _stop_in(piece: Piece, wanted: Target, start: int) -> Tuple[int, Optional[st
     stop = left_out[0].start if left_out else min(facts.complete, piece.usable)
     there = bool(left_out) or bool(seen) or wanted.position is not None
     return max(stop, start), None if facts.after is None else str(facts.after), left_out[0] if left_out else None, there
+
+
+def _doubtful(piece: Piece, moment: float, stop: Transaction, clock: _Clock) -> Tuple[int, Optional[Transaction]]:
+    """Return how many transactions of a log behind the stop say that they are from before the moment, without the archive knowing that
+    they are not, and the first of them."""
+    later = clock.later_from(moment)
+    found: List[Transaction] = []
+    number = 0
+
+    def visit(each: Transaction) -> bool:
+        nonlocal number
+        if later is not None and each.start >= later:
+            return False
+        if each.start > stop.start and each.time < moment:
+            number += 1
+            found.extend([each] if not found else [])
+        return True
+
+    events.read(piece.path, visit)
+    return number, found[0] if found else None
 
 
 def _asked(wanted: Target) -> str:

@@ -301,6 +301,40 @@ def test_verify_all_reads_every_generation(host: Host) -> None:
     assert "not both" in host.refusal("verify", "web", "2026-11-20T02-00-05Z", "--all")
 
 
+def test_verify_of_a_sample_says_what_was_read_and_calls_nothing_verified(host: Host) -> None:
+    host.job()
+    for number in range(40):
+        (host.files / str(number)).write_text("x" * 1000)
+    host.generation(at(22))
+    assert "in a sample of " in host.run("verify", "web", "--sample", "10%").stdout
+    assert host.json("verify", "web", "--sample", "10")["percent"] == 10
+    shown = host.run("show", "web").stdout
+    assert "sampled" in shown and "verified" not in shown
+    assert host.json("verify", "web", "--sample", "100%")["percent"] is None
+    for share in ("0", "101%", "few"):
+        assert "--sample %s is no share of the files" % share in host.refusal("verify", "web", "--sample", share)
+    assert "has no files of a server" in host.refusal("verify", "web", "--server")
+
+
+def test_a_verification_of_the_newest_is_told_of_and_one_that_somebody_picked_is_not(host: Host) -> None:
+    told = teller(host)
+    assert "nothing was backed up there yet" in host.refusal("verify", "web")
+    assert json.loads(told.read_text())["status"] == "failed"
+    path = host.generation(at(22))
+    host.run("verify", "web")
+    facts = json.loads(told.read_text())
+    assert (facts["action"], facts["status"], facts["ok"], facts["path"]) == ("verify", "ok", True, path)
+    os.unlink(path + "/files" + str(host.files) + "/case 1")
+    told.unlink()
+    host.run("verify", "web", "2026-11-22T02-00-05Z")
+    assert not told.exists()
+    host.generation(at(23))
+    host.run("verify", "web", "--all")
+    facts = json.loads(told.read_text())
+    assert (facts["status"], facts["exit_code"], facts["path"]) == ("failed", 1, path)
+    assert facts["msg"].startswith("2026-11-22T02-00-05Z of web is damaged")
+
+
 def test_a_generation_whose_manifest_is_lost_is_listed_and_shown_as_bad(host: Host) -> None:
     host.job()
     path = host.generation(at(22))
@@ -570,7 +604,7 @@ def test_a_run_that_fails_is_told_of_with_the_sentence_that_it_ends_with(host: H
     told = teller(host)
     sentence = host.refusal("run", "web", code=1)  # what is in a temporary directory is not on LVM, or there is no LVM
     facts = json.loads(told.read_text())
-    assert facts == {"job": "web", "host": HOST, "status": "failed", "exit_code": 1, "msg": sentence}
+    assert facts == {"action": "run", "job": "web", "host": HOST, "status": "failed", "exit_code": 1, "msg": sentence}
     assert host.json("list") == []
     assert list((host.run_files / "stillpoint").iterdir()) == [], "the progress file is gone"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -51,6 +52,18 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     served.server.shutdown()
     thread.join()
     served.server.server_close()
+
+
+def test_a_verification_is_told_to_the_command_and_to_the_url_only_where_it_went_wrong(service: Service, tmp_path: Any) -> None:
+    script = tmp_path / "tell"
+    script.write_text("#!/bin/sh\necho $STILLPOINT_ACTION $STILLPOINT_STATUS >> %s/told\n" % tmp_path)
+    script.chmod(0o755)
+    to = Notify(service.url, (str(script),))
+    assert told(to, replace(DONE, action=notify.VERIFY)) == []
+    assert service.taken == []
+    assert told(to, replace(BROKEN, action=notify.VERIFY)) == []
+    assert [path for _method, path, _body in service.taken] == ["/ping/secret/fail"]
+    assert (tmp_path / "told").read_text() == "verify ok\nverify failed\n"
 
 
 def told(tell: Notify, outcome: Outcome) -> List[str]:
@@ -101,8 +114,9 @@ def test_the_command_gets_the_facts_as_json_and_in_its_environment(tmp_path: Any
     command = script(tmp_path, 'cat >"$1"; env | grep ^STILLPOINT_ | sort >"$1.env"')
     assert told(Notify(command=(command, str(tmp_path / "out put"))), DONE) == []
     facts: Dict[str, Any] = json.loads((tmp_path / "out put").read_text())
-    assert facts == {"job": "etrial", "host": "db1", "status": "ok", "exit_code": 0, "msg": "", **DONE.summary}
+    assert facts == {"action": "run", "job": "etrial", "host": "db1", "status": "ok", "exit_code": 0, "msg": "", **DONE.summary}
     assert (tmp_path / "out put.env").read_text().splitlines() == [
+        "STILLPOINT_ACTION=run",
         "STILLPOINT_EXIT_CODE=0",
         "STILLPOINT_GENERATION=2026-11-22T02-00-05Z",
         "STILLPOINT_HOST=db1",

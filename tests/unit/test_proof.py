@@ -243,7 +243,7 @@ class Before:
 
     def __init__(self, path: Path, mode: str = "all") -> None:
         self.path = str(path)
-        self.summary = {"proof": {"ok": True, "tables": {"mode": mode}}}
+        self.proof = {"ok": True, "tables": {"mode": mode}}
 
 
 def proven_before(copy: str, monkeypatch: pytest.MonkeyPatch) -> None:

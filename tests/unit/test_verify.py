@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from _core.errors import UsageError
+from _core.observe import show
 from _core.repository import verify
 from _core.repository.generations import Generation
 from trees import (
@@ -147,3 +148,58 @@ def test_a_generation_is_not_removed_while_it_is_read(directory):
     with directory.lock(), generation.hold():
         assert directory.remove(generation) is False
     assert os.path.isdir(generation.path)
+
+
+# -- samples
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A job with a generation of a hundred files."""
+    source = str(tmp_path / "source")
+    os.mkdir(source)
+    for number in range(100):
+        write("%s/%02d" % (source, number), b"x" * 10_000)
+    directory = job(tmp_path / "repository")
+    back_up(directory, tree(source))
+    return directory
+
+
+def test_a_sample_reads_its_share_each_time_another_one_and_says_so(many):
+    generation = many.find()
+    verdicts = [verify.verify(generation, Quiet(), 20.0) for _each in range(5)]
+    assert all(0 < verdict.files < 60 and verdict.bytes == verdict.files * 10_000 for verdict in verdicts)
+    assert len({verdict.files for verdict in verdicts}) > 1
+    assert (verdicts[0].of_files, verdicts[0].of_bytes) == (100, 1_000_000)
+    assert "the rest was not read" in show.verdict(verdicts[0].as_dict())
+    assert verify.verify(generation, Quiet(), 0.000001).files == 1
+
+
+def test_a_sample_without_a_fault_never_counts_as_a_verification_nor_takes_back_what_one_found(many):
+    generation = many.find()
+    verify.verify(generation, Quiet(), 20.0)
+    assert generation.verified is None
+    assert generation.recorded["sample"]["percent"] == 20.0
+    flip_one_bit(generation.path + "/files/tree/07")
+    assert not verify.verify(generation, Quiet()).ok
+    for _each in range(20):
+        if verify.verify(generation, Quiet(), 5.0).ok:
+            break
+    assert Generation(generation.path).state == "bad"
+    assert generation.verified["faults"][0].startswith("files/tree/07: contents changed")
+
+
+def test_a_bit_that_flipped_is_found_by_samples_sooner_or_later_and_remembered(many):
+    generation = many.find()
+    flip_one_bit(generation.path + "/files/tree/07")
+    found = [verify.verify(generation, Quiet(), 50.0).ok for _each in range(20)]
+    assert False in found and True in found
+    assert Generation(generation.path).state == "bad"
+
+
+def test_what_a_file_is_called_and_whose_it_is_is_compared_of_all_in_a_sample_too(many):
+    generation = many.find()
+    os.unlink(generation.path + "/files/tree/07")
+    os.chmod(generation.path + "/files/tree/08", 0o700)
+    faults = {fault.path for fault in verify.verify(generation, Quiet(), 1.0).faults}
+    assert {"files/tree/07", "files/tree/08"} <= faults

@@ -11,8 +11,9 @@ import sys
 import traceback
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NoReturn, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence, Union
 
 from . import job as jobs
 from .errors import BusyError, CommandError, NotNowError, StillpointError, Stopped, UsageError
@@ -156,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     verifying = add("verify", _verify, "read a generation and compare every file with its checksum")
     one_generation(verifying, "the newest that is good")
     verifying.add_argument("--all", action="store_true", help="every generation of the job")
+    verifying.add_argument("--sample", metavar="PERCENT", help="read this share of the files alone, drawn at random; compare names, sizes and owners of all")
+    verifying.add_argument("--server", action="store_true", help="besides, start a server on a copy: it has to recover and to find all its tables well")
     restoring = add("restore", _restore, "put a generation back: in place, with what it replaces kept beside it, or into a directory")
     one_generation(restoring, "the newest that is good")
     restoring.add_argument("--to", metavar="DIR", help="put it there and leave the live data alone")
@@ -208,24 +211,40 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     reporter = _reporter(arguments, job)
-    try:
+    with _told(job.notify, job, notify.RUN) as outcome:
         try:
             summary = _backup(job, reporter)
         finally:
             reporter.close()
-    except BusyError:
-        raise  # the run that holds the job tells how it ended
-    except (Stopped, Exception) as error:
-        code = error.exit_code if isinstance(error, StillpointError) else StillpointError.exit_code
-        status = notify.NOT_NOW if isinstance(error, NotNowError) else notify.FAILED
-        notify.tell(job.notify, notify.Outcome(job.name, jobs.host_name(), status, code, str(error) or type(error).__name__), _warn)
-        raise
-    notify.tell(job.notify, notify.Outcome(job.name, jobs.host_name(), notify.OK, 0, summary=summary), _warn)
+        outcome("", summary)
     if arguments.json:
         _print_json(summary)
     else:
         _print_lines(show.generation(summary, _now()))
     return 0
+
+
+@contextmanager
+def _told(to: jobs.Notify, job: Job, action: str) -> Iterator[Callable[[str, Dict[str, Any]], None]]:
+    """Have those who are to be told hear how the body ended; it is given what takes a complaint, or "", and what it came to."""
+    ended = notify.Outcome(job.name, jobs.host_name(), notify.OK, 0, action=action)
+
+    def outcome(complaint: str, summary: Dict[str, Any]) -> None:
+        nonlocal ended
+        ended = replace(ended, summary=summary)
+        if complaint:
+            ended = replace(ended, status=notify.FAILED, exit_code=StillpointError.exit_code, message=complaint)
+
+    try:
+        yield outcome
+    except BusyError:
+        raise  # the run that holds the job tells how it ended
+    except (Stopped, Exception) as error:
+        code = error.exit_code if isinstance(error, StillpointError) else StillpointError.exit_code
+        status = notify.NOT_NOW if isinstance(error, NotNowError) else notify.FAILED
+        notify.tell(to, replace(ended, status=status, exit_code=code, message=str(error) or type(error).__name__), _warn)
+        raise
+    notify.tell(to, ended, _warn)
 
 
 def _backup(job: Job, reporter: progress.Reporter) -> Dict[str, Any]:
@@ -328,40 +347,30 @@ def _archive(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .repository import verify
+    from . import verification
 
     job = jobs.load(arguments.job)
-    if arguments.all and arguments.generation:
-        raise UsageError("name a generation or say --all, not both")
-    directory = _directory(job, arguments.host)
-    chosen = directory.generations() if arguments.all else [directory.find(arguments.generation)]
+    sample = verification.percent(arguments.sample) if arguments.sample else None
+    asked = verification.Asked(arguments.generation, arguments.all, sample, arguments.server)
+    # One that somebody picked by hand is of no concern to who is told of the job.
+    told = jobs.Notify() if arguments.generation or arguments.host else job.notify
     reporter = _reporter(arguments, job)
     try:
-        verdicts = [verify.verify(each, reporter) for each in chosen]
+        with _told(told, job, notify.VERIFY) as outcome:
+            found = verification.perform(verification.choose(_directory(job, arguments.host), asked), asked, reporter)
+            reporter.close()
+            complaint = verification.complaint(job, found)
+            outcome(complaint, next((each for each in found if each.bad), found[0]).as_dict() if found else {})
     finally:
         reporter.close()
     if arguments.json:
-        found = [verdict.as_dict() for verdict in verdicts]
-        _print_json(found if arguments.all else found[0])
+        facts = [each.as_dict() for each in found]
+        _print_json(facts if arguments.all else facts[0])
     else:
-        for verdict in verdicts:
-            words = "every checksum is right" if verdict.ok else "%s faults" % count(verdict.faults_total)
-            _print_lines(
-                [
-                    "%s %s: %s files, %s read in %s: %s"
-                    % (job.name, verdict.generation, count(verdict.files), size(verdict.bytes), duration(verdict.duration_s), words)
-                ]
-            )
-            _print_lines(["  %s" % fault.text() for fault in verdict.faults])
-            if verdict.faults_total > len(verdict.faults):
-                _print_lines(["  and %s more" % count(verdict.faults_total - len(verdict.faults))])
-    bad = [verdict.generation for verdict in verdicts if not verdict.ok]
-    if bad:
-        _complain(
-            "%s: %s of %s is damaged and will not be restored or counted as a backup: restore another one, and take a new backup"
-            % (PROGRAM, ", ".join(bad), job.name)
-        )
-    return StillpointError.exit_code if bad else 0
+        _print_lines([line for each in found for line in each.lines(job.name)])
+    if complaint:
+        _complain("%s: %s" % (PROGRAM, complaint))
+    return StillpointError.exit_code if complaint else 0
 
 
 def _restore(arguments: argparse.Namespace) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
-from typing import Any, Optional
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional
 
 from .process import run
 
@@ -96,6 +98,32 @@ def _sync_parents(old: str, new: str) -> None:
     parents = {os.path.dirname(old) or ".", os.path.dirname(new) or "."}
     for parent in parents:
         sync_directory(parent)
+
+
+@contextmanager
+def used(path: str) -> Iterator[None]:
+    """Have a directory that is ours known as such for as long as this process lives, however it ends."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def in_use(path: str) -> bool:
+    """Tell whether somebody uses a directory, as `used` marks it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def inode(path: str) -> Optional[int]:

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from threading import Thread
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Set, Tuple
 
 from .errors import StillpointError
 from .mysql import checking, standing
@@ -23,7 +23,6 @@ from .mysql.connection import READ_TIMEOUT, ServerError, Session
 from .mysql.scratch import Recovery, Scratch, ScratchFailed, is_of_host, scratch_server
 from .mysql.settings import Settings
 from .observe.text import iso
-from .reading import Mounted
 from .repository import manifest
 from .repository.generations import DOUBTFUL, GOOD, Generation
 from .storage.mounts import is_below
@@ -53,6 +52,7 @@ class Claim:
     :ivar tables: which tables are to be checked: all, changed, none
     :ivar before: the newest generation whose tables are proven; those that did not change since need not be checked again
     :ivar between: two coordinates between which the point in time lies, where no more than that is known
+    :ivar later: it is proven on a copy of the backup: the server has gone on since, and its binary logs tell nothing of then any more
     """
 
     settings: Settings
@@ -61,6 +61,7 @@ class Claim:
     tables: str
     before: Optional[Generation] = None
     between: Optional[Sequence[Mapping[str, Any]]] = None
+    later: bool = False
 
 
 @dataclass
@@ -103,6 +104,16 @@ class Proof:
         }
 
 
+class Placed(Protocol):
+    """Where the data that a server is to be started on lies."""
+
+    def directory(self, source: str) -> str:
+        """Return where a live directory of the server's lies there."""
+
+    def find_any(self, source: str, targets: Sequence[Target]) -> Optional[str]:
+        """Return where any live path lies there; None where it does not."""
+
+
 class _Refuted(StillpointError):
     """Something is not as it was said to be."""
 
@@ -116,17 +127,17 @@ def writes(settings: Settings) -> int:
 def newest_proven(generations: Sequence[Generation]) -> Optional[Generation]:
     """Return the newest generation whose tables are proven, each of them checked or not changed since it was."""
     for generation in generations:
-        proof = generation.summary.get("proof") or {}
+        proof = generation.proof or {}
         if generation.state == GOOD and (proof.get("tables") or {}).get("mode") in (checking.ALL, checking.CHANGED):
             return generation
     return None
 
 
-def prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Callable[[], None]) -> Proof:
+def prove(claim: Claim, mounted: Placed, targets: Sequence[Target], watch: Callable[[], None]) -> Proof:
     """Return the Proof of a claim. That something fails, or can't be done, is a Proof too, and no exception.
 
-    :param mounted: the snapshots, mounted to be written to
-    :param targets: what they were taken of
+    :param mounted: the snapshots, mounted to be written to; or a copy of the backup
+    :param targets: what the snapshots were taken of
     :param watch: called a few times a second: keeps the snapshots valid, and raises when one is lost
     """
     began = time.monotonic()
@@ -149,13 +160,13 @@ def prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Call
     return proof
 
 
-def _prove(claim: Claim, mounted: Mounted, targets: Sequence[Target], watch: Callable[[], None], proof: Proof) -> None:
+def _prove(claim: Claim, mounted: Placed, targets: Sequence[Target], watch: Callable[[], None], proof: Proof) -> None:
     settings = claim.settings
     proof.program = settings.find_program()
     where = {path: mounted.directory(path) for _role, path in settings.paths}
     datadir = where[settings.datadir]
     same, files = _unchanged(claim, datadir)
-    logs = standing.find_logs(settings, lambda path: mounted.find_any(path, targets))
+    logs = standing.find_logs(settings, lambda path: mounted.find_any(path, targets), live=not claim.later)
     # A server that is restored from this has the binary logs that were copied, and no others, to decide about prepared transactions.
     # Where a lock stopped commits there is nothing to decide, and it has to start without any.
     copied = any(is_below(os.path.dirname(settings.log_bin), path) for _role, path in settings.paths)
@@ -211,6 +222,10 @@ def _place(claim: Claim, session: Session, found: standing.Stands, logs: Optiona
     """Compare where the server stands with the coordinates; let it give them where commits went on, and something may have been logged
     between the look at the coordinates and the snapshot."""
     recorded = claim.coordinates if claim.coordinates and claim.coordinates.get("file") else None
+    if claim.later and not claim.commits_stopped:
+        note = "commits went on while the snapshot was taken, so there is no place to compare with"
+        proof.position = {"recorded": recorded, "recovered": found.as_dict(), "note": note}
+        return
     given = None if claim.commits_stopped or not claim.settings.log_bin else standing.given(found, logs)
     if given and (given["file"] or not recorded):
         proof.position = {"recorded": recorded, "recovered": found.as_dict(), "given": given}
@@ -222,7 +237,9 @@ def _place(claim: Claim, session: Session, found: standing.Stands, logs: Optiona
         proof.position = standing.compare(session, recorded, found, logs)
         if proof.position["fault"]:
             raise _Refuted(proof.position["fault"])
-        if proof.position["open"]:
+        if proof.position["open"] and claim.later:
+            proof.position["note"] = proof.position["open"]
+        elif proof.position["open"]:
             raise StillpointError(proof.position["open"])
 
 

@@ -59,15 +59,16 @@ class Logs:
     end: Optional[Place]
 
 
-def find_logs(settings: Settings, on_snapshot: Callable[[str], Optional[str]]) -> Optional[Logs]:
+def find_logs(settings: Settings, on_snapshot: Callable[[str], Optional[str]], *, live: bool = True) -> Optional[Logs]:
     """Return the binary logs of a server: those on the snapshot, else its own; None where there are none to be read.
 
     :param on_snapshot: gives where a live directory lies on the snapshot, None where it does not
+    :param live: its own may be read; they are those of the snapshot, and what was added since
     """
     if not settings.log_bin:
         return None
-    live, basename = os.path.split(settings.log_bin)
-    for directory, whose in ((on_snapshot(live), SNAPSHOT), (live, SERVER)):
+    own, basename = os.path.split(settings.log_bin)
+    for directory, whose in ((on_snapshot(own), SNAPSHOT), (own if live else None, SERVER)):
         sizes = between.logs(directory, basename) if directory else {}
         if directory and sizes:
             last = list(sizes)[-1]

@@ -17,6 +17,7 @@ from ..process import environment
 from ..version import VERSION
 
 OK, FAILED, NOT_NOW = "ok", "failed", "not_now"
+RUN, VERIFY = "run", "verify"
 
 PING_TIMEOUT = 10.0  # seconds
 COMMAND_TIMEOUT = 60.0
@@ -28,10 +29,10 @@ _PING_BODY = 10000  # bytes
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of a job ended.
+    """How a run of a job, or a verification of its backups, ended.
 
     :ivar status: ok, failed, or not_now: the guard refused and nothing happened
-    :ivar summary: of the manifest; {} without a generation
+    :ivar summary: of the manifest, or what the verification found; {} without a generation
     """
 
     job: str
@@ -40,18 +41,21 @@ class Outcome:
     exit_code: int
     message: str = ""
     summary: Dict[str, Any] = field(default_factory=dict)
+    action: str = RUN
 
     def facts(self) -> Dict[str, Any]:
         """Return everything as one object: the summary, and how it ended."""
-        return {**self.summary, "job": self.job, "host": self.host, "status": self.status, "exit_code": self.exit_code, "msg": self.message}
+        own = {"action": self.action, "job": self.job, "host": self.host, "status": self.status, "exit_code": self.exit_code, "msg": self.message}
+        return {**self.summary, **own}
 
 
 def tell(notify: Notify, outcome: Outcome, warn: Callable[[str], None]) -> None:
     """Request the URL and start the command of a job's ``notify``.
 
-    The URL is left alone when the guard refused: the next try may succeed, and who waits for the ping knows when to worry.
+    The URL is left alone when the guard refused: the next try may succeed, and who waits for the ping knows when to worry. It is left
+    alone after a verification that went well, too: who waits for the ping waits for a backup.
     """
-    if notify.ping_url and outcome.status != NOT_NOW:
+    if notify.ping_url and outcome.status != NOT_NOW and (outcome.action == RUN or outcome.status != OK):
         complaint = ping(notify.ping_url, outcome)
         if complaint:
             warn(complaint)
@@ -99,6 +103,7 @@ def run(command: Sequence[str], outcome: Outcome) -> str:
     """Run the command with the outcome's facts as JSON on its standard input and in STILLPOINT_*; return what went wrong, "" if nothing."""
     given = environment()
     given.update(
+        STILLPOINT_ACTION=outcome.action,
         STILLPOINT_JOB=outcome.job,
         STILLPOINT_HOST=outcome.host,
         STILLPOINT_STATUS=outcome.status,

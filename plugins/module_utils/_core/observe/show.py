@@ -64,21 +64,27 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
         )
     for head, text in zip(["proof"] + [""] * 9, proof(facts.get("proof"))):
         say(head, text)
-    verified = facts.get("verified")
-    if verified:
-        say(
-            "verified",
-            "%s: %s"
-            % (
-                verified.get("time"),
-                "every checksum is right" if verified.get("ok") else "%s faults" % count(verified.get("faults_total", 0)),
-            ),
-        )
+    for head, found in (("verified", facts.get("verified")), ("sampled", facts.get("sampled"))):
+        if found:
+            say(head, "%s: %s" % (found.get("time"), verdict(found)))
     for name in facts.get("removed") or []:
         say("removed", "%s, as keep says" % name)
     for warning in facts.get("warnings") or []:
         say("warning", str(warning))
     return lines
+
+
+def verdict(facts: Mapping[str, Any]) -> str:
+    """Return in words what a verification found; of a sample, what was read and that the rest was not."""
+    wrong = "%s faults" % count(facts.get("faults_total", 0))
+    if facts.get("percent") is None:
+        return "every checksum is right" if facts.get("ok") else wrong
+    read = "%s of %s files and %.1f %% of the bytes" % (
+        count(facts["files"]),
+        count(facts["of_files"]),
+        100.0 * facts["bytes"] / facts["of_bytes"] if facts["of_bytes"] else 100.0,
+    )
+    return "in a sample of %s, %s" % (read, "every checksum is right; the rest was not read" if facts.get("ok") else wrong)
 
 
 def generations(listed: Sequence[Mapping[str, Any]], now: datetime) -> str:
@@ -224,11 +230,13 @@ def known(job: str, found: Any) -> Dict[str, Any]:
         "generation": found.name,
         "time": iso(found.time),
         **found.summary,
+        "proof": found.proof,
         "path": found.path,
         "state": found.state,
         "reason": found.reason,
         "size_bytes": found.size_bytes,
         "verified": found.verified,
+        "sampled": found.recorded.get("sample"),
     }
 
 
@@ -247,7 +255,7 @@ def listed(job: str, host: str, found: Any, now: datetime) -> Dict[str, Any]:
         "reason": found.reason,
         "lock": summary.get("lock"),
         "coordinates": summary.get("coordinates"),
-        "proof": summary.get("proof"),
+        "proof": found.proof,
         "duration_s": summary.get("duration_s"),
         "warnings": summary.get("warnings") or [],
     }

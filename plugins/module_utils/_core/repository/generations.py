@@ -4,7 +4,8 @@
 ::
 
     REPO/HOST/JOB/2026-11-22T02-00-05Z/     a generation: manifest.json and the trees
-    REPO/HOST/JOB/.2026-….verified          what the last verification of it found
+    REPO/HOST/JOB/.2026-….verified          what later verifications of it found
+    REPO/HOST/JOB/.2026-….trial/            a copy of it that a server is started on, locked while that lasts
     REPO/HOST/JOB/latest -> …
     REPO/HOST/JOB/.lock                     held by the one that writes; the kernel frees it, whatever happens
     REPO/HOST/JOB/.RUN.partial/             being written
@@ -37,7 +38,7 @@ from . import manifest, retention
 GOOD, UNPROVEN, BAD = "good", "unproven", "bad"
 
 LOCK, LATEST = ".lock", "latest"
-PARTIAL, DELETING, VERIFIED = ".partial", ".deleting", ".verified"
+PARTIAL, DELETING, VERIFIED, TRIAL = ".partial", ".deleting", ".verified", ".trial"
 
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(-\d+)?")
 _NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
@@ -125,10 +126,30 @@ class Generation:
         return sum(tree.bytes for tree in self.trees)
 
     @property
-    def verified(self) -> Optional[Dict[str, Any]]:
-        """What the last verification found; None before the first."""
+    def files(self) -> int:
+        """How many files it has."""
+        return sum(tree.files for tree in self.trees)
+
+    @property
+    def recorded(self) -> Dict[str, Any]:
+        """What was recorded of it later: a verdict, the last sample without a fault as ``sample``, the last proof on a copy as ``proof``."""
         found = durable.read_json(self.verdict_path)
-        return found if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def verified(self) -> Optional[Dict[str, Any]]:
+        """What the last verification of all of it found, or a sample that found a fault; None before the first."""
+        return {key: value for key, value in self.recorded.items() if key not in ("sample", "proof")} or None
+
+    @property
+    def proof(self) -> Optional[Dict[str, Any]]:
+        """What a proof found: one that failed, else one that passed, be it of the run or on a copy; None where there was none."""
+        found = [proof for proof in (self.summary.get("proof"), self.recorded.get("proof")) if proof]
+        for ok in (False, True):
+            for proof in found:
+                if proof.get("ok") is ok:
+                    return dict(proof)
+        return dict(found[0]) if found else None
 
     @property
     def verdict_path(self) -> str:
@@ -147,7 +168,7 @@ class Generation:
     @property
     def failed_proof(self) -> str:
         """Why its proof failed; "" where it passed, where it could not be done, or where there was none."""
-        proof = self.summary.get("proof")
+        proof = self.proof
         if proof and proof.get("ok") is False:
             return str(proof.get("reason") or "a server did not start on it")
         return ""
@@ -162,7 +183,7 @@ class Generation:
         """``bad``: damaged, or its proof failed; ``good``: it is proven, or has no database; else ``unproven``."""
         if self.reason:
             return BAD
-        if (self.summary.get("proof") or {}).get("ok") or all(tree.is_files for tree in self.trees):
+        if (self.proof or {}).get("ok") or all(tree.is_files for tree in self.trees):
             return GOOD
         return UNPROVEN
 
@@ -302,6 +323,7 @@ class JobDirectory:
         self._must_be_locked()
         names = sorted(os.listdir(self.path))
         left = [name for name in names if name.startswith(".") and name.endswith((PARTIAL, DELETING))]
+        left += [name for name in names if name.startswith(".") and name.endswith(TRIAL) and not durable.in_use(os.path.join(self.path, name))]
         stray = [name for name in names if name.startswith(".") and name.endswith(VERIFIED) and name[1 : -len(VERIFIED)] not in names]
         stray += [name for name in names if name.startswith(".") and name.endswith(".new")]
         with self._written():

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from .. import durable
 from ..copy import rsync
@@ -30,6 +32,8 @@ class Verdict:
     :ivar bytes: theirs
     :ivar faults: the first of them
     :ivar faults_total: how many there are
+    :ivar percent: of a sample, the share of the files that was to be read; None where all were
+    :ivar of_files, of_bytes: all that the generation has
     """
 
     generation: str
@@ -39,6 +43,9 @@ class Verdict:
     faults: Tuple[Fault, ...]
     faults_total: int
     duration_s: float
+    percent: Optional[float] = None
+    of_files: int = 0
+    of_bytes: int = 0
 
     @property
     def ok(self) -> bool:
@@ -55,18 +62,23 @@ class Verdict:
             "faults": [fault.text() for fault in self.faults],
             "faults_total": self.faults_total,
             "duration_s": self.duration_s,
+            "percent": self.percent,
+            "of_files": self.of_files or self.files,
+            "of_bytes": self.of_bytes or self.bytes,
         }
 
 
-def verify(generation: Generation, reporter: Reporter) -> Verdict:
+def verify(generation: Generation, reporter: Reporter, percent: Optional[float] = None) -> Verdict:
     """Read a generation, compare it with its manifest, record the Verdict beside it and return it.
 
+    :param percent: read the contents of this share of the files alone, drawn at random; names, sizes, owners and times are compared of all
     :raises UsageError: the generation is gone or being removed
     :raises StillpointError: it could not be read as a whole, so nothing is known
     """
     started = time.monotonic()
     faults: List[Fault] = []
     total = files = size = 0
+    of = (0, 0)
     with generation.hold():
         reporter.stage("verify")
         try:
@@ -77,20 +89,38 @@ def verify(generation: Generation, reporter: Reporter) -> Verdict:
             # Without it nothing says what the files should be.
             faults, total = [Fault(manifest.NAME, str(error))], 1
         else:
-            files, size = (sum(getattr(tree, what) for tree in generation.trees) for what in ("files", "bytes"))
-            for fault in _faults(generation, size, reporter):
-                total += 1
-                if total <= MOST_FAULTS:
-                    faults.append(fault)
-        verdict = Verdict(generation.name, _now(), files, size, tuple(faults), total, round(time.monotonic() - started, 1))
+            of = files, size = generation.files, generation.size_bytes
+            with tempfile.NamedTemporaryFile(dir="/var/tmp", prefix="stillpoint-") as paths:
+                drawn = None
+                if percent is not None:
+                    drawn, files, size = _draw(generation, percent, paths)
+                for fault in _faults(generation, size, reporter, drawn, paths.name):
+                    total += 1
+                    if total <= MOST_FAULTS:
+                        faults.append(fault)
+        verdict = Verdict(generation.name, _now(), files, size, tuple(faults), total, round(time.monotonic() - started, 1), percent, *of)
         record(generation, verdict, reporter)
     return verdict
 
 
 def record(generation: Generation, verdict: Verdict, reporter: Reporter) -> None:
-    """Write a Verdict beside its generation; where that can't be done, say so."""
+    """Write a Verdict beside its generation; where that can't be done, say so. A sample without a fault says nothing of the rest: what is
+    known of that stays."""
+    known = generation.recorded
+    if verdict.percent is not None and verdict.ok:
+        _write(generation, {**known, "sample": verdict.as_dict()}, reporter)
+    else:
+        _write(generation, {**verdict.as_dict(), **{key: known[key] for key in ("proof",) if key in known}}, reporter)
+
+
+def record_proof(generation: Generation, proof: Mapping[str, Any], reporter: Reporter) -> None:
+    """Write what a proof on a copy found beside the generation."""
+    _write(generation, {**generation.recorded, "proof": dict(proof)}, reporter)
+
+
+def _write(generation: Generation, value: Mapping[str, Any], reporter: Reporter) -> None:
     try:
-        durable.write_json(generation.verdict_path, verdict.as_dict())
+        durable.write_json(generation.verdict_path, value)
     except OSError as error:
         reporter.warn("the result can't be recorded as %s: %s" % (generation.verdict_path, error.strerror))
 
@@ -102,13 +132,39 @@ def found_damaged(generation: Generation, faults: List[Fault], reporter: Reporte
     record(generation, verdict, reporter)
 
 
-def _faults(generation: Generation, size: int, reporter: Reporter) -> Iterator[Fault]:
+def _draw(generation: Generation, percent: float, paths: IO[bytes]) -> Tuple[Callable[[bytes], bool], int, int]:
+    """Draw files at random, each with the same chance and at least one; write their paths as rsync reads them. Return what tells of a path
+    whether it was drawn, how many there are, and their bytes."""
+    seed = os.urandom(16)
+
+    def lot(path: bytes) -> int:
+        return int.from_bytes(hashlib.sha256(seed + path).digest()[:8], "big")
+
+    limit = int(percent / 100 * 2**64)
+    lowest = min((lot(entry.path) for entry in manifest.entries(generation.path) if entry.type == manifest.FILE), default=0)
+    limit = max(limit, lowest + 1)
+    files = size = 0
+    for entry in manifest.entries(generation.path):
+        if entry.type == manifest.FILE and lot(entry.path) < limit:
+            paths.write(entry.path + b"\0")
+            files, size = files + 1, size + entry.size
+    paths.flush()
+    return lambda path: lot(path) < limit, files, size
+
+
+def _faults(generation: Generation, size: int, reporter: Reporter, drawn: Optional[Callable[[bytes], bool]], paths: str) -> Iterator[Fault]:
+    """Return what is wrong with a generation.
+
+    :param drawn: tells of a path whether its contents are to be compared; None: those of all are
+    :param paths: a file with those that are
+    """
     root = os.fsencode(generation.path)
     sums = Sums()
     try:
         complaints = rsync.checksums(
             generation.path,
             algorithm=str(generation.summary["checksum"]),
+            paths=paths if drawn else None,
             on_item=lambda item: sums.add(item.path, item.checksum),
             on_progress=lambda done: reporter.progress(min(done, size), size),
         )
@@ -116,7 +172,8 @@ def _faults(generation: Generation, size: int, reporter: Reporter) -> Iterator[F
         for complaint in complaints:
             reporter.warn(complaint)
         found = (entry for entry, _allocated in manifest.walk(root, leave_out=(os.fsencode(manifest.NAME),)))
-        yield from manifest.compare(manifest.entries(generation.path), found, sums)
+        expected = (entry if drawn is None or drawn(entry.path) else entry._replace(checksum="") for entry in manifest.entries(generation.path))
+        yield from manifest.compare(expected, found, sums)
     except OSError as error:
         raise StillpointError("%s can't be verified: %s" % (generation.path, error.strerror)) from error
     finally:

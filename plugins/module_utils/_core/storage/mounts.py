@@ -147,6 +147,22 @@ def mounted_writable(device: str, fs_type: str, name: str) -> Iterator[str]:
 
 
 @contextmanager
+def bound(directory: str, name: str) -> Iterator[str]:
+    """Let a directory be reached below /run/stillpoint too, whoever may pass through those above it, and give that path."""
+    point = os.path.join(make_run_directory(), name)
+    try:
+        os.mkdir(point, 0o700)
+        run(["mount", "--bind", directory, point])
+        yield point
+    finally:
+        with undisturbed():
+            if any(mount.mount_point == os.path.realpath(point) for mount in table()):
+                unmount(point)
+            if os.path.isdir(point):
+                os.rmdir(point)
+
+
+@contextmanager
 def _mounted(device: str, fs_type: str, name: str, options: str) -> Iterator[str]:
     point = os.path.join(make_run_directory(), name)
     try:

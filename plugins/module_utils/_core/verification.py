@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A verification as it is asked for: which generations, how much of them, and what came of it in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence
+
+from .errors import StillpointError, UsageError
+from .job import Job
+from .observe import show
+from .observe.progress import Reporter
+from .observe.text import count, duration, size
+from .repository.generations import Generation, JobDirectory
+from .repository.verify import Verdict, verify
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be verified.
+
+    :ivar generation: by its name; None: the newest that is good
+    :ivar percent: of the files whose contents are read; None: all
+    :ivar server: start a server on a copy besides
+    """
+
+    generation: Optional[str] = None
+    all: bool = False
+    percent: Optional[float] = None
+    server: bool = False
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What came of one generation.
+
+    :ivar proof: of a server on a copy; None where none was asked for, or where the checksums say enough
+    :ivar trouble: why no server could be tried; "" where one was, or none was asked for
+    """
+
+    generation: Generation
+    verdict: Verdict
+    proof: Optional[Dict[str, Any]] = None
+    trouble: str = ""
+
+    @property
+    def bad(self) -> bool:
+        return not self.verdict.ok or bool(self.proof and self.proof["ok"] is False)
+
+    @property
+    def unproven(self) -> str:
+        """Why the proof that was asked for could not be done; "" where it was."""
+        return self.trouble or (str(self.proof["reason"]) if self.proof and self.proof["ok"] is None else "")
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {**self.verdict.as_dict(), "path": self.generation.path, "proof": self.proof, "proof_trouble": self.trouble}
+
+    def lines(self, job: str) -> List[str]:
+        """Return it for people."""
+        verdict = self.verdict
+        read = "%s files, %s read in %s" % (count(verdict.files), size(verdict.bytes), duration(verdict.duration_s))
+        lines = ["%s %s: %s: %s" % (job, verdict.generation, read, show.verdict(verdict.as_dict()))]
+        lines += ["  %s" % fault.text() for fault in verdict.faults]
+        if verdict.faults_total > len(verdict.faults):
+            lines.append("  and %s more" % count(verdict.faults_total - len(verdict.faults)))
+        if self.proof:
+            lines += ["  proof %s" % line if not number else "        %s" % line for number, line in enumerate(show.proof(self.proof))]
+        return lines
+
+
+def percent(text: str) -> Optional[float]:
+    """Return the number in ``5%`` or ``5``; None for all.
+
+    :raises UsageError: it is no share
+    """
+    try:
+        number = float(text.rstrip("%"))
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 100:
+        raise UsageError("--sample %s is no share of the files: say 5%% for one in twenty" % text)
+    return None if number == 100 else number
+
+
+def choose(directory: JobDirectory, asked: Asked) -> List[Generation]:
+    """Return the generations that are meant.
+
+    :raises UsageError: there is none
+    :raises StillpointError: a server can't be started on the only one that is meant
+    """
+    if asked.all and asked.generation:
+        raise UsageError("name a generation or say --all, not both")
+    if asked.all:
+        return directory.generations()
+    generation = directory.find(asked.generation)
+    if asked.server:
+        from . import trial  # pylint: disable=import-outside-toplevel  # most verifications start no server
+
+        trial.settings_of(generation)
+    return [generation]
+
+
+def perform(generations: Sequence[Generation], asked: Asked, reporter: Reporter) -> List[Verified]:
+    """Verify generations, one after the other."""
+    return [_one(generation, asked, reporter) for generation in generations]
+
+
+def _one(generation: Generation, asked: Asked, reporter: Reporter) -> Verified:
+    verdict = verify(generation, reporter, asked.percent)
+    if not asked.server or not verdict.ok:
+        return Verified(generation, verdict)
+    from . import trial  # pylint: disable=import-outside-toplevel
+
+    try:
+        return Verified(generation, verdict, trial.try_copy(generation, reporter))
+    except UsageError as error:  # of all, one that has no server's files
+        reporter.note(str(error))
+        return Verified(generation, verdict)
+    except StillpointError as error:
+        return Verified(generation, verdict, trouble=str(error))
+
+
+def complaint(job: Job, found: Sequence[Verified]) -> str:
+    """Return the sentence that ends a verification that did not go well; "" after one that did."""
+    bad = [each.verdict.generation for each in found if each.bad]
+    if bad:
+        return "%s of %s is damaged and will not be restored or counted as a backup: restore another one, and take a new backup" % (
+            ", ".join(bad),
+            job.name,
+        )
+    unproven = [each for each in found if each.unproven]
+    if unproven:
+        return "no server could be tried on %s of %s: %s" % (unproven[0].verdict.generation, job.name, unproven[0].unproven)
+    return ""

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A server on a copy of a generation: the generation is of a real server's data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+from _core import durable, trial
+from _core.errors import StillpointError, UsageError
+from _core.mysql import server as servers
+from _core.mysql import settings
+from _core.mysql.connection import Session
+from _core.repository.generations import Generation, JobDirectory
+from _core.storage import leftovers, mounts
+from _core.storage.mounts import Tree
+from _core.verification import Asked, choose, complaint, perform
+from real_server import RealServer, needed, real_server
+from trees import Quiet, back_up, no_waiting_for_the_disk, tree  # noqa: F401
+
+pytest.importorskip("pymysql")
+pytestmark = needed
+
+FLUSH = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
+
+
+@pytest.fixture(autouse=True)
+def run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    path = "/tmp/stillpoint-test-run-%d" % os.getpid()
+    monkeypatch.setattr(mounts, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(leftovers, "RUN_DIRECTORY", path)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealServer]:
+    with real_server() as server:
+        server.do(
+            "CREATE DATABASE d",
+            "CREATE TABLE d.t (i INT AUTO_INCREMENT PRIMARY KEY, t CHAR(200)) ENGINE=InnoDB",
+            "CREATE TABLE d.m (i INT PRIMARY KEY) ENGINE=MyISAM",
+            "INSERT INTO d.t (t) VALUES ('x')",
+            *["INSERT INTO d.t (t) SELECT t FROM d.t"] * 10,
+            "FLUSH TABLES d.t FOR EXPORT",
+            "UNLOCK TABLES",
+            "SET GLOBAL innodb_max_dirty_pages_pct = 0",
+        )
+        time.sleep(2)  # a page that is in the redo log too would be mended
+        yield server
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> JobDirectory:
+    (tmp_path / "repository").mkdir(mode=0o700)
+    return JobDirectory.open(str(tmp_path / "repository"), "db1", "etrial")
+
+
+def backed_up(server: RealServer, directory: JobDirectory, *, broken: bool = False, **more: Any) -> Generation:
+    """Return a generation of the server as it is now; one with a broken page has it from the beginning, so that its checksums are right."""
+    with Session(server.login) as session:
+        described = settings.read(session, servers.read(session))
+    server.do("INSERT INTO d.t (t) VALUES ('y')", "INSERT INTO d.m SELECT COALESCE(MAX(i), 0) + 1 FROM d.m")
+    copy = server.copy("copy", FLUSH)
+    with Session(server.login) as session:
+        row = session.rows("SHOW MASTER STATUS")[0]
+    if broken:
+        with open(copy + "/d/t.ibd", "r+b") as file:
+            file.seek(7 * 16384 + 200)
+            file.write(os.urandom(1000))
+    summary = {
+        "job": "etrial",
+        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+        "settings": described.as_dict(),
+        "lock": {"method": "ftwrl"},
+        "coordinates": {"file": row["File"], "position": row["Position"], "gtid": None},
+        **more,
+    }
+    try:
+        with directory.lock(), directory.begin("run") as partial:
+            partial.add(Tree("mysql", server.datadir, copy))
+            return partial.publish(datetime.now(timezone.utc), summary)
+    finally:
+        shutil.rmtree(copy)
+
+
+def listed(path: str) -> bytes:
+    return subprocess.run(["find", path, "-printf", "%p %i %C@ %T@ %s\n"], stdout=subprocess.PIPE, check=True).stdout
+
+
+def test_a_server_recovers_a_copy_of_a_generation_that_is_not_touched_and_is_good_then(
+    server: RealServer, directory: JobDirectory, run_directory: str
+) -> None:
+    generation = backed_up(server, directory)
+    assert generation.state == "unproven"
+    before = listed(generation.path)
+    (found,) = perform(choose(directory, Asked(server=True)), Asked(server=True), Quiet())
+    assert found.proof is not None
+    assert (found.proof["ok"], found.proof["of"], found.proof["prepared"]) == (True, "a copy of the backup", 0)
+    assert found.proof["recovery"]["crash_recovery"] is True
+    assert found.proof["tables"]["checked"] > 30
+    assert "what lies between" in found.proof["position"]["note"] or "no binary logs" in found.proof["position"]["note"]
+    assert (found.bad, found.unproven) == (False, "")
+    assert listed(generation.path) == before
+    assert directory.find().state == "good"
+    assert sorted(os.listdir(directory.path)) == sorted([".%s.verified" % generation.name, ".lock", generation.name, "latest"])
+    assert os.listdir(run_directory) == []
+    assert "stillpoint-test-run" not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    assert any(line.startswith("  proof passed") for line in found.lines("etrial"))
+
+
+def test_what_its_checksums_do_not_show_a_server_finds_and_the_generation_is_bad(server: RealServer, directory: JobDirectory) -> None:
+    backed_up(server, directory, broken=True)
+    (found,) = perform(choose(directory, Asked(server=True)), Asked(server=True), Quiet())
+    assert found.verdict.ok
+    assert found.proof is not None and "d.t" in found.proof["reason"]
+    assert found.bad
+    (generation,) = directory.generations()
+    assert (generation.state, "d.t" in generation.reason) == ("bad", True)
+
+
+def test_a_flipped_bit_is_found_before_any_server_is_started(server: RealServer, directory: JobDirectory) -> None:
+    generation = backed_up(server, directory)
+    with open(generation.path + "/mysql/d/t.ibd", "r+b") as file:
+        file.seek(5000)
+        byte = file.read(1)[0]
+        file.seek(5000)
+        file.write(bytes([byte ^ 1]))
+    (found,) = perform([generation], Asked(server=True), Quiet())
+    assert (found.bad, found.proof) == (True, None)
+    assert found.verdict.faults[0].path == "mysql/d/t.ibd"
+
+
+def test_another_version_or_a_backup_without_a_server_is_refused_with_a_sentence(server: RealServer, directory: JobDirectory, tmp_path: Path) -> None:
+    with Session(server.login) as session:
+        described = settings.read(session, servers.read(session)).as_dict()
+    for facts in ({**described, "version": "11.8.2-MariaDB"}, {**described, "version": "9.7.4", "flavour": "mysql", "program": described["program"]}):
+        generation = backed_up(server, directory, settings=facts)
+        with pytest.raises(StillpointError, match=r"is of (mariadb 11\.8\.2-MariaDB|mysql 9\.7\.4) and .*mariadbd on this host is mariadb "):
+            trial.try_copy(generation, Quiet())
+    other = JobDirectory.open(directory.repository, "db1", "files")
+    (tmp_path / "source").mkdir()
+    back_up(other, tree(str(tmp_path / "source")))
+    with pytest.raises(UsageError, match="has no files of a server"):
+        choose(other, Asked(server=True))
+    (found,) = perform(choose(other, Asked(all=True, server=True)), Asked(all=True, server=True), Quiet())
+    assert (found.bad, found.proof, found.unproven) == (False, None, "")
+
+
+def test_where_there_is_no_room_for_a_copy_it_is_said_and_nothing_is_held_against_the_backup(
+    server: RealServer, directory: JobDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = backed_up(server, directory)
+    monkeypatch.setattr(trial, "writes", lambda _settings: 1 << 60)
+    (found,) = perform([generation], Asked(server=True), Quiet())
+    assert "and a copy that a server can be started on needs 1048576.0 TiB" in found.unproven
+    assert not found.bad
+    assert directory.find().state == "unproven"
+    assert "no server could be tried" in complaint(type("Job", (), {"name": "etrial"}), [found])  # type: ignore[arg-type]
+    assert not [name for name in os.listdir(directory.path) if name.endswith(".trial")]
+
+
+def test_a_copy_that_a_killed_process_left_goes_with_the_next_run_and_one_in_use_stays(directory: JobDirectory) -> None:
+    with directory.lock():
+        for name in ("a", "b"):
+            os.mkdir("%s/.%s.trial" % (directory.path, name))
+        with durable.used(directory.path + "/.a.trial"):
+            assert directory.clean() == [".b.trial"]
+        assert directory.clean() == [".a.trial"]

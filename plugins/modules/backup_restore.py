@@ -28,7 +28,12 @@ options:
     description: Of a dump, load this database alone.
     type: str
   table:
-    description: Of a dump, load this table or view alone, C(DATABASE.TABLE).
+    description:
+      - Put this table or view alone back, C(DATABASE.TABLE), into the running server.
+      - Of a copy of the server's files, a scratch server reads it; the live table is dropped only when all rows are in the server.
+    type: str
+  as:
+    description: With O(table), not of a dump, the name that the table gets, C(DATABASE.TABLE). It must be free.
     type: str
   dest:
     description: Put the trees below this directory and leave everything live alone. No server is stopped.
@@ -158,6 +163,7 @@ OWN = ArgumentSpec(
         "generation": {"type": "str"},
         "database": {"type": "str"},
         "table": {"type": "str"},
+        "as": {"type": "str"},
         "dest": {"type": "path"},
         "parts": {"type": "str", "choices": ["all", "database", "files"], "default": "all"},
         "until_time": {"type": "str"},
@@ -173,7 +179,7 @@ def command(params: Dict[str, Any], job: str) -> List[str]:
     words = ["restore", job, *([params["generation"]] if params["generation"] else [])]
     words += ["--to", params["dest"]] if params["dest"] else []
     words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
-    words += ["--%s=%s" % (name, params[name]) for name in ("database", "table") if params[name] is not None]
+    words += ["--%s=%s" % (name, params[name]) for name in ("database", "table", "as") if params[name] is not None]
     words += ["--until", params["until_time"]] if params["until_time"] else []
     return words
 

@@ -13,19 +13,15 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
 
 from . import job as jobs
 from .errors import BusyError, CommandError, NotNowError, StillpointError, Stopped, UsageError
 from .job import Job
 from .observe import notify, progress, show
-from .observe.text import count, duration, size
 from .version import VERSION
 
 if TYPE_CHECKING:
-    from .binlog.index import Archive
-    from .binlog.recover import Target as Moment
-    from .binlog.replay import Replay
     from .repository.generations import JobDirectory
 
 # Modules that only some commands need are imported in them: the archive has no compiled modules, and `list` runs on a
@@ -166,9 +162,10 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--database-only", dest="parts", action="store_const", const="database", help="leave the files alone")
     part.add_argument("--files-only", dest="parts", action="store_const", const="files", help="leave the database alone")
     part.add_argument("--database", metavar="NAME", help="of a dump: this database alone")
-    part.add_argument("--table", metavar="DATABASE.TABLE", help="of a dump: this table or view alone")
-    restoring.add_argument("--server-socket", metavar="PATH", help="of a dump: load it into the server at this socket, as root (default: the job's)")
-    restoring.add_argument("--server-config", metavar="FILE", help="of a dump: an option file that logs in to the server it is loaded into")
+    part.add_argument("--table", metavar="DATABASE.TABLE", help="this table or view alone, into a running server")
+    restoring.add_argument("--as", dest="into", metavar="DATABASE.TABLE", help="with --table, not of a dump: under this name, beside the live one")
+    restoring.add_argument("--server-socket", metavar="PATH", help="of a dump, or a table: into the server at this socket, as root (default: the job's)")
+    restoring.add_argument("--server-config", metavar="FILE", help="of a dump, or a table: an option file that logs in to the server it is loaded into")
     moment = restoring.add_mutually_exclusive_group()
     moment.add_argument("--until", metavar="TIME", help="then replay archived binary logs: everything committed before that second, as in 2026-11-22 14:03:07Z")
     moment.add_argument("--until-gtid", metavar="GTID", help="the same, up to and with this transaction")
@@ -346,6 +343,12 @@ def _archive(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _restore(arguments: argparse.Namespace) -> int:
+    from .cli_restore import restore
+
+    return restore(arguments)
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from . import verification
 
@@ -371,163 +374,6 @@ def _verify(arguments: argparse.Namespace) -> int:
     if complaint:
         _complain("%s: %s" % (PROGRAM, complaint))
     return StillpointError.exit_code if complaint else 0
-
-
-def _restore(arguments: argparse.Namespace) -> int:
-    from .dump import feed, load
-    from .restore import binlogs, plan
-    from .restore import journal as journals
-    from .restore.execute import execute as put_back
-
-    job = jobs.load(arguments.job)
-    if arguments.discard_replaced:
-        return _discard_replaced(arguments, job)
-    if arguments.undo:
-        return _undo(arguments, job)
-    interrupted = journals.pending() if arguments.to is None else None
-    moment = _moment(arguments)
-    replay = _replay(arguments, job, moment) if moment and not interrupted else None
-    name = arguments.generation or (interrupted["generation"] if interrupted and interrupted["job"] == job.name else None)
-    generation = replay.recovery.generation if replay else _directory(job, arguments.host).find(name)
-    made: Union[plan.RestorePlan, load.LoadPlan]
-    if load.applies(generation, to=arguments.to, parts=arguments.parts, asked=_of_a_dump(arguments)):
-        login = load.login(job, arguments.server_socket, arguments.server_config)
-        made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
-    else:
-        wanted = binlogs.asked(moment) if moment else None
-        made = plan.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job), moment=wanted)
-    if arguments.dry_run:
-        if arguments.json:
-            _print_json(made.as_dict())
-        else:
-            _print_lines(made.lines())
-        return 0
-    if not arguments.json:
-        _print_lines(made.lines())
-    if arguments.to is None:  # elsewhere, nothing is replaced
-        _confirm(arguments, "replace what is there now with %s of %s" % (generation.name, job.name))
-    reporter = _reporter(arguments, job)
-    try:
-        done = feed.execute(made, reporter) if isinstance(made, load.LoadPlan) else put_back(made, reporter)
-    finally:
-        reporter.close()
-    if arguments.json:
-        _print_json(done)
-        return 0
-    _print_lines(
-        [
-            "%s%s of %s is back: %s files, %s in %s"
-            % (
-                "%s of " % done["part"] if done.get("part") else "",
-                done["generation"],
-                job.name,
-                count(done["files"]),
-                size(done["bytes"]),
-                duration(done["duration_s"]),
-            )
-        ]
-    )
-    if done.get("recovery"):
-        _print_lines(show.recovery(done["recovery"]))
-    if done.get("replaced"):
-        _print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
-        _print_lines(["  %s" % kept for kept in done["replaced"]])
-    return 0
-
-
-def _of_a_dump(arguments: argparse.Namespace) -> Optional[str]:
-    """Return the first option that was given and that only a dump has."""
-    given = {"--" + name.replace("_", "-"): getattr(arguments, name) for name in ("database", "table", "server_socket", "server_config")}
-    return next((option for option, value in given.items() if value is not None), None)
-
-
-def _undo(arguments: argparse.Namespace, job: Job) -> int:
-    from .restore import undo
-
-    journal = undo.find()
-    if journal["job"] != job.name:
-        raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
-    if arguments.dry_run:
-        if arguments.json:
-            _print_json({key: journal[key] for key in ("job", "generation", "time", "parts", "moment")})
-        else:
-            _print_lines(undo.lines(journal))
-        return 0
-    if not arguments.json:
-        _print_lines(undo.lines(journal))
-    _confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
-    reporter = _reporter(arguments, job)
-    try:
-        done = undo.undo(reporter)
-    finally:
-        reporter.close()
-    if arguments.json:
-        _print_json(done)
-    else:
-        _print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
-        _print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
-    return 0
-
-
-def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
-    """Return the moment that is asked for; None where a generation alone is."""
-    from .binlog import recover
-
-    wanted = recover.target(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
-    if wanted is not None and arguments.parts == "files":
-        raise UsageError("files can only be had as they were when a backup was taken: leave out --files-only, or the moment")
-    return wanted
-
-
-def _replay(arguments: argparse.Namespace, job: Job, moment: "Moment") -> "Replay":
-    """Return what has to be replayed onto which generation."""
-    from .binlog import replay
-    from .binlog.index import Archive
-
-    directory = _directory(job, arguments.host)
-    return replay.plan(Archive(directory.path), directory, moment, arguments.generation)
-
-
-def _archives(job: Job) -> List["Archive"]:
-    """Return the archives of this host's server, of whatever job, this one's first."""
-    from .binlog.index import Archive
-
-    known = [job] if job.mysql else []
-    for name in jobs.names() if job.mysql else []:
-        try:
-            other = jobs.load(name)
-        except StillpointError:
-            continue  # it archives nothing as long as it can't be read
-        if other.name != job.name and other.mysql and other.binlog:
-            known.append(other)
-    found = [Archive(os.path.join(each.repository, jobs.host_name(), each.name)) for each in known]
-    return [archive for archive in found if archive.exists]
-
-
-def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
-    from .restore import kept as keeping
-
-    kept = keeping.replaced(job.name)
-    if not arguments.json:
-        _print_lines(
-            ["%s: what was %s until %s" % (each.path, each.target, each.time) for each in kept]
-            or ["no restore of %s has left anything to discard" % job.name]
-        )
-    if not kept or arguments.dry_run:
-        if arguments.json:
-            _print_json({"discarded": [], "kept": [each.path for each in kept]})
-        return 0
-    _confirm(arguments, "delete that for good")
-    reporter = _reporter(arguments, job)
-    try:
-        gone = keeping.discard(kept, reporter)
-    finally:
-        reporter.close()
-    if arguments.json:
-        _print_json({"discarded": gone, "kept": []})
-    else:
-        _print_lines(["deleted %s" % path for path in gone])
-    return 0
 
 
 def _prune(arguments: argparse.Namespace) -> int:

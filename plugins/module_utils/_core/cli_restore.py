@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `restore` of the agent, and what it can be told to do instead."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, List, Optional, Union
+
+from . import job as jobs
+from .cli import PROGRAM, _confirm, _directory, _print_json, _print_lines, _reporter
+from .errors import StillpointError, UsageError
+from .job import Job
+from .observe import show
+from .observe.text import count, duration, size
+
+if TYPE_CHECKING:
+    from .binlog.index import Archive
+    from .binlog.recover import Target as Moment
+    from .binlog.replay import Replay
+    from .repository.generations import Generation
+
+# As in cli: what only some of it needs is imported there.
+# pylint: disable=import-outside-toplevel
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    """Put a generation back, or one table of it, or delete what earlier restores kept, or undo one that was interrupted."""
+    from .dump import feed, load
+    from .restore import binlogs, plan, table
+    from .restore import journal as journals
+    from .restore.execute import execute as put_back
+
+    job = jobs.load(arguments.job)
+    if arguments.discard_replaced:
+        return _discard_replaced(arguments, job)
+    if arguments.undo:
+        return _undo(arguments, job)
+    interrupted = journals.pending() if arguments.to is None else None
+    moment = _moment(arguments)
+    replay = _replay(arguments, job, moment) if moment and not interrupted else None
+    name = arguments.generation or (interrupted["generation"] if interrupted and interrupted["job"] == job.name else None)
+    generation = replay.recovery.generation if replay else _directory(job, arguments.host).find(name)
+    made: Union[plan.RestorePlan, load.LoadPlan, table.TablePlan]
+    if _is_table(arguments, generation):
+        login = load.login(job, arguments.server_socket, arguments.server_config)
+        made = table.make(generation, login, arguments.table, arguments.into)
+    elif load.applies(generation, to=arguments.to, parts=arguments.parts, asked=_of_a_dump(arguments)):
+        login = load.login(job, arguments.server_socket, arguments.server_config)
+        made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
+    else:
+        wanted = binlogs.asked(moment) if moment else None
+        made = plan.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job), moment=wanted)
+    if arguments.dry_run:
+        if arguments.json:
+            _print_json(made.as_dict())
+        else:
+            _print_lines(made.lines())
+        return 0
+    if not arguments.json:
+        _print_lines(made.lines())
+    if arguments.to is None:  # elsewhere, nothing is replaced
+        beside = isinstance(made, table.TablePlan) and made.beside
+        what = "put a table beside those that are there, from" if beside else "replace what is there now with"
+        _confirm(arguments, "%s %s of %s" % (what, generation.name, job.name))
+    reporter = _reporter(arguments, job)
+    try:
+        if isinstance(made, table.TablePlan):
+            done = table.execute(made, reporter)
+        else:
+            done = feed.execute(made, reporter) if isinstance(made, load.LoadPlan) else put_back(made, reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        _print_json(done)
+        return 0
+    _print_lines(
+        [
+            "%s%s of %s is back: %s files, %s in %s"
+            % (
+                "%s of " % done["part"] if done.get("part") else "",
+                done["generation"],
+                job.name,
+                count(done["files"]),
+                size(done["bytes"]),
+                duration(done["duration_s"]),
+            )
+        ]
+    )
+    if done.get("recovery"):
+        _print_lines(show.recovery(done["recovery"]))
+    if done.get("replaced"):
+        _print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
+        _print_lines(["  %s" % kept for kept in done["replaced"]])
+    return 0
+
+
+def _undo(arguments: argparse.Namespace, job: Job) -> int:
+    from .restore import undo
+
+    journal = undo.find()
+    if journal["job"] != job.name:
+        raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
+    if arguments.dry_run:
+        if arguments.json:
+            _print_json({key: journal[key] for key in ("job", "generation", "time", "parts", "moment")})
+        else:
+            _print_lines(undo.lines(journal))
+        return 0
+    if not arguments.json:
+        _print_lines(undo.lines(journal))
+    _confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
+    reporter = _reporter(arguments, job)
+    try:
+        done = undo.undo(reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        _print_json(done)
+    else:
+        _print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
+        _print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
+    return 0
+
+
+def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
+    """Return the moment that is asked for; None where a generation alone is."""
+    from .binlog import recover
+
+    wanted = recover.target(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
+    if wanted is not None and arguments.parts == "files":
+        raise UsageError("files can only be had as they were when a backup was taken: leave out --files-only, or the moment")
+    return wanted
+
+
+def _replay(arguments: argparse.Namespace, job: Job, moment: "Moment") -> "Replay":
+    """Return what has to be replayed onto which generation."""
+    from .binlog import replay
+    from .binlog.index import Archive
+
+    directory = _directory(job, arguments.host)
+    return replay.plan(Archive(directory.path), directory, moment, arguments.generation)
+
+
+def _archives(job: Job) -> List["Archive"]:
+    """Return the archives of this host's server, of whatever job, this one's first."""
+    from .binlog.index import Archive
+
+    known = [job] if job.mysql else []
+    for name in jobs.names() if job.mysql else []:
+        try:
+            other = jobs.load(name)
+        except StillpointError:
+            continue  # it archives nothing as long as it can't be read
+        if other.name != job.name and other.mysql and other.binlog:
+            known.append(other)
+    found = [Archive(os.path.join(each.repository, jobs.host_name(), each.name)) for each in known]
+    return [archive for archive in found if archive.exists]
+
+
+def _is_table(arguments: argparse.Namespace, generation: "Generation") -> bool:
+    """Tell whether one table of a copy of the server's files is asked for.
+
+    :raises UsageError: it is asked for together with something that it can't have
+    """
+    dump = isinstance(generation.summary.get("dump"), dict)
+    if arguments.into is not None and (dump or not arguments.table):
+        raise UsageError(
+            "--as is for --table of a backup of the server's files: %s"
+            % ("%s is a dump, whose tables keep their names; load it into another server (--server-socket)" % generation.name if dump else "name the table too")
+        )
+    if dump or not arguments.table:
+        return False
+    for option, value in (("--to", arguments.to), ("a moment", arguments.until or arguments.until_gtid or arguments.before_gtid or arguments.until_position)):
+        if value:
+            raise UsageError(
+                "a table can't be had with %s: put all of it into a directory, with --to DIR and the moment, and start a server there" % option
+            )
+    return True
+
+
+def _of_a_dump(arguments: argparse.Namespace) -> Optional[str]:
+    """Return the first option that was given and that only a dump has."""
+    given = {"--" + name.replace("_", "-"): getattr(arguments, name) for name in ("database", "table", "server_socket", "server_config")}
+    return next((option for option, value in given.items() if value is not None), None)
+
+
+def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
+    from .restore import kept as keeping
+
+    kept = keeping.replaced(job.name)
+    if not arguments.json:
+        _print_lines(
+            ["%s: what was %s until %s" % (each.path, each.target, each.time) for each in kept]
+            or ["no restore of %s has left anything to discard" % job.name]
+        )
+    if not kept or arguments.dry_run:
+        if arguments.json:
+            _print_json({"discarded": [], "kept": [each.path for each in kept]})
+        return 0
+    _confirm(arguments, "delete that for good")
+    reporter = _reporter(arguments, job)
+    try:
+        gone = keeping.discard(kept, reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        _print_json({"discarded": gone, "kept": []})
+    else:
+        _print_lines(["deleted %s" % path for path in gone])
+    return 0

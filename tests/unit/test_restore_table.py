@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One table of a physical backup, on a real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional
+
+import pytest
+from _core.errors import StillpointError, UsageError
+from _core.mysql import server as servers
+from _core.mysql import settings
+from _core.mysql.connection import Login, Session
+from _core.repository.generations import Generation
+from _core.restore import overlay, table
+from _core.storage import mounts
+from real_server import RealServer, needed, real_server
+from trees import Quiet, job, shape, summary, tree
+
+pytestmark = needed
+
+MAKE = (
+    "CREATE DATABASE shop CHARACTER SET latin1",
+    "CREATE TABLE shop.customers (id INT PRIMARY KEY, name VARCHAR(20)) ENGINE=InnoDB",
+    "CREATE TABLE shop.orders (id INT AUTO_INCREMENT PRIMARY KEY, customer INT, data BLOB, KEY (customer),"
+    " CONSTRAINT `who` FOREIGN KEY (customer) REFERENCES customers (id) ON DELETE CASCADE) ENGINE=InnoDB",
+    "CREATE TABLE shop.lines (orders INT, CONSTRAINT `of` FOREIGN KEY (orders) REFERENCES orders (id)) ENGINE=InnoDB",
+    "CREATE TABLE shop.log (t INT) ENGINE=InnoDB",
+    "CREATE TRIGGER shop.noted AFTER INSERT ON shop.orders FOR EACH ROW INSERT INTO shop.log VALUES (NEW.id)",
+    "CREATE TABLE shop.isam (i INT, s TEXT) ENGINE=MyISAM",
+    "CREATE TABLE shop.aria (i INT, s TEXT) ENGINE=Aria TRANSACTIONAL=1",
+    "CREATE TABLE shop.parts (i INT) ENGINE=InnoDB PARTITION BY HASH (i) PARTITIONS 3",
+    "CREATE TABLE shop.`odd name-é.x` (i INT) ENGINE=InnoDB",
+    "CREATE VIEW shop.names AS SELECT name FROM shop.customers",
+    "INSERT INTO shop.customers VALUES (1, 'one'), (2, 'two')",
+    "INSERT INTO shop.orders (customer, data) VALUES (1, x'00ff27'), (2, 'two'), (2, NULL)",
+    "INSERT INTO shop.lines VALUES (1), (2)",
+    "INSERT INTO shop.isam VALUES (1, 'a'), (2, REPEAT('b', 100000))",
+    "INSERT INTO shop.aria VALUES (1, 'a'), (2, 'b')",
+    "INSERT INTO shop.parts VALUES (1), (2), (3)",
+    "INSERT INTO shop.`odd name-é.x` VALUES (7)",
+)
+
+
+class Shop:
+    def __init__(self, server: RealServer, top: Path) -> None:
+        self.server = server
+        self.directory = job(top / "repository")
+        self.state = str(top / "state")
+        self.login = Login(login_user="root", login_unix_socket=server.top + "/s")
+        self.do(*MAKE)
+        self.generation = self.back_up()
+
+    def back_up(self) -> Generation:
+        """As from a snapshot: the server goes on writing, and what it holds in memory is in the redo log alone."""
+        with Session(self.login) as session:
+            known, how = servers.read(session), settings.read(session, servers.read(session)).as_dict()
+            session.do("FLUSH TABLES shop.isam, shop.aria")
+        copy = self.server.copy("snapshot", "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        when = datetime.now(timezone.utc)
+        with self.directory.lock(), self.directory.begin("run") as partial:
+            found = tree(copy, "mysql")
+            partial.add(type(found)("mysql", self.server.datadir, copy, ()))
+            generation = partial.publish(when, summary(when, server=known.summary(), settings=how))
+        subprocess.run(["rm", "-rf", copy], check=True)
+        return generation
+
+    def do(self, *statements: str) -> None:
+        with Session(self.login) as session:
+            session.do(*statements)
+
+    def rows(self, statement: str) -> List[Any]:
+        with Session(self.login) as session:
+            return [tuple(row.values()) for row in session.rows(statement)]
+
+    def plan(self, name: str, into: Optional[str] = None) -> table.TablePlan:
+        return table.make(self.generation, self.login, name, into, state=self.state)
+
+    def restore(self, name: str, into: Optional[str] = None) -> Quiet:
+        reporter = Quiet()
+        made = self.plan(name, into)
+        alone(lambda: table.execute(made, reporter))
+        return reporter
+
+    def tables(self) -> List[str]:
+        return sorted(row[0] for row in self.rows("SHOW TABLES IN shop"))
+
+
+def alone(action: Callable[[], Any]) -> None:
+    """Do something in a process of its own, as it leaves the host's mount namespace; raise its StillpointError here."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+            os._exit(0)
+        except StillpointError as error:
+            os.write(write, ("%d%s" % (isinstance(error, UsageError), error)).encode())
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    os.close(write)
+    status = os.waitpid(child, 0)[1]
+    said = os.read(read, 1 << 16).decode()
+    os.close(read)
+    if said:
+        raise (UsageError if said[0] == "1" else StillpointError)(said[1:])
+    assert status == 0
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with real_server() as server:
+        yield Shop(server, tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def shop(made: Shop) -> Iterator[Shop]:
+    before = shape(made.generation.path)
+    yield made
+    assert shape(made.generation.path) == before, "the backup was written to"
+    assert os.listdir(mounts.RUN_DIRECTORY) == []
+    assert os.listdir(made.state) == [".lock"] if os.path.isdir(made.state) else True
+    made.do("SET foreign_key_checks = 0", "DROP DATABASE IF EXISTS shop", "DROP DATABASE IF EXISTS other", *MAKE)
+
+
+def test_a_table_is_back_with_its_rows_keys_and_triggers_and_no_other_is_touched(shop: Shop) -> None:
+    wanted = shop.rows("SELECT * FROM shop.orders")
+    definition = shop.rows("SHOW CREATE TABLE shop.orders")
+    shop.do("UPDATE shop.orders SET data = 'spoilt'", "INSERT INTO shop.orders (id, customer) VALUES (9, 1)", "INSERT INTO shop.customers VALUES (3, 'since')")
+    log = shop.rows("SELECT * FROM shop.log")
+    plan = shop.plan("shop.orders")
+    assert any("replaces shop.orders when all rows of the backup are in the server" in line for line in plan.lines())
+    shop.restore("shop.orders")
+    assert shop.rows("SELECT * FROM shop.orders") == wanted
+    assert shop.rows("SHOW CREATE TABLE shop.orders") == definition
+    assert shop.rows("SELECT COUNT(*) FROM shop.customers") == [(3,)]
+    assert shop.rows("SELECT * FROM shop.log") == log
+    shop.do("INSERT INTO shop.orders (id, customer) VALUES (20, 1)")
+    assert shop.rows("SELECT MAX(t) FROM shop.log") == [(20,)]
+    with pytest.raises(StillpointError, match="foreign key constraint fails"):
+        shop.do("INSERT INTO shop.lines VALUES (99)")
+    assert not [name for name in shop.tables() if "stillpoint" in name]
+
+
+def test_a_table_goes_beside_the_live_one_under_another_name(shop: Shop) -> None:
+    shop.do("SET foreign_key_checks = 0", "DELETE FROM shop.orders WHERE id = 1")
+    shop.restore("shop.orders", "shop.orders_before")
+    assert shop.rows("SELECT id FROM shop.orders_before") == [(1,), (2,), (3,)]
+    assert shop.rows("SELECT id FROM shop.orders") == [(2,), (3,)]
+    assert shop.rows("SELECT COUNT(*) FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_TABLE = 'orders_before'") == [(0,)]
+    with pytest.raises(UsageError, match="the server has a table shop.orders_before already"):
+        shop.plan("shop.orders", "shop.orders_before")
+    shop.restore("shop.orders", "other.orders")
+    assert shop.rows("SELECT id FROM other.orders") == [(1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize("name", ["isam", "aria", "parts", "customers"])
+def test_so_does_one_of_every_engine(shop: Shop, name: str) -> None:
+    wanted = shop.rows("SELECT * FROM shop.%s" % name)
+    shop.do("SET foreign_key_checks = 0", "DROP TABLE shop.%s" % name)
+    shop.restore("shop.%s" % name)
+    assert shop.rows("SELECT * FROM shop.%s" % name) == wanted
+
+
+def test_a_name_in_backquotes_may_hold_anything_and_a_view_comes_back_too(shop: Shop) -> None:
+    shop.do("DROP TABLE shop.`odd name-é.x`", "DROP VIEW shop.names")
+    shop.restore("`shop`.`odd name-é.x`")
+    shop.restore("shop.names")
+    assert shop.rows("SELECT * FROM shop.`odd name-é.x`") == [(7,)]
+    assert shop.rows("SELECT * FROM shop.names") == [("one",), ("two",)]
+    with pytest.raises(UsageError, match="is a view, which can't be put beside itself"):
+        shop.restore("shop.names", "shop.names2")
+    with pytest.raises(UsageError, match="write it as DATABASE.TABLE"):
+        shop.plan("shop.odd.x")
+
+
+def test_a_database_that_is_gone_is_made_as_it_was(shop: Shop) -> None:
+    shop.do("SET foreign_key_checks = 0", "DROP DATABASE shop")
+    shop.restore("shop.isam")
+    assert shop.tables() == ["isam"]
+    assert shop.rows("SELECT DEFAULT_CHARACTER_SET_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = 'shop'") == [("latin1",)]
+
+
+def test_a_table_that_the_backup_does_not_hold_is_refused_with_those_that_are_near(shop: Shop) -> None:
+    with pytest.raises(UsageError, match=r"holds no table shop\.order; near it: shop\.orders"):
+        shop.restore("shop.order")
+    with pytest.raises(UsageError, match=r"holds no table mysql\.orders; near it: shop\.orders"):
+        shop.restore("mysql.orders")
+    with pytest.raises(UsageError, match="holds no database shopp; it holds .*shop"):
+        shop.plan("shopp.orders")
+
+
+def test_what_goes_wrong_on_the_way_costs_no_row(shop: Shop) -> None:
+    shop.do("UPDATE shop.isam SET s = 'live'", "SET GLOBAL max_allowed_packet = 1024")
+    before = shop.rows("SELECT * FROM shop.isam")
+    try:
+        with pytest.raises(StillpointError, match="the server does not take the table: .*max_allowed_packet.*; shop.isam was not touched"):
+            shop.restore("shop.isam")
+    finally:
+        shop.do("SET GLOBAL max_allowed_packet = 16777216")
+    assert shop.rows("SELECT * FROM shop.isam") == before
+    assert not [name for name in shop.tables() if "stillpoint" in name]
+
+
+def test_a_damaged_table_is_refused_before_the_server_is_touched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = table.rsync.checksums
+
+    def spoilt(*args: Any, **named: Any) -> Any:
+        told = named["on_item"]
+        return real(*args, **{**named, "on_item": lambda item: told(type(item)(item.path, item.size, "0" * 32, item.first))})
+
+    monkeypatch.setattr(table.rsync, "checksums", spoilt)
+    monkeypatch.setattr(table.verify, "found_damaged", lambda *_args: None)
+    with pytest.raises(StillpointError, match=r"is damaged \(mysql/shop/isam\..*\): the server was not touched"):
+        shop.restore("shop.isam")
+
+
+def test_a_kill_leaves_the_live_table_and_the_next_run_does_not_stumble(shop: Shop) -> None:
+    before = shop.rows("SELECT * FROM shop.orders")
+    made = shop.plan("shop.orders")
+    child = os.fork()
+    if child == 0:
+        table._Work._replace = lambda *_args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        try:
+            table.execute(made, Quiet())
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert shop.rows("SELECT * FROM shop.orders") == before
+    from _core.storage import leftovers
+
+    time.sleep(0.5)
+    leftovers._clean_run_directory()
+    shop.restore("shop.orders")
+    assert shop.rows("SELECT * FROM shop.orders") == before
+    assert not [name for name in shop.tables() if "stillpoint" in name]
+
+
+def test_where_the_kernel_lays_no_layer_the_way_out_is_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlay, "_escaped", lambda path: path + "-missing")
+    with pytest.raises(StillpointError, match="no writable layer can be laid over .*: restore the generation into a directory with --to DIR"):
+        shop.restore("shop.isam")

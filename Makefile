@@ -16,8 +16,8 @@ setup: ## install what is needed: Debian packages, and a venv in the cache
 check: ## all fast checks: linters, types, sanity, unit tests on every Python found
 	tests/check
 
-units: ## the unit tests alone, on every Python found
-	tests/check units
+units: ## the unit tests alone, on every Python found, those with real servers among them
+	tests/check units servers
 
 integration: ## tests of the collection against real servers on real LVM, in virtual machines; Molecule's scenarios among them
 	$(LAB)/lab images bullseye trixie sid
@@ -26,8 +26,9 @@ integration: ## tests of the collection against real servers on real LVM, in vir
 molecule: ## the roles alone, rolled out to a Vagrant machine
 	$(LAB)/lab exec --libvirt -- molecule test --no-command-borders
 
-test: ## everything: check, integration
+test: ## everything: check, units with real servers, integration
 	$(MAKE) check
+	tests/check servers
 	$(MAKE) integration
 
 demo: ## a backup under load and a restore, before your eyes

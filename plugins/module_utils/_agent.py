@@ -18,9 +18,18 @@ AGENT = "/usr/local/sbin/stillpoint"
 class AgentError(CommandError):
     """The agent ended with another status than 0; its sentence is ours, and its exit status too."""
 
-    def __init__(self, message: str, cmd: Sequence[str], rc: int, stderr: str) -> None:
+    def __init__(self, message: str, cmd: Sequence[str], rc: int, stderr: str, stdout: str = "") -> None:
         super().__init__(message, cmd, rc, stderr)
         self.exit_code = rc
+        self._stdout = stdout
+
+    @property
+    def answer(self) -> Any:
+        """What it answered as JSON all the same; None where it did not."""
+        try:
+            return json.loads(self._stdout)
+        except ValueError:
+            return None
 
 
 def ask(*arguments: str, timeout: float = 600) -> Any:
@@ -46,7 +55,7 @@ def tell(*arguments: str, timeout: float = 600) -> str:
     if result.rc != 0:
         prefix = os.path.basename(AGENT) + ": "
         said = sentence(result.stderr) or "%s ended with status %d" % (" ".join(argv[:2]), result.rc)
-        raise AgentError(said[len(prefix) :] if said.startswith(prefix) else said, argv, result.rc, result.stderr)
+        raise AgentError(said[len(prefix) :] if said.startswith(prefix) else said, argv, result.rc, result.stderr, result.stdout)
     return result.stdout
 
 

@@ -143,6 +143,7 @@ def test_a_proof_is_asked_for_with_the_tables_that_it_checks() -> None:
     assert job.parse(etrial(verify={})).verify.server is False
     assert job.parse(etrial(verify={"server": True})).verify == job.Verify(True, "changed")
     assert job.parse(etrial(verify={"server": True, "tables": "none"})).verify == job.Verify(True, "none")
+    assert job.parse(etrial(verify={"schedule": "weekly"})).verify == job.Verify(False, "changed", "weekly")
 
 
 def test_a_repository_inside_what_is_backed_up_is_refused_and_the_other_way_round() -> None:

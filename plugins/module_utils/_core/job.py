@@ -100,10 +100,14 @@ class BinlogOptions:
 
 @dataclass(frozen=True)
 class Verify:
-    """Whether a server is started on each backup before it is published, and which of its tables it checks then."""
+    """Whether a server is started on each backup before it is published, and which of its tables it checks then.
+
+    :ivar schedule: when the newest backup is read again and compared with its checksums
+    """
 
     server: bool = False
     tables: str = checking.CHANGED
+    schedule: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -429,7 +433,7 @@ def _keep(at: _At, value: Any) -> Keep:
 
 
 def _verify(at: _At, value: Any) -> Verify:
-    verify = Verify(**_read(at, value, {"server": _flag, "tables": _one_of(*checking.MODES)}))
+    verify = Verify(**_read(at, value, {"server": _flag, "tables": _one_of(*checking.MODES), "schedule": _schedule}))
     if not verify.server and "tables" in value:
         raise at.below("tables").refuse("needs verify.server: true, as a server has to be started to check tables")
     return verify

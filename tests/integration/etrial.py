@@ -119,7 +119,7 @@ class Etrial:
             lvs --noheadings -o lv_full_name @stillpoint
             grep -l stillpoint /proc/[0-9]*/mountinfo 2>/dev/null | head -3
             ls -d /run/stillpoint/mount-* 2>/dev/null
-            find /backups -maxdepth 3 \\( -name '*.partial' -o -name '*.deleting' \\)
+            find /backups -maxdepth 3 \\( -name '*.partial' -o -name '*.deleting' -o -name '*.trial' \\)
             pgrep -fa '^(rsync|lvconvert|lvcreate) '
             pgrep -fa '^/usr/bin/python3 .*{AGENT} run'
             {CLIENT} -BN -e "SELECT CONCAT('session ', ID, ' ', IFNULL(STATE, ''), ' ', IFNULL(INFO, '')) FROM information_schema.PROCESSLIST

@@ -31,6 +31,18 @@ BREAK = """
     hook('backup:prove', before=break_pages)
 """
 
+# One bit, as a disk does it: size and times stay.
+FLIP = """
+import os, sys
+with open(sys.argv[1], 'r+b') as file:
+    status = os.fstat(file.fileno())
+    file.seek(90000)
+    byte = file.read(1)[0]
+    file.seek(90000)
+    file.write(bytes([byte ^ 1]))
+os.utime(sys.argv[1], ns=(status.st_atime_ns, status.st_mtime_ns))
+"""
+
 DIE = "hook('mysql.standing:stands', before=die)"
 
 
@@ -111,3 +123,21 @@ def test_a_run_that_is_ended_while_it_proves_leaves_no_server(etrial: Etrial, si
     assert etrial.machine.run("ls -d /run/stillpoint/scratch-* /run/stillpoint/mount-* 2>/dev/null || true").stdout == ""
     assert etrial.volumes() == {"root"}
     assert etrial.generations() == []
+
+
+def test_a_backup_in_the_repository_is_proven_on_a_copy_and_a_bit_that_flips_in_it_later_is_found(etrial: Etrial) -> None:
+    etrial.small_job()
+    summary = etrial.backup()
+    assert etrial.generations()[0]["state"] == "unproven"
+    (found,) = [json.loads(etrial.stillpoint("verify", "etrial", "--server", "--json", timeout=600).stdout)]
+    proof = found["proof"]
+    assert (found["ok"], proof["ok"], proof["of"]) == (True, True, "a copy of the backup")
+    assert proof["tables"]["checked"] > 30
+    assert etrial.generations()[0]["state"] == "good"
+    assert etrial.left_behind() == []
+    table = summary["path"] + "/mysql/wf_workflow/APP_HISTORY.ibd"
+    etrial.machine.run(["python3", "-c", FLIP, table])
+    done = etrial.stillpoint("verify", "etrial", check=False)
+    assert done.rc == 1
+    assert "mysql/wf_workflow/APP_HISTORY.ibd: contents changed" in done.stdout
+    assert etrial.generations()[0]["state"] == "bad"

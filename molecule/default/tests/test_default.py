@@ -71,6 +71,19 @@ def test_the_timers_own_unit_takes_a_backup(host: Any) -> None:
     assert snapshots(host) == ""
 
 
+def test_the_newest_backup_is_read_again_by_its_timer_and_by_the_fleets_playbook(host: Any) -> None:
+    timer = host.service("stillpoint-verify@etrial.timer")
+    assert timer.is_enabled and timer.is_running
+    with host.sudo():
+        assert host.check_output("systemctl show -P NextElapseUSecRealtime stillpoint-verify@etrial.timer")
+        assert host.check_output("systemd-analyze verify stillpoint-verify@etrial.timer 2>&1") == ""
+        host.check_output("systemctl start stillpoint-verify@etrial.service")
+    assert asked(host, "show", "etrial")["verified"]["ok"] is True
+    done = play("stillpoint.backup.verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every checksum is right" in done.stdout
+
+
 def test_what_a_crash_left_has_no_link_by_uuid_and_goes_at_boot(host: Any) -> None:
     assert host.service("stillpoint-clean.service").is_enabled
     name = "stillpoint-20260101t020000-0a1b-0"

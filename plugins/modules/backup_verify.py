@@ -112,6 +112,9 @@ verifications:
     proof:
       description: What a server on a copy has proven.
       type: dict
+    proof_error:
+      description: Why that could not be done, or empty.
+      type: str
 report:
   description: What became of each backup, for people. In check mode what would be read.
   type: list

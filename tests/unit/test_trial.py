@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -62,7 +63,7 @@ def directory(tmp_path: Path) -> JobDirectory:
     return JobDirectory.open(str(tmp_path / "repository"), "db1", "etrial")
 
 
-def backed_up(server: RealServer, directory: JobDirectory, *, broken: bool = False, **more: Any) -> Generation:
+def backed_up(server: RealServer, directory: JobDirectory, *, broken: bool = False, source: str = "", **more: Any) -> Generation:
     """Return a generation of the server as it is now; one with a broken page has it from the beginning, so that its checksums are right."""
     with Session(server.login) as session:
         described = settings.read(session, servers.read(session))
@@ -84,7 +85,7 @@ def backed_up(server: RealServer, directory: JobDirectory, *, broken: bool = Fal
     }
     try:
         with directory.lock(), directory.begin("run") as partial:
-            partial.add(Tree("mysql", server.datadir, copy))
+            partial.add(Tree("mysql", source or server.datadir, copy))
             return partial.publish(datetime.now(timezone.utc), summary)
     finally:
         shutil.rmtree(copy)
@@ -113,6 +114,14 @@ def test_a_server_recovers_a_copy_of_a_generation_that_is_not_touched_and_is_goo
     assert os.listdir(run_directory) == []
     assert "stillpoint-test-run" not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     assert any(line.startswith("  proof passed") for line in found.lines("etrial"))
+
+
+def test_where_the_live_directory_is_on_no_such_host_the_copy_is_used_where_it_can_be_reached(server: RealServer, directory: JobDirectory) -> None:
+    with Session(server.login) as session:
+        described = json.dumps(settings.read(session, servers.read(session)).as_dict())
+    elsewhere = "/nowhere/data"
+    generation = backed_up(server, directory, source=elsewhere, settings=json.loads(described.replace(server.datadir, elsewhere)))
+    assert trial.try_copy(generation, Quiet())["ok"] is True
 
 
 def test_what_its_checksums_do_not_show_a_server_finds_and_the_generation_is_bad(server: RealServer, directory: JobDirectory) -> None:

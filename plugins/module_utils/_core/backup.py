@@ -80,7 +80,8 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
         removed = _prune(directory, job, reporter)
     if proof and proof.reason and not proof.refuted:
         raise ProofFailed(
-            "the backup %s was taken and counts as unproven, as its proof could not be done: %s" % (generation.path, proof.reason)
+            "the backup %s was taken and counts as unproven, as its proof could not be done: %s; `stillpoint verify %s %s --server` does it later, on a copy"
+            % (generation.path, proof.reason, job.name, generation.name)
         )
     if proof and proof.reason:
         raise ProofFailed(

@@ -53,7 +53,7 @@ class Verified:
         return self.trouble or (str(self.proof["reason"]) if self.proof and self.proof["ok"] is None else "")
 
     def as_dict(self) -> Dict[str, Any]:
-        return {**self.verdict.as_dict(), "path": self.generation.path, "proof": self.proof, "proof_trouble": self.trouble}
+        return {**self.verdict.as_dict(), "path": self.generation.path, "proof": self.proof, "proof_error": self.unproven}
 
     def lines(self, job: str) -> List[str]:
         """Return it for people."""

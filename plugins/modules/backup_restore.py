@@ -47,7 +47,7 @@ options:
     description:
       - Then replay archived binary logs, up to this moment. Everything that was committed before that second is there, and nothing after it.
       - As in V(2026-11-22 14:03:07Z) or V(2026-11-22 14:03:07+02:00); without a zone it is the host's own.
-      - Without O(generation), the newest good one from before that moment is taken.
+      - Without O(generation), the newest one from before that moment is taken that is not known to be bad.
     type: str
   timeout:
     description: Seconds after which a restore that is still running is told to end and to clean up.

@@ -9,29 +9,20 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Iterator, List
 
 import pytest
 from _core import bundle
 from _core.binlog import recover, replay, timeline
-from _core.binlog.archive import Service
-from _core.binlog.index import Archive
 from _core.errors import StillpointError, UsageError
-from _core.job import parse
-from _core.mysql import coordinates, settings
-from _core.mysql import server as servers
 from _core.mysql.connection import Session
-from _core.mysql.scratch import scratch_server
-from _core.repository.generations import Generation
 from _core.restore import plan as planning
 from _core.restore.execute import execute
-from _core.restore.kept import discard, replaced
-from _core.storage import leftovers, mounts
-from real_server import RealServer, needed, real_server
-from trees import Quiet, job, summary, tree
+from _core.storage import mounts
+from shop import Shop, ahead, marked, next_second
+from trees import Quiet
 
 pytest.importorskip("pymysql")
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "load"))
@@ -93,106 +84,6 @@ def test_only_one_target_can_be_asked_for() -> None:
 
 
 # -- recovery
-
-
-class Shop:
-    """A server with an archive of its logs, backups, and rows of which is known when they were committed."""
-
-    def __init__(self, server: RealServer, top: Path) -> None:
-        self.server = server
-        self.top = top
-        self.directory = job(top / "repository")
-        os.makedirs(self.directory.path, exist_ok=True)
-        self.archive = Archive(self.directory.path)
-        options = {"login_user": "root", "login_unix_socket": server.top + "/s"}
-        binlog = {"archive": True, "method": "copy"}
-        self.job = parse({"name": "job", "mysql": options, "repository": str(top / "repository"), "binlog": binlog})
-        self.rows = 0
-
-    def archive_logs(self) -> None:
-        assert self.job.mysql is not None
-        with self.archive.lock():
-            Service(self.job, self.job.mysql, "copy", self.archive, self.directory, Quiet()).copy_once()
-
-    def write(self, number: int = 3) -> int:
-        """Commit transactions of two rows each, and return how many rows there are."""
-        with Session(self.server.login) as session:
-            for _each in range(number):
-                session.do("BEGIN", "INSERT INTO d.orders (s) VALUES ('first')", "INSERT INTO d.orders (s) VALUES ('second')", "COMMIT")
-                self.rows += 2
-        return self.rows
-
-    def gtid(self) -> str:
-        with Session(self.server.login) as session:
-            return str(session.value("SELECT @@gtid_binlog_pos"))
-
-    def position(self) -> Tuple[str, int]:
-        with Session(self.server.login) as session:
-            row = session.rows("SHOW MASTER STATUS")[0]
-            return str(row["File"]), int(row["Position"])
-
-    def back_up(self) -> Generation:
-        copy = self.server.top + "/snapshot"
-        with Session(self.server.login) as session:
-            server = servers.read(session)
-            session.do("FLUSH TABLES WITH READ LOCK", "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
-            where = coordinates.read(session, server)
-            when = datetime.now(timezone.utc)
-            subprocess.run(["cp", "-a", self.server.datadir, copy], check=True)
-            known, how = server.summary(), settings.read(session, server).as_dict()
-        assert where is not None
-        with self.directory.lock(), self.directory.begin("run-%s" % when.timestamp()) as partial:
-            found = tree(copy, "mysql")
-            partial.add(type(found)("mysql", self.server.datadir, copy, ()))
-            generation = partial.publish(when, summary(when, server=known, settings=how, coordinates=where.as_dict()))
-        subprocess.run(["rm", "-rf", copy], check=True)
-        return generation
-
-    def recovery(self, name: Optional[str] = None, **wanted: Any) -> replay.Replay:
-        target = recover.target(**wanted)
-        assert target is not None
-        return replay.plan(self.archive, self.directory, target, name)
-
-    def restore(self, **wanted: Any) -> Tuple[str, Dict[str, Any]]:
-        """Recover into a directory and return the data directory there, and what the restore says."""
-        made = self.recovery(**wanted)
-        to = str(self.top / ("to-%d" % time.monotonic_ns()))
-        plan = planning.make(made.recovery.generation, to, replay=made, state=str(self.top / "state"))
-        return to + "/mysql", execute(plan, Quiet())
-
-    @contextmanager
-    def look(self, datadir: str, *options: str) -> Iterator[Session]:
-        with Session(self.server.login) as session:
-            known = settings.read(session, servers.read(session))
-        with scratch_server(known, {self.server.datadir: datadir}, discard=True, options=options) as it, Session(it.login) as session:
-            yield session
-
-    def count(self, datadir: str) -> int:
-        with self.look(datadir) as session:
-            return int(session.value("SELECT COUNT(*) FROM d.orders"))
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    run = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(mounts, "RUN_DIRECTORY", run)
-    monkeypatch.setattr(leftovers, "RUN_DIRECTORY", run)
-    with real_server() as server:
-        server.do("CREATE DATABASE d", "CREATE TABLE d.orders (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
-        yield Shop(server, tmp_path)
-    subprocess.run(["rm", "-rf", run], check=True)
-
-
-def marked(test: Any) -> Any:
-    for mark in needed:
-        test = mark(test)
-    return test
-
-
-def next_second() -> str:
-    """Wait until a second has begun that nothing was committed in, and return it."""
-    time.sleep(1.0 - time.time() % 1.0 + 1.05)
-    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 @marked
@@ -275,13 +166,6 @@ def test_the_second_that_is_asked_for_is_not_part_of_what_comes_back(shop: Shop)
     assert shop.count(shop.restore(until=moment)[0]) == before
 
 
-def ahead(shop: Shop, seconds: int, number: int = 1) -> None:
-    """Commit rows in a session whose clock is ahead of the time, or behind it."""
-    with Session(shop.server.login) as session:
-        session.do("SET TIMESTAMP = UNIX_TIMESTAMP() + (%d)" % seconds, *["INSERT INTO d.orders (s) VALUES ('ahead')"] * number)
-    shop.rows += number
-
-
 @marked
 @pytest.mark.parametrize("binlog_format", ["ROW", "STATEMENT"])
 def test_a_session_that_is_ahead_of_the_time_takes_nothing_that_was_committed_after_it_away(shop: Shop, binlog_format: str) -> None:
@@ -345,6 +229,53 @@ def test_the_newest_backup_before_the_moment_is_taken_and_another_may_be_named(s
         shop.recovery(name=third.name, until=moment)
     for name in (first.name, second.name):
         assert shop.count(shop.restore(name=name, until=moment)[0]) == rows
+
+
+@marked
+def test_an_unproven_backup_is_taken_before_an_older_good_one_and_a_bad_one_never(shop: Shop) -> None:
+    good = shop.back_up(proof={"ok": True})
+    shop.write()
+    time.sleep(1.1)
+    unproven = shop.back_up()
+    shop.write()
+    time.sleep(1.1)
+    bad = shop.back_up(proof={"ok": False, "reason": "it did not start"})
+    shop.write()
+    last = shop.gtid()
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    assert [each.state for each in (good, unproven, bad)] == ["good", "unproven", "bad"]
+    for wanted in ({"until": moment}, {"until_gtid": last}):
+        made = shop.recovery(**wanted)
+        assert made.recovery.generation.name == unproven.name
+        assert "from %s, which is unproven" % unproven.name in "\n".join(made.lines())
+    named = shop.recovery(name=bad.name, until=moment)
+    plan = planning.make(named.recovery.generation, str(shop.top / "to"), replay=named, state=str(shop.top / "state"))
+    assert "it did not start" in "\n".join(plan.lines())
+
+
+@marked
+def test_a_backup_of_another_history_does_not_make_the_one_before_it_longer(shop: Shop) -> None:
+    shop.back_up()
+    shop.write(6)
+    shop.archive_logs()
+    known = time.time()
+    time.sleep(2.5)
+    shop.server.do("RESET MASTER", "INSERT INTO d.orders (s) VALUES ('lost')")
+    other = shop.back_up()  # in a log of the same name, at a position that the archived one has too
+    shop.write(1)
+    time.sleep(1.1)
+    shop.server.do("FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
+    shop.server.purge("bin.000003")
+    shop.archive_logs()
+    found = timeline.read(shop.archive, shop.directory.generations())
+    assert [each.line.reason for each in found.stretches] == ["first", "gap"]
+    assert found.stretches[0].until is not None
+    assert found.stretches[0].until <= known
+    assert [generation.name for generation, _reason in found.outside] == [other.name]
+    with pytest.raises(StillpointError, match="does not reach"):
+        shop.recovery(until=other.time.strftime("%Y-%m-%d %H:%M:%SZ"))
 
 
 @marked
@@ -445,84 +376,6 @@ def test_a_failed_replay_leaves_nothing_behind_and_the_live_data_alone(shop: Sho
         execute(plan, Quiet())
     assert not os.path.exists(to)
     assert os.listdir(mounts.RUN_DIRECTORY) == []
-
-
-@marked
-def test_in_place_the_live_data_is_exchanged_only_after_the_replay_and_the_old_logs_are_set_aside(shop: Shop) -> None:
-    shop.back_up()
-    rows = shop.write()
-    moment = next_second()
-    shop.server.do("DROP TABLE d.orders")
-    shop.archive_logs()
-    made = shop.recovery(until=moment)
-    shop.server.stop()
-    old_logs: Set[str] = set(os.listdir(shop.server.binlogs))
-    live = os.stat(shop.server.datadir).st_ino
-    seen: List[int] = []
-
-    class Looking(Quiet):
-        def stage(self, name: str) -> None:
-            super().stage(name)
-            seen.append(os.stat(shop.server.datadir).st_ino)
-
-    reporter = Looking()
-    plan = planning.make(made.recovery.generation, replay=made, archives=[shop.archive], state=str(shop.top / "state"))
-    assert "set aside" in "\n".join(plan.lines())
-    done = execute(plan, reporter)
-    assert reporter.stages[: reporter.stages.index("replay") + 1] == ["copy", "replay"]
-    assert seen[: reporter.stages.index("replace") + 1] == [live] * (reporter.stages.index("replace") + 1)
-    (kept,) = [path for path in done["replaced"] if path.startswith(shop.server.binlogs)]
-    assert set(os.listdir(kept)) == old_logs
-    shop.server.start()
-    with Session(shop.server.login) as session:
-        assert session.value("SELECT COUNT(*) FROM d.orders") == rows
-    shop.write(2)
-    shop.archive_logs()
-    assert [line.reason for line in shop.archive.lines()] == ["first", "restored"]
-    with pytest.raises(StillpointError, match="does not reach .*the server's data was replaced by the backup"):  # what came after belongs to no backup yet
-        shop.recovery(until=next_second())
-    for each in replaced(state=str(shop.top / "state")):
-        discard([each], Quiet(), state=str(shop.top / "state"))
-    assert not os.path.exists(kept)
-
-
-@marked
-def test_a_repository_that_is_mounted_read_only_can_be_restored_from(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    generation = shop.back_up()
-    rows = shop.rows
-    shop.write()
-    shop.archive_logs()
-    shop.server.stop()
-    monkeypatch.setattr(Archive, "writable", False)
-    plan = planning.make(generation, archives=[shop.archive], state=str(shop.top / "state"))
-    assert "will not learn of the restore" in "\n".join(plan.lines())
-    execute(plan, Quiet())
-    assert shop.archive.restored() is None
-    shop.server.start()
-    with Session(shop.server.login) as session:
-        assert session.value("SELECT COUNT(*) FROM d.orders") == rows
-
-
-@marked
-def test_logs_in_the_data_directory_that_come_back_with_a_backup_are_not_archived_again(shop: Shop) -> None:
-    shop.server.stop()
-    shop.server.start("--log-bin=bin", "--log-bin-index=bin")
-    generation = shop.back_up()
-    came_back = generation.summary["coordinates"]["file"]
-    rows = shop.write()
-    moment = next_second()
-    shop.write(1)
-    shop.archive_logs()
-    shop.server.stop()
-    plan = planning.make(generation, archives=[shop.archive], state=str(shop.top / "state"))
-    execute(plan, Quiet())
-    shop.server.start("--log-bin=bin", "--log-bin-index=bin")
-    shop.write(1)
-    shop.archive_logs()
-    first, second = shop.archive.lines()
-    assert (second.reason, came_back < second.start) == ("restored", True)
-    # what was committed before the restore can still be had, from the same backup
-    assert shop.count(shop.restore(until=moment)[0]) == rows
 
 
 @marked

@@ -92,6 +92,8 @@ def restore(arguments: argparse.Namespace) -> int:
     if done.get("replaced"):
         _print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
         _print_lines(["  %s" % kept for kept in done["replaced"]])
+    if plan.BACK_UP in done.get("warnings", ()):
+        _print_lines(["take a backup now, with `%s run %s`: no moment from now on can be recovered before there is one" % (PROGRAM, job.name)])
     return 0
 
 

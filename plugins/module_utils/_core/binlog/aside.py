@@ -51,16 +51,18 @@ class Logs:
         real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
         return not any(is_below(real, directory) for directory in self.replaced)
 
+    def paths(self) -> List[str]:
+        """Return the paths of the logs that the index names, oldest first."""
+        directory = os.path.dirname(self.basename)
+        paths = [os.path.normpath(os.path.join(self.datadir, name)) for name in _named(self.index)]
+        return [
+            os.path.join(directory, os.path.basename(path)) for path in paths if os.path.realpath(os.path.dirname(path)) == os.path.realpath(directory)
+        ]
+
     def files(self) -> List[str]:
         """Return the paths of what is set aside now, the index last: as long as that is in its place, it tells what is left to do."""
-        directory = os.path.dirname(self.basename)
-        found = []
-        for name in _named(self.index):
-            path = os.path.normpath(os.path.join(self.datadir, name))
-            if os.path.realpath(os.path.dirname(path)) == os.path.realpath(directory):
-                path = os.path.join(directory, os.path.basename(path))
-                found += [path, path + ".idx"]
-        found += [self.basename + ".state", self.index]
+        found = [name for path in self.paths() for name in (path, path + ".idx")]
+        found += [self.basename + ".state", self.index] if os.path.lexists(self.index) else []
         return [path for path in found if os.path.lexists(path) and self.outside(path)]
 
     def set_aside(self) -> List[str]:
@@ -74,7 +76,11 @@ class Logs:
         return [path for path in (self.kept, self.kept_index) if os.path.lexists(path) and os.path.dirname(path) != self.kept]
 
     def put_back(self) -> None:
-        """Undo that, whatever of it was done. The index comes first: it is what goes last."""
+        """Undo that, whatever of it was done. The index comes first: it is what goes last. What a server without logs was to begin with
+        goes before that: to one with logs it would be wrong, and a missing one it makes anew."""
+        state = self.basename + ".state"
+        if os.path.lexists(state) and not os.path.lexists(self.index) and self.outside(state):
+            os.unlink(state)
         if os.path.lexists(self.kept_index):
             durable.rename(self.kept_index, self.index)
         for name in sorted(os.listdir(self.kept)) if os.path.isdir(self.kept) else []:

@@ -112,6 +112,16 @@ def without_flags(beginning: bytes) -> bytes:
     return beginning[:21] + beginning[23:]
 
 
+def in_use(path: str) -> bool:
+    """Tell whether a server has a log open, or had when it crashed.
+
+    :raises OSError: it can't be read
+    """
+    with open(path, "rb") as file:
+        beginning = file.read(4 + _HEADER_SIZE)
+    return len(beginning) < 4 + _HEADER_SIZE or bool(_HEADER.unpack_from(beginning, 4)[5] & _IN_USE)
+
+
 def clear_bytes(beginning: bytes) -> int:
     """Return how much of the beginning of a log, as it is in the file, is not encrypted: MariaDB's describe themselves in clear."""
     if beginning[:4] != MAGIC or len(beginning) < 4 + _HEADER_SIZE:

@@ -85,6 +85,13 @@ class MariaState:
             self.numbers[gtid.domain, gtid.server] = gtid.sequence
             self.last[gtid.domain] = gtid.server
 
+    def merge(self, other: "MariaState") -> None:
+        """Take in what another state has that is later."""
+        for key, number in other.numbers.items():
+            self.numbers[key] = max(number, self.numbers.get(key, 0))
+        for domain in {domain for domain, _server in self.numbers}:
+            self.last[domain] = max((number, server) for (one, server), number in self.numbers.items() if one == domain)[1]
+
     def copy(self) -> "MariaState":
         return MariaState(dict(self.numbers), dict(self.last))
 
@@ -108,6 +115,16 @@ class MariaState:
         if earlier.numbers and not self.numbers:
             return False
         return all(earlier.numbers.get(key) == number for key, number in self.numbers.items())
+
+
+def later(one: str, other: str) -> str:
+    """Return of two positions of MariaDB the later one in each domain."""
+    found: Dict[int, MariaGtid] = {}
+    for part in [*one.split(","), *other.split(",")]:
+        each = parse(part) if part.strip() else None
+        if isinstance(each, MariaGtid) and (each.domain not in found or each.sequence >= found[each.domain].sequence):
+            found[each.domain] = each
+    return ",".join(str(found[domain]) for domain in sorted(found))
 
 
 @dataclass

@@ -76,6 +76,7 @@ class Line:
     :ivar time: when that was noticed, ISO 8601, UTC
     :ivar start: the log that it begins with
     :ivar server: ``{flavour, version, uuid, basename}``
+    :ivar earlier_until: up to which moment the line before it was known to hold everything; None: no later than its last commit
     """
 
     number: int
@@ -84,6 +85,7 @@ class Line:
     time: str
     start: str
     server: Dict[str, Any]
+    earlier_until: Optional[float] = None
     logs: Tuple[Log, ...] = ()
 
     @property
@@ -279,8 +281,9 @@ class Archive:
 
     def begin(self, reason: str, text: str, start: str, server: Dict[str, Any]) -> Line:
         """Begin a line of logs and return it."""
-        lines = self.lines()
-        line = Line(lines[-1].number + 1 if lines else 1, reason, text, _now(), start, server)
+        lines, status = self.lines(), self.status()
+        until = status.get("synced") if lines and status.get("line") == lines[-1].number else None
+        line = Line(lines[-1].number + 1 if lines else 1, reason, text, _now(), start, server, until)
         with written(self.path):
             os.makedirs(os.path.join(self.path, line.directory), mode=0o700, exist_ok=True)
             entry = asdict(line)

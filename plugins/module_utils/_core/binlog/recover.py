@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import StillpointError, UsageError
-from ..repository.generations import BAD, GOOD, Generation
+from ..repository.generations import BAD, Generation
 from ..storage.sizes import human as size
 from . import events, gtid, timeline
 from .events import Transaction
@@ -102,6 +102,7 @@ class Recovery:
             lines.append("recover it to %s UTC (asked for as %s): everything committed before that second" % (when, self.target.text))
         else:
             lines.append("recover it %s %s" % ("up to, and without," if self.target.before else "up to", self.target.text))
+        lines.append("  from %s, which is %s" % (self.generation.name, self.generation.state))
         if self.pieces:
             lines.append(
                 "  replay %s of binary log, %s:%d to %s:%d, on a server that nobody else can reach"
@@ -186,8 +187,8 @@ def target(
 
 
 def resolve(archive: Archive, generations: Sequence[Generation], wanted: Target, name: Optional[str] = None) -> Recovery:
-    """Return the Recovery to a target, from the newest good generation at or before it; without a good one, the newest that is
-    not known to be bad.
+    """Return the Recovery to a target, from the newest generation at or before it that is not known to be bad: what is replayed onto an
+    older one is longer, and may fail where the newer one need not.
 
     :param generations: newest first
     :param name: of the generation to begin with, instead
@@ -223,8 +224,7 @@ def _bases(found: Timeline, name: Optional[str]) -> List[Tuple[Stretch, Base]]:
         if not every:
             raise StillpointError("nothing can be replayed onto %s: %s" % (name, why or "there is no such backup"))
         return every
-    sound = [pair for pair in every if pair[1].generation.state != BAD]
-    return sorted(sound, key=lambda pair: pair[1].generation.state != GOOD)
+    return [pair for pair in every if pair[1].generation.state != BAD]
 
 
 def _base_before(found: Timeline, when: float, name: Optional[str]) -> Tuple[Stretch, Base]:

@@ -4,8 +4,8 @@
 One client invocation reads all logs, so that temporary tables, user variables and GTIDs go on from one log to the next. The
 scratch server writes no binary log of its own; what the result's own logging has to go on from is set at the end:
 
-MariaDB   ``gtid_slave_pos`` becomes the last GTID of each domain. A server that starts on the result gives its next
-          transaction the number after it, and a replica made of it goes on right there.
+MariaDB   ``gtid_slave_pos`` becomes the last GTID of each domain; domains that the logs know nothing of stay as they are. A replica
+          made of the result goes on right there.
 MySQL     transactions keep their GTIDs (``gtid_executed`` grows with each), after what the backup lacked of them was added.
 
 Logs that were in the backup's data directory are removed from the copy: they end where the backup did, and a replica that read
@@ -15,7 +15,6 @@ on in them would miss what has been replayed.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -34,7 +33,7 @@ from ..observe.progress import Reporter
 from ..process import PATH, sentence, start, undisturbed
 from ..repository.generations import Generation, JobDirectory
 from ..restore.places import ROOM
-from . import gtid, source
+from . import gtid, onward, source
 from .index import Archive, Piece
 from .recover import Recovery, Target, resolve
 
@@ -194,7 +193,7 @@ class Replay:
 def plan(archive: Archive, directory: JobDirectory, wanted: Target, name: Optional[str] = None) -> Replay:
     """Return the Replay that leads to a target; the archive and the generations are only read.
 
-    :param name: of the generation to begin with; default: the newest good one at or before the target
+    :param name: of the generation to begin with; default: the newest one at or before the target that is not bad
     :raises StillpointError: it can't be had
     """
     chosen = directory.find(name).name if name else None
@@ -273,8 +272,8 @@ def _finish(session: Session, recovery: Recovery) -> None:
     if not recovery.gtid:
         return
     if recovery.line.flavour == "mariadb":
-        position = gtid.MariaState.parse(recovery.gtid).position()
-        session.rows("SET GLOBAL gtid_slave_pos = %s", (position,))
+        known = str(session.value("SELECT @@GLOBAL.gtid_slave_pos") or "")
+        session.rows("SET GLOBAL gtid_slave_pos = %s", (gtid.later(known, gtid.MariaState.parse(recovery.gtid).position()),))
         return
     if str(session.value("SELECT @@GLOBAL.gtid_mode")) != "ON":
         return
@@ -292,11 +291,7 @@ def _remove_logs(settings: Settings, where: Mapping[str, str]) -> None:
         if inside != path and not inside.startswith(path + "/"):
             continue
         directory = copy + inside[len(path) :]
-        stem = re.escape(os.path.basename(settings.log_bin))
-        index = os.path.basename(settings.log_bin_index)
-        for name in os.listdir(directory) if os.path.isdir(directory) else []:
-            if re.fullmatch(stem + r"\.(\d{6,}(\.idx)?|index|state)", name) or name == index:
-                os.unlink(os.path.join(directory, name))
+        onward.remove(directory, os.path.basename(settings.log_bin), os.path.basename(settings.log_bin_index))
 
 
 def _programs(flavour: str) -> Tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..errors import StillpointError
 from ..observe.text import age, iso
@@ -38,7 +38,8 @@ class Stretch:
     """A line of logs with the generations that stand in it.
 
     :ivar since: seconds since the epoch from which on every moment can be had; None without a generation
-    :ivar until: up to which; None where that is not known
+    :ivar until: up to which: its latest commit, or the moment at which the service last saw that it had everything; None where that is
+        not known
     :ivar bases: newest first
     """
 
@@ -165,13 +166,14 @@ def read(archive: Archive, generations: Sequence[Generation]) -> Timeline:
     every = [tuple(archive.pieces(line, current=line is lines[-1])) for line in lines]
     for number, (line, pieces) in enumerate(zip(lines, every)):
         current = line is lines[-1]
-        after = every[number + 1][:1] if not current else ()
-        ended = None if current else float(after[0].created) if after else _moment(lines[number + 1].time).timestamp()
+        known = status.get("synced") if status.get("line") == line.number else None
+        ended = None if current else _last([*(piece.last_time for piece in pieces), lines[number + 1].earlier_until])
         bases = tuple(base for base in (_base(generation, line, pieces, ended) for generation in generations) if base is not None)
         held.update(base.generation.name for base in bases)
         sound = [base for base in bases if base.generation.state != BAD]
         since = sound[-1].generation.time.timestamp() if sound else None
-        stretches.append(Stretch(line, pieces, bases, since, _until(line, pieces, bases, status if current else {})))
+        until = _last([*(piece.last_time for piece in pieces), *(base.generation.time.timestamp() for base in bases), known if current else ended])
+        stretches.append(Stretch(line, pieces, bases, since, until))
     outside = tuple((generation, _why_not(generation, bool(lines))) for generation in generations if generation.name not in held)
     return Timeline(tuple(stretches), outside, status)
 
@@ -180,7 +182,8 @@ def _base(generation: Generation, line: Line, pieces: Sequence[Piece], ended: Op
     """Return where a generation stands in a line; None: not in this one. Names of logs come again after a reset, so the log
     must also be of the generation's time.
 
-    :param ended: when the next line began; None for the current one
+    :param ended: up to when a line that is not the current one is known to have been the server's: who stands there later, stands in
+        another log of that name; None for the current one
     """
     if not _is_copy(generation):
         return None
@@ -193,7 +196,7 @@ def _base(generation: Generation, line: Line, pieces: Sequence[Piece], ended: Op
     for index, piece in enumerate(pieces):
         if piece.file != coordinates.get("file") or piece.usable < int(coordinates.get("position") or 0):
             continue
-        later = pieces[index + 1].created if index + 1 < len(pieces) else ended
+        later: Optional[float] = pieces[index + 1].created if index + 1 < len(pieces) else ended
         if piece.created - _CLOCK <= when and (later is None or when <= later + _CLOCK):
             return Base(generation, index, piece.file, int(coordinates["position"]))
     return None
@@ -204,14 +207,8 @@ def _is_copy(generation: Generation) -> bool:
     return any(tree.name == "mysql" for tree in generation.trees)
 
 
-def _until(line: Line, pieces: Sequence[Piece], bases: Sequence[Base], status: Dict[str, Any]) -> Optional[float]:
-    """Return the moment up to which a line holds everything: the latest commit in it, or the time at which the service last
-    saw that it had everything."""
-    times = [piece.last_time for piece in pieces if piece.last_time is not None]
-    times += [base.generation.time.timestamp() for base in bases]
-    if status.get("line") == line.number and status.get("synced"):
-        times.append(float(status["synced"]))
-    return max(times) if times else None
+def _last(times: Iterable[Optional[float]]) -> Optional[float]:
+    return max((time for time in times if time is not None), default=None)
 
 
 def _why_not(generation: Generation, archived: bool) -> str:

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import durable, service
+from ..binlog import onward
 from ..errors import StillpointError
 from ..observe.progress import Reporter
 from ..process import undisturbed
@@ -59,6 +60,7 @@ def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optiona
                 raise StillpointError("another restore was interrupted meanwhile: run this again")
             journal = _copied(plan, journal, reporter)
         _stopped(plan, journal, reporter)
+        journal = _onward(plan, journal)
         reporter.stage("replace")
         with undisturbed():
             kept = _replace(plan, journal, reporter)
@@ -149,6 +151,28 @@ def _old_logs(plan: RestorePlan) -> List[str]:
     return sorted(found)
 
 
+def _onward(plan: RestorePlan, journal: Dict[str, Any]) -> Dict[str, Any]:
+    """Note which GTIDs the server had given out when it was stopped, and have a copy that brings logs begin after them; return the journal."""
+    if plan.logs is None or "gtids" in journal:
+        return journal
+    try:
+        journal = {**journal, "gtids": onward.newest(plan.generation, plan.logs, plan.archives)}
+        directory, stem = os.path.split(plan.logs.basename)
+        target = next((each for each in plan.targets if is_below(os.path.realpath(directory), each.path)), None)
+        if journal["gtids"] and target and not plan.logs.outside(plan.logs.basename):
+            copy = target.staging + os.path.realpath(directory)[len(target.path) :]
+            onward.remove(copy, stem, os.path.basename(plan.logs.index))
+            onward.leave(os.path.join(copy, stem), journal["gtids"], copy)
+            journal["old_logs"] = []
+        journals.write(plan.state, journal)
+    except OSError as error:
+        raise StillpointError(
+            "%s could not be prepared: %s (%s); the live data was not touched: %s"
+            % (plan.generation.name, error.strerror, error.filename, journals.ways_out(journal))
+        ) from error
+    return journal
+
+
 def _drop_index(plan: RestorePlan) -> None:
     """Remove the list of binary logs from the copy, where the logs themselves lie beside the data: it names what is set aside."""
     if plan.logs and plan.logs.outside(plan.logs.basename) and not plan.logs.outside(plan.logs.index):
@@ -214,6 +238,8 @@ def _replace(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> 
     try:
         _note(plan, journal, reporter)
         aside = plan.logs.set_aside() if plan.logs else []
+        if plan.logs and journal.get("gtids") and plan.logs.outside(plan.logs.basename):
+            onward.leave(plan.logs.basename, journal["gtids"], os.path.dirname(plan.logs.basename))
         kept = []
         for target, new, old in zip(plan.targets, journal["inodes"], journal["old"]):
             if target.mount_point:

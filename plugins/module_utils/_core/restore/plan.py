@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ALL, DATABASE, FILES = "all", "database", "files"
 
+BACK_UP = "take a backup as soon as it is done: no moment after the restore can be recovered before there is one"
+
 # What a copy takes beyond the blocks of its files: directories, and the file system's own bookkeeping.
 _MARGIN_SHARE, _MARGIN = 0.02, 16 * 1024 * 1024
 
@@ -163,6 +165,8 @@ def make(
                 "the archive of binary logs in %s can't be written now, and will not learn of the restore: have it begin anew, by moving it away, "
                 "before the server writes to it again" % archive.path,
             )
+    if ends:
+        warnings += (BACK_UP,)
     return replace(plan, warnings=warnings, logs=logs, archives=ends, triggers=service.triggers(unit) if unit else ())
 
 

@@ -43,6 +43,15 @@ with open(sys.argv[1], 'r+b') as file:
 os.utime(sys.argv[1], ns=(status.st_atime_ns, status.st_mtime_ns))
 """
 
+# A server that lacks something of the host.
+NO_LIBRARY = """
+    from stillpoint.mysql import scratch
+    with open('/usr/local/bin/without', 'w') as file:
+        file.write('#!/bin/sh\\necho error while loading shared libraries: libnothing.so >&2\\nexit 127\\n')
+    os.chmod('/usr/local/bin/without', 0o755)
+    scratch.Settings.find_program = lambda settings: '/usr/local/bin/without'
+"""
+
 DIE = "hook('mysql.standing:stands', before=die)"
 
 
@@ -109,6 +118,18 @@ def test_a_broken_page_on_the_snapshot_fails_the_proof_and_the_backup_is_kept_an
     assert good["generation"] in etrial.stillpoint("restore", "etrial", "--dry-run").stdout
     named = etrial.stillpoint("restore", "etrial", bad["generation"], "--dry-run")
     assert "its proof failed" in named.stdout
+    assert etrial.left_behind() == []
+
+
+def test_a_proof_that_can_not_be_done_leaves_the_backup_unproven_and_says_why(etrial: Etrial) -> None:
+    etrial.job("name: etrial\nmysql: {method: snapshot}\nrepository: /backups\nverify: {server: true, tables: none}\n")
+    done = etrial.faulty(NO_LIBRARY, "run", "etrial")
+    assert done.rc == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "counts as unproven, as its proof could not be done: the server does not start" in last
+    assert "libnothing.so" in last
+    (generation,) = etrial.generations()
+    assert (generation["state"], generation["proof"]["ok"]) == ("unproven", None)
     assert etrial.left_behind() == []
 
 

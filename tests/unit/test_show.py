@@ -94,6 +94,13 @@ def test_a_failed_proof_and_the_reason_of_a_bad_state_are_shown() -> None:
     assert "  state        bad: 2 files differ" in lines
 
 
+def test_a_proof_that_could_not_be_done_is_not_called_failed() -> None:
+    undone = {"ok": None, "reason": "there was no room", "duration_s": 4.0}
+    assert "  proof        not done in 4.0 s: there was no room" in show.generation(summary(proof=undone, state="unproven"), NOW)
+    row = {"job": "web", "generation": "x", "time": "2026-11-22T02:00:05Z", "size_bytes": 7, "state": "unproven", "lock": None, "proof": undone}
+    assert show.generations([row], NOW).splitlines()[1].endswith("not done")
+
+
 def test_the_table_has_ages_and_sizes() -> None:
     row = {
         "job": "etrial",

@@ -280,6 +280,25 @@ def test_the_position_that_the_engine_remembers_is_read_from_what_it_says(line: 
     assert (recovery.file, recovery.position) == (file, position)
 
 
+@pytest.mark.parametrize(
+    ("line", "of_host"),
+    [
+        ("[ERROR] InnoDB: Operating system error number 28 in a file operation.", True),
+        ("[ERROR] mariadbd: Can't create/write to file '/run/x/ib1' (Errcode: 28 \"No space left on device\")", True),
+        ("[ERROR] InnoDB: Cannot allocate memory for the buffer pool", True),
+        ("mysqld: unknown variable 'gtid_mode=ON'", True),
+        ("[ERROR] [MY-000067] [Server] unknown variable 'innodb_x=1'.", True),
+        ("[ERROR] InnoDB: Failed to read page 6 from file './d/b.ibd': Page read from tablespace is corrupted.", False),
+        ("[ERROR] mysqld: Incorrect key file for table './d/m.MYI'; try to repair it", False),
+        ("[ERROR] Got error 122 when reading table './d/t'", False),
+        ("[ERROR] [MY-013183] [InnoDB] Assertion failure: buf0buf.cc:4073", False),
+        ("[ERROR] Found 1 prepared transactions! It means that mysqld was not shut down properly last time", False),
+    ],
+)
+def test_what_a_server_says_of_its_host_is_told_from_what_it_says_of_its_data(line: str, of_host: bool) -> None:
+    assert scratch.is_of_host(line) is of_host
+
+
 def test_errors_are_told_without_their_time_and_without_mariadbs_warnings() -> None:
     log = (
         "2026-11-22  5:00:00 0 [ERROR] InnoDB: Page [page id: space=5, page number=3] log sequence number 9 is in the future\n"

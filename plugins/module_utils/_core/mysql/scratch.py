@@ -49,7 +49,7 @@ _READY = "ready for connections"
 
 # What a server says where it lacks something of the host: room, memory, descriptors, a library, a key, an option that it knows.
 _OF_HOST = re.compile(
-    r"No space left|\b(?:errno|errcode|error number|os error|error):? *(?:12|24|28|122)\b|disk (?:is )?full|quota exceeded|out of memory|cannot allocate|"
+    r"No space left|\b(?:errno|errcode|error number|os error):? *(?:12|24|28)\b|disk (?:is )?full|quota exceeded|out of memory|cannot allocate|"
     r"can't allocate|too many open files|error while loading|unknown (?:variable|option)|can't be enclosed|can't open shared library|keyring|"
     r"key.management",
     re.IGNORECASE,

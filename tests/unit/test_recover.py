@@ -15,7 +15,7 @@ from typing import Any, Iterator, List
 
 import pytest
 from _core import bundle
-from _core.binlog import recover, replay, timeline
+from _core.binlog import feeding, recover, replay, timeline
 from _core.errors import StillpointError, UsageError
 from _core.mysql.connection import Session
 from _core.restore import plan as planning
@@ -340,7 +340,7 @@ def test_what_a_replay_needs_for_a_while_lies_beside_the_copy_and_not_in_memory(
     shop.write(1)
     shop.archive_logs()
     loads: List[Path] = []
-    real_start, real_finish = replay.start, replay._finish
+    real_start, real_finish = feeding.start, replay._finish
 
     def start(argv: List[str], **more: Any) -> Any:
         loads.extend(Path(word.partition("=")[2]) for word in argv if word.startswith("--local-load="))
@@ -351,7 +351,7 @@ def test_what_a_replay_needs_for_a_while_lies_beside_the_copy_and_not_in_memory(
         assert any(each.name.startswith("#sql") for each in loads[0].iterdir()), "the server's temporary files are elsewhere"
         real_finish(session, recovery)
 
-    monkeypatch.setattr(replay, "start", start)
+    monkeypatch.setattr(feeding, "start", start)
     monkeypatch.setattr(replay, "_finish", finish)
     to = str(shop.top / "to")
     made = shop.recovery(until=moment)
@@ -372,7 +372,7 @@ def test_a_failed_replay_leaves_nothing_behind_and_the_live_data_alone(shop: Sho
     shop.archive_logs()
     to = str(shop.top / "to")
     plan = planning.make(generation, to, replay=shop.recovery(until=moment), state=str(shop.top / "state"))
-    with pytest.raises(StillpointError, match="the replay failed: .*d.unlogged.*; the live data was not touched"):
+    with pytest.raises(StillpointError, match="which the server executed without one: .*d.unlogged.*; the live data was not touched"):
         execute(plan, Quiet())
     assert not os.path.exists(to)
     assert os.listdir(mounts.RUN_DIRECTORY) == []

@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import BinaryIO, Callable, Optional, Tuple
+from typing import BinaryIO, Callable, List, Optional, Tuple
 
 from ..errors import StillpointError
 from .gtid import Gtid, MariaGtid, MariaState, MysqlGtid, MysqlState, State
@@ -32,6 +32,7 @@ _MARIA_GTID, _MARIA_GTID_LIST, _MARIA_START_ENCRYPTION, _MARIA_QUERY_COMPRESSED 
 
 _BEGINS = (_MYSQL_GTID, _MYSQL_ANONYMOUS, _MYSQL_GTID_TAGGED, _MARIA_GTID)
 _QUERIES = (_QUERY, _MARIA_QUERY_COMPRESSED)
+_STATEMENTS = (*_QUERIES, _EXECUTE_LOAD_QUERY)
 _STANDALONE = 0x1  # of MariaDB's GTID event: one statement, with no COMMIT after it
 _ORIGINAL_TIME_FOLLOWS = 1 << 55
 
@@ -69,6 +70,7 @@ class Facts:
     :ivar fault: what is wrong behind `size`; "" where nothing is
     :ivar torn: what is wrong is only that something is missing at the end
     :ivar last_time: the latest that a transaction says, at most the time at which the file was written last
+    :ivar failed: ``(end, error)`` of each statement that failed half way, and was logged because it had changed something nevertheless
     :ivar before: the GTIDs before the first event; after: behind the last whole transaction; None where the log does not say
     """
 
@@ -86,6 +88,7 @@ class Facts:
     first_time: Optional[float] = None
     last_time: Optional[float] = None
     transactions: int = 0
+    failed: List[Tuple[int, int]] = field(default_factory=list)
     events: int = 0
     sha256: str = ""
     head: bytes = field(default=b"", repr=False)
@@ -227,6 +230,8 @@ class _Reader:
         if more:
             facts.size = at + size
             facts.events += 1
+            if kind in _STATEMENTS and _error(body):
+                facts.failed.append((facts.size, _error(body)))
             if self._begun is None:
                 facts.complete = facts.size
         return more
@@ -350,6 +355,11 @@ def _duration(body: bytes) -> int:
     """Return the seconds from the session's own clock at the beginning of a statement that a query event holds to the server's at its end:
     negative where the session is ahead of the time (SET TIMESTAMP)."""
     return int(struct.unpack_from("<i", body, 4)[0])
+
+
+def _error(body: bytes) -> int:
+    """Return the number of the error that a statement ended with on the server; 0: it ended well."""
+    return int(struct.unpack_from("<H", body, 9)[0])
 
 
 def _query(body: bytes) -> bytes:

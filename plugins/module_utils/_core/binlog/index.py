@@ -52,6 +52,7 @@ class Log:
     :ivar end: ``rotate``, ``stop``, ``crash`` (its server's), ``cut`` (what came after is lost)
     :ivar before: GTIDs before it; after: behind it; None where the server does not say
     :ivar first_time: earliest commit in it, last_time: latest (seconds since the epoch); None without any
+    :ivar failed: as Facts.failed; None where that was not looked at
     """
 
     line: int
@@ -65,6 +66,7 @@ class Log:
     first_time: Optional[float]
     last_time: Optional[float]
     transactions: int
+    failed: Optional[Sequence[Sequence[int]]] = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Piece:
     """A log of a line as it can be read now, archived or still being written.
 
     :ivar usable: bytes up to its last whole transaction
+    :ivar failed: as Facts.failed; None where that was not looked at
     """
 
     file: str
@@ -118,6 +121,7 @@ class Piece:
     first_time: Optional[float]
     last_time: Optional[float]
     archived: bool
+    failed: Optional[Sequence[Sequence[int]]] = None
 
 
 def sequence(name: str) -> int:
@@ -221,7 +225,7 @@ class Archive:
     def pieces(self, line: Line, *, current: bool) -> List[Piece]:
         """Return what there is of a line, in order, with what is still being written where it is the current one."""
         found = [
-            Piece(log.file, self.path_of(line, log.file), log.size, log.created, log.before, log.after, log.first_time, log.last_time, True)
+            Piece(log.file, self.path_of(line, log.file), log.size, log.created, log.before, log.after, log.first_time, log.last_time, True, log.failed)
             for log in line.logs
         ]
         if not current or (line.logs and line.logs[-1].end == CUT):
@@ -248,7 +252,7 @@ class Archive:
                 continue
             if best[0] is None or facts.complete > best[0].usable:
                 piece = Piece(
-                    name, path, facts.complete, facts.created, before, text_of(facts.after), facts.first_time, facts.last_time, False
+                    name, path, facts.complete, facts.created, before, text_of(facts.after), facts.first_time, facts.last_time, False, facts.failed
                 )
                 best = (piece, facts)
         return best
@@ -307,6 +311,7 @@ class Archive:
             facts.first_time,
             facts.last_time,
             facts.transactions,
+            facts.failed,
         )
         with written(self.path):
             sync(path)

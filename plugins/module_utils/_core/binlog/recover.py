@@ -30,6 +30,10 @@ from .index import Archive, Line, Piece
 from .timeline import Base, Stretch, Timeline
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(Z|UTC|[+-]\d\d:?\d\d)?")
+# Errors after which a replica stops (Query_log_event::check_expected_error): ER_SERVER_SHUTDOWN, ER_NET_READ_ERROR,
+# ER_NET_ERROR_ON_WRITE, ER_NEW_ABORTING_CONNECTION, ER_QUERY_INTERRUPTED; and ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT, of MariaDB.
+_ABORTED = (1053, 1158, 1160, 1184, 1317, 1927, 1969)
+
 _ANSWER = 1.0  # seconds in which a server says at which position it is
 _POSITION = re.compile(r"([^:/]+\.\d{6,}):(\d+)")
 
@@ -51,6 +55,19 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A statement that failed half way on the server, and what it had done by then stayed.
+
+    :ivar end: where it ends in its log
+    :ivar error: its number on the server
+    """
+
+    file: str
+    end: int
+    error: int
+
+
+@dataclass(frozen=True)
 class Recovery:
     """What has to be replayed onto which generation.
 
@@ -59,6 +76,7 @@ class Recovery:
     :ivar next: the first transaction that is left out; None when nothing follows in the archive
     :ivar doubtful: transactions behind that which say that they were committed before the moment, and of which it is not known that
         they were not: their number, and the first of them
+    :ivar failed: statements that have to fail again as they did on the server
     :ivar gtid: GTIDs as they are at the end, as the server writes them; None when it has none
     """
 
@@ -72,6 +90,7 @@ class Recovery:
     gtid: Optional[str]
     origin: Dict[str, Any]
     doubtful: Tuple[int, Optional[Transaction]] = (0, None)
+    failed: Tuple[Failed, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -114,6 +133,11 @@ class Recovery:
             )
         else:
             lines.append("  nothing in the archive comes after that")
+        if self.failed:
+            lines.append(
+                "  %d statements failed half way on the server and kept what they had done, as the one that ends at %s:%d did with error %d: they have to fail "
+                "here in the same way, or the replay ends" % (len(self.failed), self.failed[0].file, self.failed[0].end, self.failed[0].error)
+            )
         number, first = self.doubtful
         if number and first:
             lines.append(
@@ -206,10 +230,28 @@ def resolve(archive: Archive, generations: Sequence[Generation], wanted: Target,
         stretch, base = _base_for_place(found, wanted, name)
     _check_base(stretch, base)
     recovery = _up_to(archive, found, stretch, base, wanted)
+    recovery = replace(recovery, failed=_failed(recovery))
+    for each in recovery.failed:
+        if each.error in _ABORTED:
+            raise StillpointError(
+                "a statement was aborted half way on the server (error %d, it ends at %s:%d), and nobody knows what it had done by then: recover up to "
+                "before it, or begin with a backup that was taken after it" % (each.error, each.file, each.end)
+            )
     for piece in recovery.pieces:
         if piece.archived and (not os.path.isfile(piece.path) or os.path.getsize(piece.path) != piece.usable):
             raise StillpointError("the archived log %s is missing or not as long as it was: put it back, or choose a moment before it" % piece.path)
     return recovery
+
+
+def _failed(recovery: Recovery) -> Tuple[Failed, ...]:
+    """Return the statements among what is replayed that failed half way on the server."""
+    found = []
+    for piece in recovery.pieces:
+        known = piece.failed if piece.failed is not None else events.read(piece.path).failed
+        first = recovery.start if piece is recovery.pieces[0] else 0
+        last = recovery.stop if piece is recovery.pieces[-1] else piece.usable
+        found += [Failed(piece.file, end, error) for end, error in known if first < end <= last]
+    return tuple(found)
 
 
 def _bases(found: Timeline, name: Optional[str]) -> List[Tuple[Stretch, Base]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,14 +29,15 @@ from ..mysql.connection import Login, Session
 from ..mysql.scratch import Scratch, make_directory, scratch_server, user_of
 from ..mysql.settings import Settings
 from ..observe.progress import Reporter
-from ..process import PATH, sentence, start, undisturbed
+from ..process import PATH, undisturbed
 from ..repository.generations import Generation, JobDirectory
 from ..restore.places import ROOM
+from ..storage.sizes import human as size
 from . import gtid, onward, source
+from .feeding import feed
 from .index import Archive, Piece
 from .recover import Recovery, Target, resolve
 
-_POLL = 0.25
 _CLIENTS = {"mariadb": ("mariadb", "mysql"), "mysql": ("mysql",), "percona": ("mysql",)}
 
 # For the last word on what production or the scratch server say: events as large as any server takes, LOAD DATA from the log, no flush
@@ -56,6 +56,9 @@ _MAKE = (
 ).format(_ACCOUNT)
 _SHARE_OF_MEMORY = 0.25
 _LEAST_POOL = 128 << 20
+
+# A replay ends before a file system has less room than this.
+_ROOM_LEFT, _SHARE_LEFT = 1 << 30, 0.05
 
 
 @dataclass(frozen=True)
@@ -94,69 +97,29 @@ class Replay:
             session = stack.enter_context(Session(login))
             _prepare(session, self.recovery)
             if self.recovery.bytes > 0:
-                self._feed(scratch, _write(private, "client", "[client]\nuser=%s\npassword=%s\n" % (_ACCOUNT, password)), room, reporter)
+                option_file = _write(private, "client", "[client]\nuser=%s\npassword=%s\n" % (_ACCOUNT, password))
+                self._feed(scratch, option_file, where, room, reporter)
             _finish(session, self.recovery)
             session.do("DROP USER IF EXISTS %s@localhost" % _ACCOUNT)
         _remove_logs(self.settings, where)
         seconds = time.monotonic() - began
         return {**self.recovery.as_dict(), "duration_s": round(seconds, 1)}
 
-    def _feed(self, scratch: Scratch, option_file: str, room: str, reporter: Reporter) -> None:
-        """Let the client read the logs and another one execute what it says.
+    def _feed(self, scratch: Scratch, option_file: str, where: Mapping[str, str], room: str, reporter: Reporter) -> None:
+        """Have the logs executed, as long as there is room.
 
-        :param option_file: with which that one logs in
-        :param room: for the files of LOAD DATA statements, which are in the logs
-        :raises StillpointError: one of them failed
+        :raises StillpointError: it failed
         """
-        recovery = self.recovery
-        reader_program, client_program = _programs(self.settings.flavour)
+        watched = [Floor(path) for path in sorted({*where.values(), room})]
+
+        def look(read: int) -> None:
+            reporter.progress(min(read, self.recovery.bytes), self.recovery.bytes)
+            for floor in watched:
+                floor.check()
+
         with ExitStack() as stack:
             paths, descriptors = self._open(stack)
-            said = [stack.enter_context(open(os.path.join(scratch.directory, name), "w+b")) for name in ("reader", "client")]
-            reader = start(
-                [
-                    reader_program,
-                    "--no-defaults",
-                    "--verify-binlog-checksum",
-                    "--local-load=%s" % room,
-                    "--start-position=%d" % recovery.start,
-                    "--stop-position=%d" % recovery.stop,
-                    *paths,
-                ],
-                dies_with_us=True,
-                pass_fds=descriptors,
-                stdout=subprocess.PIPE,
-                stderr=said[0],
-            )
-            stack.callback(_end, reader)
-            client = start(
-                [
-                    client_program,
-                    "--defaults-file=%s" % option_file,
-                    "--socket=%s" % scratch.socket,
-                    "--binary-mode",
-                    "--batch",
-                    "--max-allowed-packet=1G",
-                    "--local-infile=1",
-                ],
-                dies_with_us=True,
-                stdin=reader.stdout,
-                stdout=subprocess.DEVNULL,
-                stderr=said[1],
-            )
-            stack.callback(_end, client)
-            if reader.stdout is not None:
-                reader.stdout.close()  # the client's alone, so that the reader notices when it ends
-            while client.poll() is None:
-                scratch.check()
-                reporter.progress(min(_bytes_read(reader.pid), recovery.bytes), recovery.bytes)
-                time.sleep(_POLL)
-            try:
-                reader.wait(60)
-            except subprocess.TimeoutExpired:
-                pass
-            if client.returncode != 0 or reader.returncode != 0:
-                raise StillpointError("the replay failed: %s" % _why(client.returncode, reader.returncode, *(_text(file) for file in said)))
+            feed(self.recovery, _programs(self.settings.flavour), paths, descriptors, scratch, option_file, room, look)
 
     def _open(self, stack: ExitStack) -> Tuple[List[str], List[int]]:
         """Return paths at which the client finds the logs. One that is still being written may get another place at any moment: it
@@ -213,6 +176,25 @@ def settings_of(generation: Generation) -> Settings:
     if not facts:
         raise StillpointError("the manifest of %s does not say how its server was set up: binary logs can't be replayed onto it here" % generation.name)
     return settings.from_dict(facts)
+
+
+class Floor:
+    """How much room a replay leaves on a file system: what it needs is only an estimate, and others may live there too."""
+
+    def __init__(self, path: str) -> None:
+        figures = os.statvfs(path)
+        self._path = path
+        self._least = min(_ROOM_LEFT, int(figures.f_blocks * figures.f_frsize * _SHARE_LEFT), figures.f_bavail * figures.f_frsize // 2)
+
+    def check(self) -> None:
+        """:raises StillpointError: less is left"""
+        figures = os.statvfs(self._path)
+        left = figures.f_bavail * figures.f_frsize
+        if left < self._least:
+            raise StillpointError(
+                "the replay takes more room than there is: only %s are left on the file system of %s; free some, discard what earlier restores "
+                "replaced (--discard-replaced), or restore into a directory elsewhere (--to DIR)" % (size(left), os.path.dirname(self._path))
+            )
 
 
 @contextmanager
@@ -318,31 +300,3 @@ def _pool() -> int:
     except (OSError, KeyError, ValueError):
         return _LEAST_POOL
     return max(int(free * _SHARE_OF_MEMORY) >> 20 << 20, _LEAST_POOL)
-
-
-def _bytes_read(pid: int) -> int:
-    """Return how much a process has read so far."""
-    try:
-        with open("/proc/%d/io" % pid, encoding="ascii") as file:
-            return int(file.readline().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _text(file: Any) -> str:
-    file.seek(0)
-    return str(file.read(1 << 20).decode("utf-8", "replace"))
-
-
-def _why(client: Optional[int], reader: Optional[int], reader_said: str, client_said: str) -> str:
-    """Return why a replay failed. Where the client failed, the reader did so too, for there was nobody to write to."""
-    if client != 0:
-        return sentence(client_said) or "the client ended with exit status %s" % client
-    return sentence(reader_said) or "the reader of the logs ended with exit status %s" % reader
-
-
-def _end(process: "subprocess.Popen[Any]") -> None:
-    with undisturbed():
-        if process.poll() is None:
-            process.kill()
-            process.wait()

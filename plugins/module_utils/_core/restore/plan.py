@@ -109,7 +109,7 @@ class RestorePlan:
             if places.occupied(target):
                 lines.append("    what is there is kept as %s" % target.kept)
         lines += [
-            "  needs %s on the file system of %s, which has %s free" % (human(need.needed), need.path, human(need.free))
+            "  needs %s%s on the file system of %s, which has %s free" % ("about " if self.replay else "", human(need.needed), need.path, human(need.free))
             for need in self.needs
         ]
         if self.replay:
@@ -215,7 +215,8 @@ def _unit(generation: Generation, targets: Sequence[Target]) -> Optional[str]:
 
 
 def _needs(places: Sequence[Tuple[str, RecordedTree]], replay: Optional["Replay"] = None) -> Tuple[Need, ...]:
-    """Return what is needed on each file system; what is replayed makes the database grow by no more than its own size.
+    """Return what is needed on each file system. How much a replay makes the database grow is estimated by the size of the logs, as a statement
+    of a few words may write any number of rows: a replay watches the room as well.
 
     :raises StillpointError: one has less room
     """

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Recovery with a real server, of statements that failed half way, of those that do otherwise than they did, and on a disk that fills up."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import List
+
+import pytest
+from _core.binlog import replay
+from _core.errors import StillpointError
+from _core.mysql.connection import ServerError, Session
+from _core.restore import plan as planning
+from _core.restore.execute import execute
+from shop import Shop, marked, next_second
+from trees import Quiet, small_disk
+
+pytest.importorskip("pymysql")
+
+
+def fail(session: Session, *statements: str) -> List[int]:
+    """Execute statements that fail, and return the numbers of their errors."""
+    found = []
+    for statement in statements:
+        with pytest.raises(ServerError) as failed:
+            session.do(statement)
+        assert failed.value.number is not None
+        found.append(failed.value.number)
+    return found
+
+
+@marked
+def test_statements_that_failed_half_way_fail_half_way_again(shop: Shop) -> None:
+    shop.server.do("CREATE TABLE d.m (i INT PRIMARY KEY, s TEXT) ENGINE=MyISAM", "CREATE TABLE d.gone (i INT)")
+    shop.back_up()
+    with Session(shop.server.login) as session:
+        session.do("SET SESSION binlog_format = 'STATEMENT'")
+        assert fail(session, "INSERT INTO d.m VALUES (1, 'ERROR 1 (00000) at line 1:'), (2, 'b'), (1, 'c'), (4, 'd')") == [1062]
+        session.do("FLUSH BINARY LOGS")
+        session.do("BEGIN", "INSERT INTO d.orders (s) VALUES ('one')")
+        fail(session, "INSERT INTO d.m VALUES (11, ''), (12, ''), (11, '')", "UPDATE d.m SET i = 12 WHERE i < 3")
+        session.do("INSERT INTO d.orders (s) VALUES ('two')", "COMMIT")
+        fail(session, "DROP TABLE d.gone, d.never_there")  # logged without its error
+        session.do("INSERT INTO d.orders (s) VALUES ('three')")
+        there = session.rows("SELECT * FROM d.m ORDER BY i")
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    made = shop.recovery(until=moment)
+    assert [each.error for each in made.recovery.failed] == [1062, 1062, 1062][: len(made.recovery.failed)]
+    assert len(made.recovery.failed) >= 2
+    assert "statements failed half way on the server" in "\n".join(made.lines())
+    datadir, _done = shop.restore(until=moment)
+    with shop.look(datadir) as session:
+        assert session.rows("SELECT * FROM d.m ORDER BY i") == there
+        assert [row["s"] for row in session.rows("SELECT s FROM d.orders ORDER BY i")] == ["one", "two", "three"]
+        assert session.rows("SHOW TABLES IN d LIKE 'gone'") == []
+
+
+@marked
+def test_a_statement_that_fails_otherwise_than_it_did_ends_the_replay(shop: Shop) -> None:
+    shop.server.do("CREATE TABLE d.m (i INT PRIMARY KEY) ENGINE=MyISAM")
+    shop.back_up()
+    shop.server.do("SET GLOBAL binlog_format = 'STATEMENT'")
+    with Session(shop.server.login) as session:
+        session.do("SET sql_log_bin = 0", "INSERT INTO d.m VALUES (3)", "SET sql_log_bin = 1")
+        fail(session, "INSERT INTO d.m VALUES (1), (2), (3), (4)")
+    shop.write(3)
+    moment = next_second()
+    shop.archive_logs()
+    with pytest.raises(StillpointError, match=r"that ends at bin.000001:\d+ failed half way on the server, with error 1062, and did not fail here"):
+        shop.restore(until=moment)
+
+
+@marked
+def test_what_was_aborted_half_way_is_refused_before_anything_is_touched(shop: Shop) -> None:
+    shop.server.do("SET GLOBAL binlog_format = 'STATEMENT'", "CREATE TABLE d.m (i INT, s TEXT) ENGINE=MyISAM")
+    shop.back_up()
+    rows = shop.write(1)
+    last = shop.gtid()
+    with Session(shop.server.login) as session:
+        session.do("SET SESSION max_statement_time = 0.5")
+        fail(session, "INSERT INTO d.m SELECT seq, SLEEP(0.1) FROM d.seq_1_to_50")
+    shop.write(1)
+    moment = next_second()
+    shop.archive_logs()
+    with Session(shop.server.login) as session:
+        assert 0 < session.value("SELECT COUNT(*) FROM d.m") < 50
+    with pytest.raises(StillpointError, match=r"aborted half way on the server \(error \d+, it ends at bin.000001:\d+\), and nobody knows"):
+        shop.recovery(until=moment)
+    assert shop.count(shop.restore(until_gtid=last)[0]) == rows
+
+
+@marked
+def test_a_replay_ends_before_it_fills_the_disk(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.server.do("SET GLOBAL binlog_format = 'STATEMENT'")
+    generation = shop.back_up()
+    shop.server.do("INSERT INTO d.orders (s) SELECT REPEAT('x', 2000) FROM d.seq_1_to_100000")  # 200 MB, of a log of 150 bytes
+    moment = next_second()
+    shop.archive_logs()
+    made = shop.recovery(until=moment)
+    with contextmanager(small_disk)(str(tmp_path / "small"), "320m") as small:
+        monkeypatch.setattr(replay, "_SHARE_LEFT", 0.3)
+        plan = planning.make(generation, small + "/to", replay=made, state=str(shop.top / "state"))
+        assert "needs about" in "\n".join(plan.lines())
+        with pytest.raises(StillpointError, match="the replay takes more room than there is: only .* are left .*the live data was not touched"):
+            execute(plan, Quiet())
+        assert os.listdir(small) == []

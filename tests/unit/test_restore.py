@@ -628,7 +628,7 @@ def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
     with pytest.raises(
         UsageError,
         match="a restore of 2026-11-22T02-00-05Z was interrupted while it replaced the live data, and this asks for another one: "
-        "finish it, with stillpoint restore job 2026-11-22T02-00-05Z, or undo it, with stillpoint restore job --undo",
+        "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --host host, or undo it, with stillpoint restore job --undo",
     ):
         host.make(name="2026-11-22T03")
     with pytest.raises(UsageError, match="this asks for another one"):
@@ -645,7 +645,7 @@ def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
 
 def test_one_half_that_was_interrupted_is_finished_by_its_own_command(host):
     interrupted(host, parts="database")
-    with pytest.raises(UsageError, match="stillpoint restore job 2026-11-22T02-00-05Z --database-only, or undo it"):
+    with pytest.raises(UsageError, match="stillpoint restore job 2026-11-22T02-00-05Z --host host --database-only, or undo it"):
         host.make()
     host.restore(parts="database")
     assert facts(host.datadir) == host.saved[host.datadir]
@@ -668,7 +668,8 @@ def test_an_error_in_the_middle_of_the_exchange_says_that_the_same_command_finis
         real(one, other)
 
     monkeypatch.setattr(durable, "exchange", exchange)
-    with pytest.raises(StillpointError, match="both are complete on the disk: finish it, with stillpoint restore job 2026-11-22T02-00-05Z, or undo it"):
+    way = "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --host host, or undo it"
+    with pytest.raises(StillpointError, match="both are complete on the disk: " + way):
         host.restore()
     monkeypatch.undo()
     host.restore()

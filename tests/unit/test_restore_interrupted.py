@@ -271,9 +271,8 @@ def test_a_moment_that_is_asked_for_is_that_of_the_interrupted_restore_or_refuse
     interrupted(host)
     host.make = real  # type: ignore[method-assign]
     for other in (None, {"--until": "2026-11-22T14:03:08Z"}, {"--before-gtid": "0-1-5"}):
-        with pytest.raises(
-            UsageError, match="this asks for another one: finish it, with stillpoint restore job 2026-11-22T02-00-05Z --until 2026-11-22T14:03:07Z, or undo it"
-        ):
+        way = "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --host host --until 2026-11-22T14:03:07Z, or undo it"
+        with pytest.raises(UsageError, match="this asks for another one: " + way):
             asked(host, moment=other)
     assert asked(host, moment=moment).resumes
 

@@ -158,8 +158,8 @@ def make(job: Job) -> Plan:
     half_done = journal.pending()
     if half_done:
         raise StillpointError(
-            "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: finish it first with `stillpoint restore %s`"
-            % (half_done["job"], half_done["job"])
+            "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: %s"
+            % (half_done["job"], journal.ways_out(half_done))
         )
     directory = JobDirectory.open(job.repository, host_name(), job.name)
     server = None

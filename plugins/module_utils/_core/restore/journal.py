@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 
 from .. import durable
 from ..errors import BusyError, StillpointError, UsageError
+from ..job import host_name
 from ..repository.generations import RecordedTree
 from .places import Target
 
@@ -74,7 +75,9 @@ def ways_out(journal: Dict[str, Any]) -> str:
     undo = "%s --undo" % " ".join(words)
     if journal["phase"] == UNDOING:
         return "finish undoing it, with %s" % undo
-    words += [journal["generation"]] + (["--%s-only" % journal["parts"]] if journal["parts"] != "all" else [])
+    words.append(journal["generation"])
+    words += ["--host", journal["host"]] if journal["host"] not in ("", host_name()) else []
+    words += ["--%s-only" % journal["parts"]] if journal["parts"] != "all" else []
     words += [option + " " + shlex.quote(value) for option, value in (journal.get("moment") or {}).items()]
     return "finish it, with %s, or undo it, with %s" % (" ".join(words), undo)
 

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from typing import Any, Dict, List, NoReturn
 
 import pytest
-from _core import bundle, cli
+from _core import bundle, cli, durable
 from _core.repository.generations import JobDirectory
 from _core.storage.mounts import Tree
 from _core.version import VERSION
@@ -571,6 +571,40 @@ def test_a_restore_elsewhere_leaves_the_live_data_alone_and_asks_nothing(host: H
     assert "2026-11-22T02-00-05Z of web is back: 1 files, 5 B in " in done.stdout
     assert (host.files / "case 1").read_text() == "changed since"
     assert [name for _top, _directories, names in os.walk(str(tmp_path / "look")) for name in names] == ["case 1"]
+
+
+def test_a_restore_that_was_interrupted_is_undone_or_finished_and_nothing_else_is_begun(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.job()
+    host.generation(at(21))
+    host.generation(at(22))
+    (host.files / "case 1").write_text("changed since")
+    assert "no restore was interrupted on this host" in host.refusal("restore", "web", "--undo")
+
+    real = durable.exchange
+    monkeypatch.setattr(durable, "exchange", lambda one, other: (real(one, other), os.kill(os.getpid(), signal.SIGKILL)))
+    host.run("restore", "web", "--yes")
+    monkeypatch.undo()
+    way_out = "finish it, with stillpoint restore web 2026-11-22T02-00-05Z, or undo it, with stillpoint restore web --undo"
+    for more in (["2026-11-21"], ["--until", "2026-11-22 14:03:07Z"]):
+        sentence = host.refusal("restore", "web", *more)
+        assert sentence == "a restore of 2026-11-22T02-00-05Z was interrupted while it replaced the live data, and this asks for another one: " + way_out
+    assert way_out in host.refusal("run", "web", code=1)
+    assert "say --yes to undo the restore of 2026-11-22T02-00-05Z of web" in host.refusal("restore", "web", "--undo")
+    assert host.json("restore", "web", "--undo", "--dry-run")["generation"] == "2026-11-22T02-00-05Z"
+    assert (host.files / "case 1").read_text() != "changed since"
+    done = host.run("restore", "web", "--undo", "--yes")
+    assert "%s: what was there before gets its place back" % host.files in done.stdout
+    assert (host.files / "case 1").read_text() == "changed since"
+    assert host.run("restore", "web", "--yes").returncode == 0
+
+
+def test_a_table_is_asked_for_with_what_goes_with_it(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    assert "--as is for --table" in host.refusal("restore", "web", "--as", "shop.orders")
+    assert "a table can't be had with --to" in host.refusal("restore", "web", "--table", "shop.orders", "--to", "/srv/look")
+    assert "holds no database" in host.refusal("restore", "web", "--table", "shop.orders")
+    assert "write it as DATABASE.TABLE" in host.refusal("restore", "web", "--table", "orders")
 
 
 def test_a_part_that_a_generation_does_not_hold_is_refused(host: Host) -> None:

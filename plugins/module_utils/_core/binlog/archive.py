@@ -11,6 +11,7 @@ closed logs are copied instead.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -102,6 +103,9 @@ def _younger(generation: Any, moment: Optional[float]) -> bool:
     return moment is None or generation.time.timestamp() > moment
 
 
+# As the server says it of a log of its own, also of one that nobody else can read, as it is encrypted.
+_TORN = re.compile(r"(?:truncated in the middle of event|bogus data in log event).* the last event read from '(?:[^']*/)?([^'/]+)' at (\d+)")
+
 _RESET = "the server's binary logs were reset, or are those of another server: its %s is not the one that was archived"
 
 
@@ -119,6 +123,7 @@ class Service:
         self._reporter = reporter
         self.progress = Progress(synced=archive.status().get("synced"))
         self._failed: Dict[str, int] = {}
+        self._torn: Optional[Tuple[str, int]] = None  # a log that the server could not send to its end, and how far it has it
         self._pruned = 0.0
         self._copied_at: Optional[Tuple[str, int]] = None
 
@@ -318,7 +323,8 @@ class Service:
         if there.size(name) == facts.size:
             return CRASH
         own = _own(there, name)
-        return CRASH if own is not None and own.torn and own.size == facts.size else ""
+        torn = own.torn and own.size == facts.size if own is not None else self._torn == (name, facts.size)
+        return CRASH if torn else ""
 
     def _follows(self, line: Line, facts: Facts) -> bool:
         return gtid.continues(text_of(facts.before), line.logs[-1].after if line.logs else None, line.flavour)
@@ -386,6 +392,9 @@ class Service:
                 _end(client)
         with open(errors, encoding="utf-8", errors="replace") as said_:
             why = sentence(said_.read())
+        torn = _TORN.search(why)
+        if torn:
+            self._torn = (torn.group(1), int(torn.group(2)))
         raise StillpointError("the stream of binary logs ended: %s" % (why or "exit status %d" % client.returncode))
 
     def _best_stream(self, line: Line, name: str) -> List[str]:

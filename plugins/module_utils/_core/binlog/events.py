@@ -110,9 +110,16 @@ class _Unreadable(Exception):
         self.torn = torn
 
 
-def without_flags(beginning: bytes) -> bytes:
-    """Return the beginning of a log as it is without the flag that only the server's own file has, while it is open."""
-    return beginning[:21] + beginning[23:]
+def as_sent(beginning: bytes) -> bytes:
+    """Return the beginning of a log without what its description of itself may have otherwise in the server's own file and as it is sent
+    to a client: where it ends, its flags, the time at which the server was started, and with them its checksum."""
+    if len(beginning) < 4 + _HEADER_SIZE:
+        return beginning[:17]
+    end = 4 + _HEADER.unpack_from(beginning, 4)[3]
+    blank = bytearray(beginning)
+    for first, last in ((17, 23), (4 + _HEADER_SIZE + 52, 4 + _HEADER_SIZE + 56), (end - 4, end)):
+        blank[first:last] = bytes(len(blank[first:last]))
+    return bytes(blank)
 
 
 def in_use(path: str) -> bool:

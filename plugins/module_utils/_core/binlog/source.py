@@ -100,7 +100,7 @@ def differ(original: str, archived: str) -> bool:
             one, other = first.read(_GLANCE), second.read(_GLANCE)
             clear = events.clear_bytes(one)
             length = min(clear, len(other))
-            if events.without_flags(one[:length]) != events.without_flags(other[:length]):
+            if events.as_sent(one[:length]) != events.as_sent(other[:length]):
                 return True
             if clear < len(one):
                 return False

@@ -136,3 +136,32 @@ def test_from_another_generation_the_same_moment_gives_the_same_rows_beside_the_
     machine.run("systemctl stop mariadb && mv /var/lib/mysql /var/lib/mysql.live && mv /srv/look/mysql /var/lib/mysql && systemctl start mariadb", timeout=120)
     assert etrial.sql("SELECT COUNT(*) FROM d.t").strip() == "4"
     assert etrial.sql("SELECT @@gtid_slave_pos").strip() == last
+
+
+@pytest.mark.suite("sid")
+def test_mysqls_logs_are_streamed_replayed_and_missed_when_they_are_reset(etrial: Etrial) -> None:
+    machine = etrial.machine
+    etrial.job(JOB)
+    etrial.sql("CREATE DATABASE pitr; CREATE TABLE pitr.t (i INT PRIMARY KEY AUTO_INCREMENT)")
+    etrial.backup()
+    machine.put(UNIT.encode(), "/etc/systemd/system/stillpoint-archive@.service")
+    machine.run("systemctl daemon-reload && systemctl start stillpoint-archive@etrial")
+    try:
+        etrial.sql("INSERT INTO pitr.t VALUES (), (), (); FLUSH BINARY LOGS; INSERT INTO pitr.t VALUES ()")
+        file, position = etrial.sql("SHOW BINARY LOG STATUS").split()[:2]
+        etrial.sql("DELETE FROM pitr.t")
+        wait_for("the archive to have it all", lambda: timeline(etrial)["archive"]["lag_bytes"] == 0)
+        time.sleep(5)  # and it stays so, through some questions to the server
+        found = timeline(etrial)
+        assert (found["archive"]["state"], found["gaps"], len(found["restorable"])) == ("streaming", [], 1)
+        done = json.loads(
+            etrial.stillpoint("restore", "etrial", "--until-position", f"{file}:{position}", "--to", "/srv/look", "--json", timeout=600).stdout
+        )
+        assert done["recovery"]["stops_at"] == f"{file}:{position}"
+        etrial.sql("RESET BINARY LOGS AND GTIDS; INSERT INTO pitr.t VALUES ()")
+        wait_for("the reset to be noticed", lambda: [gap["reason"] for gap in timeline(etrial)["gaps"]] == ["reset"])
+    finally:
+        machine.run("systemctl stop stillpoint-archive@etrial")
+    machine.run("systemctl stop mysql && mv /var/lib/mysql /var/lib/mysql.live && mv /srv/look/mysql /var/lib/mysql && systemctl start mysql", timeout=180)
+    assert etrial.sql("SELECT COUNT(*) FROM pitr.t").strip() == "4"
+    machine.run("systemctl stop mysql && rm -rf /var/lib/mysql && mv /var/lib/mysql.live /var/lib/mysql && systemctl start mysql", timeout=180)

@@ -304,7 +304,7 @@ class Service:
             found = None
             for path in self.archive.candidates(line, name):
                 facts = events.read(path, digest=True)
-                end = self._whole(facts, later, name, there)
+                end = self._whole(path, facts, later, there)
                 if end and self._follows(line, facts):
                     found = (path, facts, end)
                     break
@@ -312,13 +312,14 @@ class Service:
                 return line
             line = self._add(line, *found)
 
-    def _whole(self, facts: Facts, later: str, name: str, there: Optional[Source]) -> str:
+    def _whole(self, path: str, facts: Facts, later: str, there: Optional[Source]) -> str:
         """Return how a log ended that is there to its end; "" if it is not known to be."""
+        name = os.path.basename(path)
         if not facts.events or (facts.fault and not facts.torn):
             return ""
         if not facts.fault and facts.end:
             return facts.end if facts.end != "rotate" or os.path.basename(facts.next_name) == later else ""
-        if there is None or later not in there.names:
+        if there is None or later not in there.names or there.is_other(name, path):
             return ""
         if there.size(name) == facts.size:
             return CRASH
@@ -452,7 +453,7 @@ class Service:
         """
         name = os.path.basename(path)
         facts = events.read(path, digest=True)
-        end = self._whole(facts, numbered(name, sequence(name) + 1), name, there)
+        end = self._whole(path, facts, numbered(name, sequence(name) + 1), there)
         size = there.size(name)
         if not end or (size is not None and facts.size != size and end != CRASH):
             own = _own(there, name) if name in there.names[:-1] else None

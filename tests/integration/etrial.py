@@ -99,6 +99,10 @@ class Etrial:
         found: list[dict[str, Any]] = json.loads(self.stillpoint("list", job, "--json").stdout)
         return found
 
+    def published(self, job: str = "etrial") -> set[str]:
+        """Return the names of a job's generations, as the directory has them."""
+        return set(self.machine.run(f"cd /backups/etrial/{job} && ls -d 2*").stdout.split())
+
     def faulty(self, faults: str, *arguments: str, signal: str = "SIGKILL", timeout: float = 300) -> Result:
         """Run the agent with faults injected into it."""
         script = FAULTY.replace("SIGNAL", f"signal.{signal}") + textwrap.dedent(faults) + f"\nsys.exit(cli.main({list(arguments)!r}))\n"
@@ -129,14 +133,10 @@ class Etrial:
         return self.machine.run(textwrap.dedent(script)).stdout.splitlines()
 
     def write_takes(self) -> float:
-        """Return the seconds that a commit takes now: long, if somebody holds a lock."""
-        self.sql("CREATE DATABASE IF NOT EXISTS probe; CREATE TABLE IF NOT EXISTS probe.probe (t TIMESTAMP(6)) ENGINE=InnoDB")
-        answer = self.machine.run(
-            "python3 -c \"import pymysql, time; c = pymysql.connect(unix_socket='/run/mysqld/mysqld.sock', user='root', autocommit=True).cursor();"
-            " t = time.monotonic(); c.execute('INSERT INTO probe.probe VALUES (NOW(6))'); print(time.monotonic() - t)\"",
-            timeout=120,
-        )
-        return float(answer.stdout)
+        """Return the seconds that a new session's commit takes now: long, if somebody holds a lock."""
+        statements = "CREATE DATABASE IF NOT EXISTS probe; CREATE TABLE IF NOT EXISTS probe.probe (t TIMESTAMP(6)) ENGINE=InnoDB"
+        statements += "; INSERT INTO probe.probe VALUES (NOW(6))"
+        return float(self.machine.run(f"TIMEFORMAT=%R; time {CLIENT} -e '{statements}'", timeout=120).stderr)
 
     @contextmanager
     def load(self, rate: float = 5, *, engines: str = "all") -> Iterator[dict[str, Any]]:

@@ -121,7 +121,7 @@ def test_a_lock_that_is_not_granted_in_time_leaves_the_server_as_it_was(etrial: 
     etrial.sql("CREATE DATABASE probe; CREATE TABLE probe.counts (n INT, pause INT) ENGINE=MyISAM; INSERT INTO probe.counts VALUES (1, 0)")
     etrial.small_job(mysql="mysql: {method: snapshot, lock_wait_timeout: 2, long_query_threshold: 3600}")
     with etrial.load(rate=2) as report:
-        etrial.machine.run("setsid mariadb -e 'UPDATE probe.counts SET pause = SLEEP(40)' >/dev/null 2>&1 </dev/null & sleep 1")
+        etrial.machine.run("setsid mariadb -e 'UPDATE probe.counts SET pause = SLEEP(200)' >/dev/null 2>&1 </dev/null & sleep 1")
         done = etrial.stillpoint("run", "etrial", check=False)
     assert done.rc == 75, done.stderr
     assert "within lock_wait_timeout = 2 s" in done.stderr

@@ -115,6 +115,16 @@ def test_mysql_goes_on_committing_while_all_tables_are_innodb_and_the_coordinate
     assert quiet["coordinates"]["position"] < least["position"]
 
 
+def long_select(etrial: Etrial) -> None:
+    """Have a statement run that FLUSH TABLES WITH READ LOCK has to wait for."""
+    etrial.machine.run("setsid mysql -e 'SELECT SLEEP(200) FROM wf_workflow.LOGIN_LOG LIMIT 1' >/dev/null 2>&1 </dev/null & sleep 4")
+
+
+def end_long_select(etrial: Etrial) -> None:
+    number = etrial.sql("SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP(200)%'").strip()
+    etrial.sql(f"KILL {number}")
+
+
 @SID
 def test_on_mysql_a_lock_that_is_not_granted_keeps_nobody_out(etrial: Etrial) -> None:
     etrial.sql("DROP DATABASE IF EXISTS stillpoint_load")
@@ -122,12 +132,13 @@ def test_on_mysql_a_lock_that_is_not_granted_keeps_nobody_out(etrial: Etrial) ->
     # what holds the snapshot's removal up must not hold up writers: the session is gone before it
     slow_end = "hook('storage.snapshots:Taking.discard', before=lambda taking: time.sleep(15))"
     with etrial.load(rate=3) as report:
-        etrial.machine.run("setsid mysql -e 'SELECT SLEEP(60) FROM wf_workflow.LOGIN_LOG LIMIT 1' >/dev/null 2>&1 </dev/null & sleep 2")
+        long_select(etrial)
         done = etrial.faulty(slow_end, "run", "etrial")
     assert done.rc == 75, done.stderr
     assert "did not grant FLUSH TABLES WITH READ LOCK within lock_wait_timeout = 2 s" in done.stderr
     for kind in ("commit", "audit"):
         assert report[kind]["worst_ms"] < 1000 * (2 + 6)  # the limit, and what emulation takes for the statements around it
+    end_long_select(etrial)
     assert etrial.generations() == []
     assert etrial.left_behind() == []
 
@@ -135,11 +146,12 @@ def test_on_mysql_a_lock_that_is_not_granted_keeps_nobody_out(etrial: Etrial) ->
 @SID
 def test_on_mysql_a_long_select_is_seen_before_anything_is_locked(etrial: Etrial) -> None:
     job(etrial, "lock: ftwrl, long_query_threshold: 2, long_query_action: fail")
-    etrial.machine.run("setsid mysql -e 'SELECT SLEEP(20) FROM wf_workflow.LOGIN_LOG LIMIT 1' >/dev/null 2>&1 </dev/null & sleep 4")
+    long_select(etrial)
     done = etrial.stillpoint("run", "etrial", check=False)
     assert done.rc == 75, done.stderr
-    assert "root's statement" in done.stderr and "SELECT SLEEP(20)" in done.stderr
+    assert "root's statement" in done.stderr and "SELECT SLEEP(200)" in done.stderr
     assert etrial.write_takes() < 5
+    end_long_select(etrial)
 
 
 # --- a replica: the packaged server, of a second one beside it

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ def _events(since: Position, until: Position, binlogs: str) -> str:
     """Return the text of the events between two positions, which may lie in different files of `binlogs`."""
     stem = since.file.rpartition(".")[0] + "."
     files = sorted(f for f in os.listdir(binlogs) if f.startswith(stem) and since.file <= f <= until.file)
-    command = ["mysqlbinlog", "--no-defaults", "--base64-output=DECODE-ROWS", f"--start-position={since.offset}"]
+    program = shutil.which("mariadb-binlog") or "mysqlbinlog"
+    command = [program, "--no-defaults", "--base64-output=DECODE-ROWS", f"--start-position={since.offset}"]
     command += [f"--stop-position={until.offset}", *(os.path.join(binlogs, f) for f in files)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, errors="replace").stdout

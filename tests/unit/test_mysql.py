@@ -218,9 +218,12 @@ def test_coordinates_while_commits_go_on_are_exact_only_where_nothing_was_logged
         moved = around(local(1437), after)
         assert (moved.exact, moved.again) == (None, True)
         assert [each["position"] for each in moved.between()] == [1437, json.loads(after[0]["LOCAL"])["binary_log_position"]]
-    late = around(local(1437), local(1437))
-    late.too_late()
-    assert (late.exact, late.again, late.between()) == (None, True, None)
+    for in_time, first in ((True, 1500), (False, 1437)):
+        looking = coordinates.Around(Answers(log_status=[local(1437), local(1500), local(1800)]), a_server("mysql", (9, 7, 4)))
+        looking.before()
+        looking.before(lambda in_time=in_time: in_time)
+        looking.after()
+        assert [each["position"] for each in looking.between()] == [first, 1800]
 
 
 @pytest.mark.parametrize("answer", [[], connection.ServerError("SELECT", 1142, "denied")])

@@ -270,7 +270,7 @@ def _begin(takings: Sequence[Taking]) -> None:
 def _freeze(takings: Sequence[Taking], around: Optional[coords.Around] = None) -> datetime:
     """Take the snapshots, reading the coordinates as shortly before and after as can be, and return the moment of the last."""
     late = around is not None and all(taking.can_be_late for taking in takings)
-    if around and not late:
+    if around:
         around.before()
     _begin(takings)
     with urgent():
@@ -278,9 +278,7 @@ def _freeze(takings: Sequence[Taking], around: Optional[coords.Around] = None) -
             with snapshots.stopped_before_suspend(takings) as in_time:
                 if in_time:
                     sync_shortly([taking.target for taking in takings])
-                    around.before()
-                else:
-                    around.too_late()
+                    around.before(lambda: snapshots.still_before(takings))
         snapshots.wait_frozen(takings)
         moment = datetime.now(timezone.utc)
     if around:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ..errors import StillpointError
 from .connection import ServerError, Session
@@ -95,14 +95,12 @@ class Around:
         self._server = server
         self._before: Optional[Coordinates] = None
         self._after: Optional[Coordinates] = None
-        self._too_late = False
 
-    def before(self) -> None:
-        self._before = read_unlocked(self._session, self._server)
-
-    def too_late(self) -> None:
-        """Tell that the moment may have come before what was to be read before it."""
-        self._before, self._too_late = None, True
+    def before(self, in_time: Callable[[], bool] = lambda: True) -> None:
+        """Look, and let it count if the moment had not come by then; the later the last look, the less was logged since."""
+        seen = read_unlocked(self._session, self._server)
+        if in_time():
+            self._before = seen
 
     def after(self) -> None:
         self._after = read_unlocked(self._session, self._server) if self._before else None
@@ -115,7 +113,7 @@ class Around:
     @property
     def again(self) -> bool:
         """Tell whether they are not known and may be after another try."""
-        return self._too_late or self._before != self._after
+        return self._before != self._after
 
     def between(self) -> Optional[List[Dict[str, Any]]]:
         """Return the two coordinates between which the moment lies; None where there is nothing to ask for them."""

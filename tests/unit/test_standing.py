@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
+from _core.binlog.format import MAGIC
 from _core.mysql import between, checking, standing
 from _core.mysql.standing import SERVER, SNAPSHOT, Logs, Stands
 
@@ -36,7 +37,7 @@ def log(folder: Path, *events: bytes, number: int = 1) -> List[int]:
     places = [4]
     for each in events:
         places.append(places[-1] + len(each))
-    (folder / ("bin.%06d" % number)).write_bytes(between.MAGIC + b"".join(events))
+    (folder / ("bin.%06d" % number)).write_bytes(MAGIC + b"".join(events))
     return places
 
 

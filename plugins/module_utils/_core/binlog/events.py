@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Binary log files, read event by event: whole or torn, right or damaged, and where their transactions begin and end.
-
-The format is that of MySQL's manual ("Binary Log Event Header", internals) and of MariaDB's knowledge base ("1-Binlog
-Events"): four bytes of magic, then events of a 19-byte header and a body, with a CRC-32 at the end of each where the server's
-binlog_checksum has it.
 """
 
 from __future__ import annotations
@@ -16,24 +12,38 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Callable, List, Optional, Tuple
 
 from ..errors import StillpointError
-from .gtid import Gtid, MariaGtid, MariaState, MysqlGtid, MysqlState, State
+from .format import (
+    BEGINS,
+    EXECUTE_LOAD_QUERY,
+    FORMAT,
+    HEADER,
+    HEADER_SIZE,
+    IGNORABLE,
+    IN_USE,
+    INCIDENT,
+    MAGIC,
+    MAGIC_ENCRYPTED,
+    MARIA_GTID,
+    MARIA_GTID_LIST,
+    MARIA_START_ENCRYPTION,
+    MYSQL_ANONYMOUS,
+    MYSQL_GTID,
+    MYSQL_PAYLOAD,
+    MYSQL_PREVIOUS_GTIDS,
+    QUERIES,
+    QUERY,
+    ROTATE,
+    STANDALONE,
+    STOP,
+    XA_PREPARE,
+    XID,
+    gtid_flags,
+    gtid_of,
+    uuid_text,
+)
+from .gtid import Gtid, MariaGtid, MariaState, MysqlState, State
 
-MAGIC = b"\xfebin"
-_MAGIC_ENCRYPTED = b"\xfdbin"
-
-_HEADER = struct.Struct("<IBIIIH")  # time, type, server id, size, end position, flags
-_HEADER_SIZE = 19
-_IN_USE = 0x1  # LOG_EVENT_BINLOG_IN_USE_F, of a log that is open, or was when its server crashed
-_IGNORABLE = 0x80  # LOG_EVENT_IGNORABLE_F
-
-_QUERY, _STOP, _ROTATE, _FORMAT, _XID, _EXECUTE_LOAD_QUERY, _INCIDENT = 2, 3, 4, 15, 16, 18, 26
-_MYSQL_GTID, _MYSQL_ANONYMOUS, _MYSQL_PREVIOUS_GTIDS, _XA_PREPARE, _MYSQL_PAYLOAD, _MYSQL_GTID_TAGGED = 33, 34, 35, 38, 40, 42
-_MARIA_GTID, _MARIA_GTID_LIST, _MARIA_START_ENCRYPTION, _MARIA_QUERY_COMPRESSED = 162, 163, 164, 165
-
-_BEGINS = (_MYSQL_GTID, _MYSQL_ANONYMOUS, _MYSQL_GTID_TAGGED, _MARIA_GTID)
-_QUERIES = (_QUERY, _MARIA_QUERY_COMPRESSED)
-_STATEMENTS = (*_QUERIES, _EXECUTE_LOAD_QUERY)
-_STANDALONE = 0x1  # of MariaDB's GTID event: one statement, with no COMMIT after it
+_STATEMENTS = (*QUERIES, EXECUTE_LOAD_QUERY)
 _ORIGINAL_TIME_FOLLOWS = 1 << 55
 
 _ENDS = (b"COMMIT", b"ROLLBACK")
@@ -113,11 +123,11 @@ class _Unreadable(Exception):
 def as_sent(beginning: bytes) -> bytes:
     """Return the beginning of a log without what its description of itself may have otherwise in the server's own file and as it is sent
     to a client: where it ends, its flags, the time at which the server was started, and with them its checksum."""
-    if len(beginning) < 4 + _HEADER_SIZE:
+    if len(beginning) < 4 + HEADER_SIZE:
         return beginning[:17]
-    end = 4 + _HEADER.unpack_from(beginning, 4)[3]
+    end = 4 + HEADER.unpack_from(beginning, 4)[3]
     blank = bytearray(beginning)
-    for first, last in ((17, 23), (4 + _HEADER_SIZE + 52, 4 + _HEADER_SIZE + 56), (end - 4, end)):
+    for first, last in ((17, 23), (4 + HEADER_SIZE + 52, 4 + HEADER_SIZE + 56), (end - 4, end)):
         blank[first:last] = bytes(len(blank[first:last]))
     return bytes(blank)
 
@@ -128,19 +138,19 @@ def in_use(path: str) -> bool:
     :raises OSError: it can't be read
     """
     with open(path, "rb") as file:
-        beginning = file.read(4 + _HEADER_SIZE)
-    return len(beginning) < 4 + _HEADER_SIZE or bool(_HEADER.unpack_from(beginning, 4)[5] & _IN_USE)
+        beginning = file.read(4 + HEADER_SIZE)
+    return len(beginning) < 4 + HEADER_SIZE or bool(HEADER.unpack_from(beginning, 4)[5] & IN_USE)
 
 
 def clear_bytes(beginning: bytes) -> int:
     """Return how much of the beginning of a log, as it is in the file, is not encrypted: MariaDB's describe themselves in clear."""
-    if beginning[:4] != MAGIC or len(beginning) < 4 + _HEADER_SIZE:
-        return 0 if beginning[:4] == _MAGIC_ENCRYPTED else len(beginning)
-    second = 4 + _HEADER.unpack_from(beginning, 4)[3]
-    if len(beginning) < second + _HEADER_SIZE:
+    if beginning[:4] != MAGIC or len(beginning) < 4 + HEADER_SIZE:
+        return 0 if beginning[:4] == MAGIC_ENCRYPTED else len(beginning)
+    second = 4 + HEADER.unpack_from(beginning, 4)[3]
+    if len(beginning) < second + HEADER_SIZE:
         return len(beginning)
-    _time, kind, _server, _size, _end, flags = _HEADER.unpack_from(beginning, second)
-    return second if kind == _MARIA_START_ENCRYPTION and not flags & _IGNORABLE else len(beginning)
+    _time, kind, _server, _size, _end, flags = HEADER.unpack_from(beginning, second)
+    return second if kind == MARIA_START_ENCRYPTION and not flags & IGNORABLE else len(beginning)
 
 
 def read(path: str, visit: Callable[[Transaction], bool] = lambda _each: True, *, digest: bool = False, beginning: bool = False) -> Facts:
@@ -176,7 +186,7 @@ class _Reader:
     def read(self) -> Facts:
         facts = self._facts
         magic = self._take(4)
-        if magic == _MAGIC_ENCRYPTED:
+        if magic == MAGIC_ENCRYPTED:
             raise StillpointError(_ENCRYPTED % self._path)
         if len(magic) < 4:
             facts.fault, facts.torn = "it has no beginning", True
@@ -216,22 +226,22 @@ class _Reader:
         """Read one event; False: there is none, or `visit` has seen enough."""
         facts = self._facts
         at = facts.size
-        header = self._take(_HEADER_SIZE)
+        header = self._take(HEADER_SIZE)
         if not header:
             return False
-        if len(header) < _HEADER_SIZE:
+        if len(header) < HEADER_SIZE:
             raise _Unreadable("it ends in the middle of an event's header at %d" % at, True)
-        time, kind, server, size, _end, flags = _HEADER.unpack(header)
-        if size < _HEADER_SIZE:
+        time, kind, server, size, _end, flags = HEADER.unpack(header)
+        if size < HEADER_SIZE:
             raise _Unreadable("the event at %d says that it has %d bytes" % (at, size), not any(header) and self._only_zeros())
         if facts.end:
             raise _Unreadable("there is an event at %d, behind the last one" % at, False)
-        if self._beginning and kind in _BEGINS:
+        if self._beginning and kind in BEGINS:
             return False
-        body = self._body(at, header, kind, size - _HEADER_SIZE, flags)
-        if not facts.events and kind != _FORMAT:
+        body = self._body(at, header, kind, size - HEADER_SIZE, flags)
+        if not facts.events and kind != FORMAT:
             raise _Unreadable("its first event is of type %d and does not describe the format" % kind, False)
-        if kind == _MARIA_START_ENCRYPTION and not flags & _IGNORABLE:  # the server flags it where it sends what follows in clear
+        if kind == MARIA_START_ENCRYPTION and not flags & IGNORABLE:  # the server flags it where it sends what follows in clear
             raise StillpointError(_ENCRYPTED % self._path)
         more = self._understand(at, at + size, time, kind, server, body)
         if more:
@@ -246,10 +256,10 @@ class _Reader:
     def _body(self, at: int, header: bytes, kind: int, size: int, flags: int) -> bytes:
         """Return the beginning of an event's body without its checksum, which has been compared."""
         head = body = self._take(min(size, _HEAD))
-        if kind == _FORMAT:
+        if kind == FORMAT:
             self._read_format(body)
-            if flags & _IN_USE:  # the server computes the sum without that flag
-                header = header[:17] + struct.pack("<H", flags & ~_IN_USE)
+            if flags & IN_USE:  # the server computes the sum without that flag
+                header = header[:17] + struct.pack("<H", flags & ~IN_USE)
         summed = self._facts.checksums
         if summed and size < 4:
             raise _Unreadable("the event at %d is too small for its checksum" % at, False)
@@ -285,35 +295,32 @@ class _Reader:
     def _understand(self, at: int, end: int, time: int, kind: int, server: int, body: bytes) -> bool:
         """Take in what an event says; False: it belongs to a transaction that `visit` did not want."""
         facts = self._facts
-        if kind == _FORMAT:
+        if kind == FORMAT:
             facts.created = facts.created or time
-        elif kind == _MARIA_GTID_LIST and facts.before is None:
+        elif kind == MARIA_GTID_LIST and facts.before is None:
             facts.before = _gtid_list(body)
             facts.after = facts.before.copy()
-        elif kind == _MYSQL_PREVIOUS_GTIDS and facts.before is None:
+        elif kind == MYSQL_PREVIOUS_GTIDS and facts.before is None:
             facts.before = _previous_gtids(body)
             facts.after = facts.before.copy() if facts.before is not None else None
-        elif kind in _BEGINS:
+        elif kind in BEGINS:
             if self._begun is not None:
                 raise _Unreadable("a transaction begins at %d within another one" % at, False)
             self._begin(at, time, kind, server, body)
-        elif kind == _ROTATE:
+        elif kind == ROTATE:
             facts.end, facts.next_name = "rotate", body[8:].decode("utf-8", "replace").rstrip("\0")
-        elif kind == _STOP:
+        elif kind == STOP:
             facts.end = "stop"
         if self._begun is not None and self._is_last(end, kind, body):
             return self._finish(end, time, kind, body)
         return True
 
     def _begin(self, at: int, time: int, kind: int, server: int, body: bytes) -> None:
-        gtid: Optional[Gtid] = None
         when, self._length, self._standalone, self._first_query = float(time), 0, False, True
-        if kind == _MARIA_GTID:
-            sequence, domain, flags = struct.unpack_from("<QIB", body)
-            gtid, self._standalone = MariaGtid(domain, server, sequence), bool(flags & _STANDALONE)
-        elif kind in (_MYSQL_GTID, _MYSQL_ANONYMOUS):
-            if kind == _MYSQL_GTID:
-                gtid = MysqlGtid(_uuid(body[1:17]), struct.unpack_from("<q", body, 17)[0])
+        gtid = gtid_of(kind, server, body)
+        if kind == MARIA_GTID:
+            self._standalone = bool(gtid_flags(body) & STANDALONE)
+        elif kind in (MYSQL_GTID, MYSQL_ANONYMOUS):
             when, self._length = _commit_time(body, when)
         else:
             self._facts.after = None  # a tag, which sets have no room for here
@@ -325,13 +332,13 @@ class _Reader:
             return False
         if self._length:
             return end >= self._begun[0] + self._length
-        if kind in (_XID, _XA_PREPARE, _MYSQL_PAYLOAD, _INCIDENT):
+        if kind in (XID, XA_PREPARE, MYSQL_PAYLOAD, INCIDENT):
             return True
-        if kind == _EXECUTE_LOAD_QUERY:
+        if kind == EXECUTE_LOAD_QUERY:
             return self._standalone
-        if kind not in _QUERIES:
+        if kind not in QUERIES:
             return False
-        text = _query(body) if kind == _QUERY else b""
+        text = _query(body) if kind == QUERY else b""
         first, self._first_query = self._first_query, False
         if self._mariadb:
             return self._standalone or text in _ENDS or text.startswith((b"XA COMMIT", b"XA ROLLBAC"))
@@ -341,7 +348,7 @@ class _Reader:
         if self._begun is None:
             return True
         start, gtid, when = self._begun
-        if kind in _QUERIES and (self._mariadb or not self._length):
+        if kind in QUERIES and (self._mariadb or not self._length):
             when = float(time + _duration(body))
         elif self._mariadb or not self._length:
             when = max(when, float(time))
@@ -401,11 +408,6 @@ def _packed(body: bytes, at: int) -> int:
     return int.from_bytes(body[at + 1 : at + 1 + width], "little")
 
 
-def _uuid(raw: bytes) -> str:
-    text = raw.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-
 def _gtid_list(body: bytes) -> MariaState:
     state = MariaState()
     number = struct.unpack_from("<I", body)[0] & 0x0FFFFFFF  # the upper four bits are flags
@@ -423,7 +425,7 @@ def _previous_gtids(body: bytes) -> Optional[MysqlState]:
         return None
     at = 8
     for _source in range(number):
-        uuid = _uuid(body[at : at + 16])
+        uuid = uuid_text(body[at : at + 16])
         (intervals,) = struct.unpack_from("<Q", body, at + 16)
         at += 24
         for _interval in range(intervals):

@@ -2,31 +2,38 @@
 """What lies between two positions of a server's binary logs, as far as it matters to an engine that stands at the first of them.
 
 An engine remembers the position of its own last commit. What came after it and is not transactional (rows of MyISAM and Aria
-tables, DDL, rotations) is in the tables, and not the engine's to remember. The format of the events: MySQL's internals manual
-("Binary Log Event Header"), MariaDB's documentation ("GTID_EVENT").
+tables, DDL, rotations) is in the tables, and not the engine's to remember. Only the beginning and the end of an event are looked at, and
+logs are begun anywhere: `binlog.events` reads them whole, with their checksums.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import struct
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from ..binlog.format import (
+    BEGINS,
+    DDL,
+    HEADER,
+    MAGIC,
+    MARIA_GTID,
+    MARIA_START_ENCRYPTION,
+    MYSQL_PAYLOAD,
+    QUERIES,
+    STANDALONE,
+    TRANSACTIONAL,
+    XA_PREPARE,
+    XID,
+    gtid_flags,
+    gtid_of,
+)
 from ..errors import StillpointError
 
-MAGIC = b"\xfebin"
-
-_HEADER = struct.Struct("<IBIIIH")  # time, type, server id, size, end position, flags
-_QUERIES = (2, 165)  # QUERY_EVENT, and MariaDB's compressed one
-_TRANSACTION_ENDS = (16, 38, 40)  # XID_EVENT, XA_PREPARE_LOG_EVENT, TRANSACTION_PAYLOAD_EVENT
-_MYSQL_GTID, _MYSQL_ANONYMOUS, _MYSQL_TAGGED, _MARIADB_GTID, _MARIADB_ENCRYPTION = 33, 34, 42, 162, 164
-_MYSQL_GTID_BODY = struct.Struct("<B16sQ")  # flags, source, number
-_MARIADB_GTID_BODY = struct.Struct("<QIB")  # number, domain, flags
-_STANDALONE, _TRANSACTIONAL, _DDL = 1, 4, 32  # of MariaDB's flags
+_TRANSACTION_ENDS = (XID, XA_PREPARE, MYSQL_PAYLOAD)
 _ENDS = 64  # bytes of an event's body that are looked at, at its beginning and at its end
 
 
@@ -142,7 +149,7 @@ def complete(path: str) -> int:
                     group, statements = begun, 0
                 elif event.kind in _TRANSACTION_ENDS:
                     group = None
-                elif event.kind in _QUERIES and group:
+                elif event.kind in QUERIES and group:
                     # MySQL's transactions begin with BEGIN, and what does not is a statement alone; MariaDB says which it is
                     alone = group.alone if group.of_mariadb else statements == 0 and b"BEGIN" not in event.tail
                     statements += 1
@@ -161,23 +168,18 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         if file.read(len(MAGIC)) != MAGIC:
             raise Unreadable("the binary log %s is encrypted, or is none" % path)
         # the second event says so; those after it have their length in clear, and else nothing
-        if any(event.kind == _MARIADB_ENCRYPTION for event in islice(_events(file, path, len(MAGIC), None), 2)):
+        if any(event.kind == MARIA_START_ENCRYPTION for event in islice(_events(file, path, len(MAGIC), None), 2)):
             raise Unreadable("the binary log %s is encrypted" % path)
         yield file
 
 
 def _group(name: str, event: _Event) -> Optional[Group]:
     """Return the Group that an event begins, None where it begins none."""
-    if event.kind == _MYSQL_GTID:
-        _flags, source, sequence = _MYSQL_GTID_BODY.unpack_from(event.head)
-        text = source.hex()
-        uuid = "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-        return Group(name, event.position, "%s:%d" % (uuid, sequence))
-    if event.kind in (_MYSQL_ANONYMOUS, _MYSQL_TAGGED):
-        return Group(name, event.position)
-    if event.kind == _MARIADB_GTID:
-        flags = _MARIADB_GTID_BODY.unpack_from(event.head)[2]
-        return Group(name, event.position, "", bool(flags & _TRANSACTIONAL) and not flags & _DDL, bool(flags & _STANDALONE), True)
+    if event.kind == MARIA_GTID:
+        flags = gtid_flags(event.head)
+        return Group(name, event.position, "", bool(flags & TRANSACTIONAL) and not flags & DDL, bool(flags & STANDALONE), True)
+    if event.kind in BEGINS:
+        return Group(name, event.position, str(gtid_of(event.kind, 0, event.head) or ""))
     return None
 
 
@@ -190,13 +192,13 @@ def _events(file: BinaryIO, name: str, start: int, end: Optional[int]) -> Iterat
     position = start
     while position < (size if end is None else end):
         file.seek(position)
-        header = file.read(_HEADER.size)
-        length = _HEADER.unpack(header)[3] if len(header) == _HEADER.size else 0
+        header = file.read(HEADER.size)
+        length = HEADER.unpack(header)[3] if len(header) == HEADER.size else 0
         after = position + length
-        if length < _HEADER.size or after > (size if end is None else end):
+        if length < HEADER.size or after > (size if end is None else end):
             raise Unreadable("the binary log %s has no whole event at %d" % (name, position))
-        body = length - _HEADER.size
+        body = length - HEADER.size
         head = file.read(min(body, _ENDS))
-        file.seek(max(after - _ENDS, position + _HEADER.size))
+        file.seek(max(after - _ENDS, position + HEADER.size))
         yield _Event(position, after, header[4], head, file.read(min(body, _ENDS)))
         position = after

@@ -13,6 +13,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
+from ..binlog.format import MAGIC
 from . import between
 from .connection import Session
 from .scratch import Recovery
@@ -189,7 +190,7 @@ def _comparable(stood: Place, logs: Logs) -> Optional[Place]:
         return stood
     oldest = next(iter(logs.sizes))
     purged = stood[0].rpartition(".")[0] == logs.basename and between.number(stood[0]) < between.number(oldest)
-    return (oldest, len(between.MAGIC)) if purged else None
+    return (oldest, len(MAGIC)) if purged else None
 
 
 def _is_in(logs: Logs, place: Place) -> bool:
@@ -225,7 +226,7 @@ def _by_gtid(session: Session, expected: str, stood: str, until: Place, logs: Op
     if logs is None or names is None:
         evidence["open"] = lacks + ", and the binary log does not explain it"
         return
-    since = (until[0], len(between.MAGIC))
+    since = (until[0], len(MAGIC))
     try:
         found = between.read(logs.directory, logs.basename, since, until)
     except between.Unreadable as error:

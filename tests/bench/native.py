@@ -23,5 +23,5 @@ def conditions(directory: Path) -> Record:
         "memory_mib": memory >> 20,
         "server": subprocess.run(["mariadbd", "--version"], capture_output=True, text=True, check=True).stdout.split("Ver ")[1].split()[0],
         "kernel": platform.release(),
-        "file_system": subprocess.run(["stat", "-fc", "%T", str(directory)], capture_output=True, text=True, check=True).stdout.strip(),
+        "file_system": subprocess.run(["findmnt", "-no", "FSTYPE", "-T", str(directory)], capture_output=True, text=True, check=True).stdout.strip(),
     }

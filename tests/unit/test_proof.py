@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -272,6 +273,7 @@ def test_a_change_that_is_in_the_redo_log_alone_is_one(
     assert ("d", "late") in names
     assert ("d", "still") not in names
     assert (found.tables["checked"] + len(found.tables["unchecked"]), found.tables["unchanged"] > 10) == (len(names), True)
+    assert found.recovery is not None and found.recovery.crash_recovery, "the first start is the evidence, and not the second"
 
 
 def test_what_was_written_just_before_the_snapshot_of_the_generation_before_counts_as_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,6 +335,23 @@ def test_the_generation_to_compare_with_is_the_newest_that_is_good_and_had_its_t
     wanted = Before(tmp_path, "changed")
     assert proof.newest_proven([bad, unchecked, wanted, Before(tmp_path)]) is wanted  # type: ignore[list-item]
     assert proof.newest_proven([bad, unchecked]) is None  # type: ignore[list-item]
+
+
+def test_a_server_that_dies_is_held_against_the_data_unless_somebody_killed_it(
+    server: RealServer, copies: List[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, coordinates = taken(server, copies, FLUSH)
+    tables = checking.tables
+    for number, ok in (signal.SIGSEGV, False), (signal.SIGKILL, None):
+
+        def die(session: Session, number: int = number) -> List[checking.Name]:
+            os.kill(int(Path(str(session.value("SELECT @@pid_file"))).read_text(encoding="ascii")), number)
+            time.sleep(1)
+            return tables(session)
+
+        monkeypatch.setattr(checking, "tables", die)
+        found = proven(server, copy, claim(server, coordinates, tables="all"))
+        assert ("the scratch server ended" in found.reason, found.as_dict()["ok"]) == (True, ok)
 
 
 def script(server: RealServer, words: str) -> str:

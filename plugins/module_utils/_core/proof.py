@@ -11,10 +11,11 @@ import os
 import struct
 import subprocess
 import time
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from threading import Thread
-from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Set, Tuple
 
 from .errors import StillpointError
 from .mysql import checking, standing
@@ -150,7 +151,7 @@ def prove(claim: Claim, mounted: Placed, targets: Sequence[Target], watch: Calla
         proof.reason, proof.refuted = str(error), not error.of_host
         if error.recovery and error.recovery.prepared and proof.prepared is None:
             proof.prepared = len([line for line in error.recovery.prepared if "in the XA prepared state" in line]) or None
-    except (_Refuted, ServerError) as error:
+    except _Refuted as error:
         proof.reason, proof.refuted = str(error), not is_of_host(str(error))
     except struct.error as error:
         proof.reason = "an event of the binary log can't be read: %s" % error
@@ -174,7 +175,7 @@ def _prove(claim: Claim, mounted: Placed, targets: Sequence[Target], watch: Call
     checked = Checked()
     with scratch_server(settings, where, discard=not same, binary_log=with_log, tick=watch) as server:
         proof.recovery = server.recovery
-        with _session(server) as session:
+        with _session(server, proof) as session:
             found = standing.stands(session, settings, server.recovery, with_log=with_log)
             proof.prepared = len(session.rows("XA RECOVER"))
             if proof.prepared:
@@ -185,26 +186,27 @@ def _prove(claim: Claim, mounted: Placed, targets: Sequence[Target], watch: Call
                 names = checking.tables(session)
                 checked.unchanged = len([name for name in names if name in same])
                 _check(claim, session, server, [name for name in names if name not in same], checked, watch, proof)
-        _heard(server, proof)
     # What was in the redo log alone is in the files now that the server has stopped in order.
     written = sorted(same - checking.unchanged(checking.files_of(datadir), files)) if same else []
     if written:
         checked.unchanged -= len(written)
-        with scratch_server(settings, where, discard=True, tick=watch) as server:
-            with _session(server) as session:
-                _check(claim, session, server, written, checked, watch, proof)
-            _heard(server, proof)
+        with scratch_server(settings, where, discard=True, tick=watch) as server, _session(server, proof) as session:
+            _check(claim, session, server, written, checked, watch, proof)
 
 
-def _session(server: Scratch) -> Session:
-    return Session(server.login, read_timeout=int(CHECK_LIMIT) + READ_TIMEOUT)
-
-
-def _heard(server: Scratch, proof: Proof) -> None:
-    """Refuse a server that has logged an error."""
-    proof.recovery = server.said()
-    if proof.recovery.errors:
-        raise _Refuted("the server says: %s" % proof.recovery.errors[0])
+@contextmanager
+def _session(server: Scratch, proof: Proof) -> Iterator[Session]:
+    """Give a session with a scratch server; refuse one that has logged an error, in the end."""
+    first = proof.recovery or server.recovery
+    try:
+        with Session(server.login, read_timeout=int(CHECK_LIMIT) + READ_TIMEOUT) as session:
+            yield session
+    except ServerError as error:
+        raise _with_cause(error, server) from None
+    errors = server.said().errors
+    proof.recovery = replace(first, errors=errors)
+    if errors:
+        raise _Refuted("the server says: %s" % errors[0])
 
 
 def _unchanged(claim: Claim, datadir: str) -> Tuple[Set[checking.Name], Mapping[str, Tuple[int, int]]]:
@@ -250,7 +252,7 @@ def _check(
     try:
         _meanwhile(lambda: checking.check(session, names, checked, lambda: server.said().errors), _limited(watch, server))
     except (ServerError, ScratchFailed) as error:
-        raise _while_checking(error, server, checked) from None
+        raise _with_cause(error, server, "; it was checking %s" % checked.current) from None
     finally:
         proof.tables = {"mode": claim.tables, "since": claim.before.name if claim.before else None, **checked.as_dict()}
     if checked.complaints and is_of_host(checked.complaints[0]):
@@ -259,10 +261,10 @@ def _check(
         raise _Refuted("CHECK TABLE finds %d of its tables damaged: %s" % (checked.complaints_total, checked.complaints[0]))
 
 
-def _while_checking(error: StillpointError, server: Scratch, checked: Checked) -> ScratchFailed:
-    """Return the error that names the table, with what the server itself says where it has ended."""
+def _with_cause(error: StillpointError, server: Scratch, doing: str = "") -> ScratchFailed:
+    """Return an error with what the server itself says where it has ended."""
     try:
-        if isinstance(error, ServerError):
+        if isinstance(error, ServerError) and error.connection_lost:
             server.process.wait(_END_LIMIT)
         server.check()
     except ScratchFailed as ended:
@@ -270,7 +272,7 @@ def _while_checking(error: StillpointError, server: Scratch, checked: Checked) -
     except subprocess.TimeoutExpired:
         pass
     of_host = error.of_host if isinstance(error, ScratchFailed) else is_of_host(str(error))
-    return ScratchFailed("%s; it was checking %s" % (error, checked.current), server.said(), of_host=of_host)
+    return ScratchFailed("%s%s" % (error, doing), server.said(), of_host=of_host)
 
 
 def _files_before(generation: Generation) -> Dict[str, Tuple[int, int]]:

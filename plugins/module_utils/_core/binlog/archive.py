@@ -39,6 +39,8 @@ _COPY_EVERY = 300.0
 _BACK_OFF = (1.0, 60.0)
 _STEADY = 30.0  # a stream that lasted as long as this was a good one
 
+_PREAMBLE = 3  # events before a log's first transaction; a log that has more, and has not said what went before it, does not say it
+
 _TRIES = 3  # so often a log that can't be archived whole is fetched anew before that is called an error
 
 
@@ -486,7 +488,7 @@ class Service:
             self.archive.note_position(line, name, facts.size, status.st_mtime)
 
     def check_beginning(self, line: Line, path: str, there: Source) -> bool:
-        """Return whether a log that is being written has said what went before it, which then is what the line ends with.
+        """Return whether a log that is being written has had the time to say what went before it; if it has, that is what the line ends with.
 
         :raises Again: it does not follow on the line; a new one has begun
         """
@@ -494,7 +496,7 @@ class Service:
         if facts.before is not None and not self._follows(line, facts):
             self._archive_break(line, os.path.basename(path), there)
             raise Again("%s does not follow on the logs archived before it" % path)
-        return facts.before is not None
+        return facts.before is not None or facts.events > _PREAMBLE
 
     def _archive_break(self, line: Line, name: str, there: Source) -> None:
         """Begin a new line with a log whose GTIDs do not go on where the last one's ended."""

@@ -20,6 +20,7 @@ class ArgumentSpec:
     required_together: List[List[str]] = field(default_factory=list)
     required_one_of: List[List[str]] = field(default_factory=list)
     mutually_exclusive: List[List[str]] = field(default_factory=list)
+    required_if: List[List[Any]] = field(default_factory=list)
 
     def merge(self, other: "ArgumentSpec") -> "ArgumentSpec":
         """Return an ArgumentSpec with the options and rules of both."""
@@ -28,6 +29,7 @@ class ArgumentSpec:
             self.required_together + other.required_together,
             self.required_one_of + other.required_one_of,
             self.mutually_exclusive + other.mutually_exclusive,
+            self.required_if + other.required_if,
         )
 
     def module(self) -> AnsibleModule:
@@ -37,6 +39,7 @@ class ArgumentSpec:
             required_together=self.required_together,
             required_one_of=self.required_one_of,
             mutually_exclusive=self.mutually_exclusive,
+            required_if=self.required_if,
             supports_check_mode=True,
         )
 

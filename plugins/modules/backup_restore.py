@@ -24,6 +24,9 @@ options:
   generation:
     description: The generation to put back. Default is the newest good one.
     type: str
+  from_host:
+    description: Put a backup of this other host back, which the job's repository holds. Default is the host's own.
+    type: str
   database:
     description: Of a dump, load this database alone.
     type: str
@@ -96,6 +99,13 @@ EXAMPLES = r"""
     job: etrial
     until_time: "{{ second_of_the_mistake }}"
 
+- name: Put a backup of another host below a directory of this one
+  stillpoint.backup.backup_restore:
+    job: etrial
+    from_host: "{{ other_host }}"
+    dest: /backups/theirs
+  when: other_host is defined
+
 - name: Put it back in place
   stillpoint.backup.backup_restore:
     job: etrial
@@ -161,6 +171,7 @@ OWN = ArgumentSpec(
     {
         "job": {"type": "str"},
         "generation": {"type": "str"},
+        "from_host": {"type": "str"},
         "database": {"type": "str"},
         "table": {"type": "str"},
         "as": {"type": "str"},
@@ -177,6 +188,7 @@ OWN = ArgumentSpec(
 def command(params: Dict[str, Any], job: str) -> List[str]:
     """Return the agent's words for a restore."""
     words = ["restore", job, *([params["generation"]] if params["generation"] else [])]
+    words += ["--host", params["from_host"]] if params["from_host"] else []
     words += ["--to", params["dest"]] if params["dest"] else []
     words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
     words += ["--%s=%s" % (name, params[name]) for name in ("database", "table", "as") if params[name] is not None]

@@ -82,11 +82,16 @@ options:
       - V(present) takes new snapshots each time.
       - V(absent) removes the snapshots of O(run_id), or without it all that this collection has left on the host and that no
         running process owns.
+      - V(rolled_back) makes the volumes what they were when the snapshots of O(run_id) were taken, in seconds, by merging these into them.
+        Everything that was written to the volumes since is lost for good. The server is stopped, the volumes are unmounted, merged and mounted, and the server
+        is started. Where one holds the running system, all of them are marked instead and go back at the next boot, see RV(deferred).
+      - V(rolled_back) is refused where a snapshot of the run is missing or has overflowed, where the repository of a job lies on one of the
+        volumes, or where another process uses one; it is named then. What was interrupted is finished by the same task.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, rolled_back]
     default: present
   run_id:
-    description: With O(state=absent), remove only the snapshots of this run, as returned in RV(run_id).
+    description: With O(state=absent), remove only the snapshots of this run, as returned in RV(run_id). Needed with O(state=rolled_back).
     type: str
 extends_documentation_fragment:
   - stillpoint.backup.attributes
@@ -119,6 +124,17 @@ EXAMPLES = r"""
   stillpoint.backup.mysql_quiesce_snapshot:
     state: absent
     run_id: "{{ before_upgrade.run_id }}"
+
+- name: Or it went wrong, so go back to the snapshot and lose what was written since
+  stillpoint.backup.mysql_quiesce_snapshot:
+    state: rolled_back
+    run_id: "{{ before_upgrade.run_id }}"
+  register: back
+  when: upgrade_went_wrong | default(false)
+
+- name: Where a volume holds the running system, it goes back at the next boot
+  ansible.builtin.reboot:
+  when: back.deferred | default(false)
 
 - name: Rather give up at once than wait for a long report to end
   stillpoint.backup.mysql_quiesce_snapshot:
@@ -293,6 +309,22 @@ server:
       description: The systemd unit that runs it, where there is one.
       type: str
       sample: mariadb.service
+deferred:
+  description: The volumes go back at the next boot, and what is written until then is lost as well. Reboot at once.
+  type: bool
+  returned: success, O(state=rolled_back)
+  sample: false
+volumes:
+  description: The volumes that went back, in check mode those that would, as C(VG/NAME).
+  type: list
+  elements: str
+  returned: success, O(state=rolled_back)
+  sample: [data/mysql]
+replaced:
+  description: Where binary logs were set aside that lie on another volume and do not follow on what the server went back to.
+  type: list
+  elements: str
+  returned: success, O(state=rolled_back), not in check mode
 removed:
   description: The snapshots that were removed, in check mode those that would be.
   type: list
@@ -303,8 +335,11 @@ removed:
 
 from typing import Any, Dict, List, Optional
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, connection, request, storage
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe.progress import Silent
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.quiesce import QuiesceRequest, quiesce_plan, quiesce_snapshot, removable
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore import rollback
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.storage import leftovers
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
 
@@ -318,9 +353,10 @@ OWN = ArgumentSpec(
         "long_query_action": {"type": "str", "choices": ["wait", "fail", "kill"], "default": "wait"},
         "stop_replica": {"type": "bool", "default": False},
         "desync": {"type": "bool", "default": False},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "state": {"type": "str", "choices": ["present", "absent", "rolled_back"], "default": "present"},
         "run_id": {"type": "str"},
-    }
+    },
+    required_if=[["state", "rolled_back", ["run_id"]]],
 )
 
 
@@ -337,6 +373,17 @@ def absent(run_id: Optional[str], check_mode: bool) -> Dict[str, Any]:
     return {"changed": bool(removed), "removed": removed, "diff": difference("snapshots", lines(removed), [])}
 
 
+def rolled_back(module: AnsibleModule, run_id: str) -> Dict[str, Any]:
+    """Go back to the snapshots of a run, or only plan it; return the module's result."""
+    plan = rollback.make(run_id)
+    for warning in plan.warnings:
+        module.warn(warning)
+    names = [volume.name for volume in plan.volumes]
+    diff = difference("volumes", names, ["%s as of %s" % (name, plan.time) for name in names])
+    result = {"changed": True, "volumes": names, "deferred": plan.deferred, "diff": diff}
+    return result if module.check_mode else {**result, "replaced": rollback.execute(plan, Silent())["replaced"]}
+
+
 def lines(snapshots: List[Dict[str, Any]]) -> List[str]:
     """Return each snapshot as one line of a diff."""
     return ["%s of %s/%s" % ("snapshot %(vg)s/%(name)s" % each if "name" in each else "a snapshot", each["vg"], each["origin"]) for each in snapshots]
@@ -348,8 +395,10 @@ def main() -> None:
     with door(module):
         if params["state"] == "present":
             result = present(params, module.check_mode)
-        else:
+        elif params["state"] == "absent":
             result = absent(params["run_id"], module.check_mode)
+        else:
+            result = rolled_back(module, params["run_id"])
     module.exit_json(**result)
 
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import jinja2
 import pytest
@@ -255,3 +258,98 @@ def test_after_a_crash_in_a_copy_the_host_boots_from_the_origins_and_the_next_ru
     assert etrial.volumes() == {"root"}
     assert etrial.left_behind() == []
     assert len(etrial.generations()) == 1
+
+
+UPGRADE = """
+- name: Upgrade
+  ansible.builtin.shell: |
+    mariadb -e 'DROP DATABASE wf_workflow; CREATE DATABASE later'
+    echo new > /srv/tree/version
+"""
+CHECK = """
+- name: Look whether the application finds its documents
+  ansible.builtin.command: mariadb wf_workflow -e 'SELECT 1 FROM APP_DOCUMENT LIMIT 1'
+"""
+POINT = """
+- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - stillpoint.backup.mysql_quiesce_snapshot:
+        volumes: [/srv/tree]
+"""
+
+
+@pytest.mark.state("binlog")
+def test_an_upgrade_that_fails_goes_back_to_before_it_and_so_does_a_rollback_that_was_killed(
+    etrial: Etrial, playbook: Callable[..., "CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    machine = etrial.machine
+    groups(machine, data="1 2")
+    shell(
+        machine,
+        "lvcreate -qq -y -L 1200m --type thin-pool -n pool data; lvcreate -qq -y -V 2g --thinpool pool -n db data",
+        "lvcreate -qq -y -L 400m -n tree data; mkfs.ext4 -q /dev/data/db; mkfs.xfs -q /dev/data/tree; mkdir /srv/db /srv/tree",
+        "printf '/dev/data/db /srv/db ext4 defaults 0 0\\n/dev/data/tree /srv/tree xfs defaults 0 0\\n' >> /etc/fstab",
+        "mount /srv/db; mount /srv/tree; echo old > /srv/tree/version",
+    )
+    move_datadir(machine, "/srv/db/mysql", "ln -s /srv/db/mysql /var/lib/mysql")
+    before = etrial.sql("CHECKSUM TABLE wf_workflow.APP_DOCUMENT EXTENDED")
+    for name, text in (("upgrade", UPGRADE), ("check", CHECK)):
+        (tmp_path / f"{name}.yml").write_text(text)
+
+    def is_back() -> None:
+        assert etrial.sql("CHECKSUM TABLE wf_workflow.APP_DOCUMENT EXTENDED") == before
+        assert "later" not in etrial.sql("SHOW DATABASES").split()
+        assert machine.run("cat /srv/tree/version").stdout == "old\n"
+        # nothing of ours is on what used to be a snapshot, or a clean-up would take it; it is there at the next boot
+        assert shell(machine, "lvs --noheadings -o lv_tags,lv_skip_activation data/db data/tree").split() == []
+        assert etrial.left_behind() == []
+        assert machine.run("ls /etc/systemd/system/mariadb.service.d/stillpoint-restore.conf", check=False).rc != 0
+
+    arguments = ["-e", json.dumps({"stillpoint_upgrade": f"{tmp_path}/upgrade.yml", "stillpoint_check": f"{tmp_path}/check.yml"})]
+    arguments += ["-e", json.dumps({"stillpoint_volumes": ["/srv/tree"]})]
+    upgrade = Path(__file__).resolve().parents[2] / "playbooks" / "upgrade.yml"
+    failed = playbook(upgrade, *arguments, check=False)
+    assert failed.returncode == 2
+    assert "data/db, data/tree went back to 20" in failed.stdout.replace("\n", " ")
+    is_back()
+    # the logs lie on another volume, and tell of what is no more
+    assert "wf_workflow" not in shell(machine, "mariadb-binlog --no-defaults $(ls /var/log/mysql/mysql-bin.0* | tail -1)")
+    assert machine.run("ls -d /var/log/mysql/mysql-bin.replaced-*/mysql-bin.index").rc == 0
+
+    (tmp_path / "check.yml").write_text("- ansible.builtin.command: mariadb later -e 'SELECT 1'\n")
+    (tmp_path / "upgrade.yml").write_text("- ansible.builtin.command: mariadb -e 'CREATE DATABASE later'\n")
+    playbook(upgrade, *arguments)
+    assert "later" in etrial.sql("SHOW DATABASES").split()
+    assert etrial.left_behind() == []
+    etrial.sql("DROP DATABASE later")
+
+    playbook(POINT)
+    etrial.sql("DROP DATABASE wf_workflow; CREATE DATABASE later")
+    machine.run("echo new > /srv/tree/version")
+    busy = etrial.stillpoint("rollback", "--dry-run")
+    assert "data/db, mounted at /srv/db: everything that was written to it since is lost" in busy.stdout
+    machine.run("systemd-run -q --unit=shell-in-the-way --working-directory=/srv/tree sleep 1000")
+    busy = etrial.stillpoint("rollback", "--yes", check=False)
+    assert busy.rc == 1 and "/srv/tree is in use by sleep (process" in busy.stderr and "nothing has gone back" in busy.stderr
+    assert "later" in etrial.sql("SHOW DATABASES").split()
+    machine.run("systemctl stop shell-in-the-way")
+    # one volume is merged and the other one is not
+    halfway = """
+        from stillpoint.storage import lvm
+        merge, merged = lvm.merge, []
+        def once(name):
+            if merged: die()
+            merged.append(name)
+            merge(name)
+        lvm.merge = once
+    """
+    assert etrial.faulty(textwrap.dedent(halfway), "rollback", "--yes").rc == 128 + 9
+    machine.power_cut()
+    assert machine.run("systemctl is-active mariadb", check=False).stdout.strip() != "active"
+    assert etrial.stillpoint("run", "nothing", check=False).rc == 2
+    machine.run("stillpoint clean --kept")
+    assert "finish going back" in etrial.stillpoint("rollback", "--dry-run").stdout
+    etrial.stillpoint("rollback", "--yes")
+    is_back()

@@ -177,6 +177,10 @@ def _parser() -> argparse.ArgumentParser:
     restoring.add_argument(
         "--discard-replaced", action="store_true", help="instead: delete what earlier restores of the job replaced and kept"
     )
+    rolling = add("rollback", _rollback, "go back to the snapshots that a playbook has kept, and lose what was written since")
+    rolling.add_argument("run", metavar="RUN", nargs="?", help="the run_id of mysql_quiesce_snapshot (default: the only one that there is)")
+    rolling.add_argument("--yes", action="store_true", help="do not ask")
+    rolling.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
     pruning = add("prune", _prune, "remove the generations that the job's keep no longer asks for")
     one_job(pruning)
     pruning.add_argument("--dry-run", action="store_true", help="show what would be removed; change nothing")
@@ -347,6 +351,12 @@ def _restore(arguments: argparse.Namespace) -> int:
     from .cli_restore import restore
 
     return restore(arguments)
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from .cli_restore import rollback
+
+    return rollback(arguments)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING, List, Optional, Union
 
 from . import job as jobs
 from .cli import PROGRAM, _confirm, _directory, _print_json, _print_lines, _reporter
 from .errors import StillpointError, UsageError
 from .job import Job
-from .observe import show
+from .observe import progress, show
 from .observe.text import count, duration, size
 
 if TYPE_CHECKING:
@@ -94,6 +95,35 @@ def restore(arguments: argparse.Namespace) -> int:
         _print_lines(["  %s" % kept for kept in done["replaced"]])
     if plan.BACK_UP in done.get("warnings", ()):
         _print_lines(["take a backup now, with `%s run %s`: no moment from now on can be recovered before there is one" % (PROGRAM, job.name)])
+    return 0
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Go back to an undo point."""
+    from .restore import rollback as rolling
+
+    made = rolling.make(arguments.run)
+    if arguments.dry_run:
+        if arguments.json:
+            _print_json(made.as_dict())
+        else:
+            _print_lines(made.lines())
+        return 0
+    if not arguments.json:
+        _print_lines(made.lines())
+    _confirm(arguments, "go back to %s and lose what was written since" % made.run_id)
+    reporter = progress.for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
+    try:
+        done = rolling.execute(made, reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        _print_json(done)
+    elif done["deferred"]:
+        _print_lines(["%s go back to %s at the next boot: reboot now" % (", ".join(done["volumes"]), made.run_id)])
+    else:
+        _print_lines(["%s are as they were at %s" % (", ".join(done["volumes"]), made.time)])
+        _print_lines(["  the binary logs since are kept in %s" % path for path in done["replaced"]])
     return 0
 
 

@@ -8,12 +8,12 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import plan as planning
 from .mysql import topology
-from .mysql.connection import Login
+from .mysql.connection import Login, Session
 from .point import Quiesce, new_run_id, point_in_time
 from .process import require
-from .storage import layout, leftovers, lvm, sizes
+from .storage import layout, leftovers, lvm, points, sizes
 from .storage.layout import FILES
-from .storage.leftovers import KEPT, this_process
+from .storage.leftovers import this_process
 from .storage.lvm import LogicalVolume
 from .storage.snapshots import Target
 
@@ -44,10 +44,23 @@ def quiesce_snapshot(request: QuiesceRequest, note: Callable[[str], None] = lamb
         note(text)
     quiesce, targets = _prepare(request)
     owner = this_process(new_run_id(), MODULE_JOB)
+    about = _about(quiesce)
     with point_in_time(targets, owner, quiesce, note, hand_over=True) as point:
         for snapshot in point.snapshots:
-            lvm.retag(snapshot.full_name, add=[KEPT])
+            lvm.retag(snapshot.full_name, add=points.tags(len(point.snapshots), about))
     return point.as_dict()
+
+
+def _about(quiesce: Quiesce) -> points.About:
+    """Return what a rollback to the snapshots has to know of the server."""
+    server = quiesce.server
+    basename = (server.log_bin_basename or "") if server.log_bin else ""
+    index = ""
+    if basename:
+        with Session(quiesce.login) as session:
+            rows = session.rows("SHOW GLOBAL VARIABLES LIKE 'log_bin_index'")
+        index = str(rows[0]["Value"]) if rows else basename + ".index"
+    return points.About(server.unit or "", server.datadir, basename, index)
 
 
 def quiesce_plan(request: QuiesceRequest) -> Dict[str, Any]:

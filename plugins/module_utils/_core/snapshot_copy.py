@@ -168,8 +168,8 @@ def _taken(request: CopyRequest, owner: Owner, reporter: Reporter) -> Iterator[P
 def _given(request: CopyRequest, owner: Owner) -> Iterator[Point]:
     """Make the snapshots that a playbook holds this process's own for as long as it lasts, and remove them at the end."""
     given = _checked(request)
-    for snapshot in given:
-        _hand(snapshot, add=owner.tags(), drop_kept=not request.keep_snapshot)
+    for snapshot in given if not request.keep_snapshot else ():  # what is kept stays what it is: an undo point too
+        _hand(snapshot, add=owner.tags())
     facts = request.point or {}
     try:
         yield Point(
@@ -187,10 +187,10 @@ def _given(request: CopyRequest, owner: Owner) -> Iterator[Point]:
                     leftovers.remove(snapshot.full_name)
 
 
-def _hand(snapshot: Snapshot, *, add: Sequence[str], drop_kept: bool) -> None:
+def _hand(snapshot: Snapshot, *, add: Sequence[str]) -> None:
     """Replace the tags that name a snapshot's owner. It is never without one: a kill in between leaves it to be found."""
     volume = lvm.by_name(lvm.volumes(), snapshot.full_name)
-    old = [tag for tag in (volume.tags if volume else ()) if tag.startswith(COLLECTION + ".") and tag not in add and (drop_kept or tag != KEPT)]
+    old = [tag for tag in (volume.tags if volume else ()) if tag.startswith(COLLECTION + ".") and tag not in add]
     lvm.retag(snapshot.full_name, add=add, remove=old)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, 
 from .. import service
 from ..binlog.aside import Logs
 from ..errors import StillpointError, UsageError
+from ..job import host_name
 from ..repository import manifest
 from ..repository.generations import Generation, RecordedTree
 from ..storage.mounts import is_below
@@ -248,10 +249,22 @@ def _doubts(generation: Generation) -> Iterator[str]:
         yield "its proof failed, and a server may not start on it or find its tables well: %s" % generation.failed_proof
 
 
+def _stranger(generation: Generation, targets: Sequence[Target]) -> Iterator[str]:
+    """Return what it means that a backup is of another host."""
+    host = str(generation.summary.get("host") or "")
+    if host in ("", host_name()):
+        return
+    yield "it is a backup of another host, %s: what is here now is replaced by what was there" % host
+    if places.databases(targets):
+        also = "" if (generation.summary.get("server") or {}).get("flavour") == "mariadb" else ", and its server_uuid (auto.cnf), which no two servers may have"
+        yield "the server here gets the accounts and passwords of that one%s" % also
+
+
 def _warnings(
     generation: Generation, targets: Sequence[Target], unit: Optional[str], replay: Optional["Replay"] = None
 ) -> Iterator[str]:
     yield from _doubts(generation)
+    yield from _stranger(generation, targets)
     for target in targets:
         if target.tree.is_files or not os.path.isdir(target.path):
             continue

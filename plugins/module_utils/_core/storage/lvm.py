@@ -22,6 +22,7 @@ SHORT_LIVED = ("--config", "activation { monitoring=0 } backup { archive=0 backu
 
 _REPORT_TIMEOUT = 60.0
 _CHANGE_TIMEOUT = 120.0
+_MERGE_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,24 @@ def convert_argv(origin: str, cow: str) -> List[str]:
 
 def deactivate(full_name: str) -> None:
     lvm(["lvchange", *SHORT_LIVED, "-y", "-q", "-an", full_name])
+
+
+def activate(full_name: str) -> None:
+    """Activate a volume, also one that is skipped at boot."""
+    lvm(["lvchange", *SHORT_LIVED, "-y", "-q", "-ay", "-K", full_name])
+
+
+def merge(full_name: str) -> None:
+    """Let a snapshot's contents become its origin's: at once where nothing has either open, else at the origin's next activation.
+
+    A thick one is copied back in the background, and looks merged from the beginning.
+    """
+    lvm(["lvconvert", "-y", "-q", "--merge", "--background", full_name], timeout=_MERGE_TIMEOUT)
+
+
+def do_not_skip(full_name: str) -> None:
+    """Have a thin snapshot activated at boot as any volume is: it is about to become one."""
+    lvm(["lvchange", *SHORT_LIVED, "-y", "-q", "-kn", full_name])
 
 
 def extend(full_name: str, size: int) -> None:

@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Going back to an undo point: the snapshots that a playbook kept are merged into their volumes. Seconds, whatever the size.
+
+Everything that was written to those volumes since is lost, for good. A journal on another file system, and LVM's own metadata, say how
+far it has come: the same command finishes what a kill has interrupted. Where a volume can't be unmounted because it holds the running system, all of
+the set is marked, and merged at the next boot.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from .. import durable, service
+from .. import job as jobs
+from ..binlog.aside import Logs
+from ..errors import CommandError, StillpointError, UsageError
+from ..observe.progress import Reporter
+from ..process import run, undisturbed
+from ..storage import dm, layout, lvm, mounts, points
+from ..storage.holders import Holder, holders
+from ..storage.mounts import Mount, is_below
+from . import journal as journals
+
+_JOURNAL = "rollback.json"
+
+# A file system with one of these can't be unmounted under a running system, or holds what the way back is led by.
+_SYSTEM = ("/usr/bin", "/etc", "/var/lib/stillpoint", "/run")
+_TRIES = 3
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume that goes back, and where it is mounted ("" where it is not)."""
+
+    vg: str
+    origin: str
+    snapshot: str
+    thin: bool
+    mount_point: str = ""
+    fs_type: str = ""
+    options: str = ""
+
+    @property
+    def name(self) -> str:
+        return "%s/%s" % (self.vg, self.origin)
+
+    @property
+    def snapshot_name(self) -> str:
+        return "%s/%s" % (self.vg, self.snapshot)
+
+
+@dataclass(frozen=True)
+class RollbackPlan:
+    """A rollback that nothing is known to be against.
+
+    :ivar time: of the undo point, for people
+    :ivar deferred: to the next boot, as a volume holds the running system
+    :ivar stamp: what is in the names of what is set aside
+    """
+
+    run_id: str
+    time: str
+    volumes: Tuple[Volume, ...]
+    unit: Optional[str]
+    triggers: Tuple[str, ...]
+    about: points.About
+    deferred: bool
+    resumes: bool
+    warnings: Tuple[str, ...] = ()
+
+    @property
+    def logs(self) -> Optional[Logs]:
+        """The server's binary logs, where they stay as they are on a volume that does not go back."""
+        if not self.about.log or self.deferred:
+            return None
+        replaced = tuple(os.path.realpath(volume.mount_point) for volume in self.volumes if volume.mount_point)
+        logs = Logs(self.about.log, self.about.index, self.about.datadir, replaced, self.run_id)
+        return logs if logs.outside(logs.basename) else None
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "run_id": self.run_id,
+            "volumes": [{"vg": each.vg, "origin": each.origin, "snapshot": each.snapshot, "mount_point": each.mount_point or None} for each in self.volumes],
+            "service": self.unit,
+            "deferred": self.deferred,
+            "resumes": self.resumes,
+            "warnings": list(self.warnings),
+        }
+
+    def lines(self) -> List[str]:
+        """Return it for people."""
+        lines = ["%s to the undo point %s of %s:" % ("finish going back" if self.resumes else "go back", self.run_id, self.time)]
+        for each in self.volumes:
+            at = ", mounted at %s" % each.mount_point if each.mount_point else ""
+            lines.append("  %s%s: everything that was written to it since is lost, and can't be had back" % (each.name, at))
+        if self.deferred:
+            lines.append("  a running system can't be taken back: the volumes are marked, and go back when this host boots next")
+            lines.append("  whatever is written until then is lost as well: reboot at once")
+        else:
+            if self.unit:
+                lines.append("  %s is stopped for it, and started after that" % " and ".join([self.unit, *self.triggers]))
+            if self.logs:
+                lines.append("  the server's binary logs %s.* are set aside: they do not follow on what it goes back to" % self.logs.basename)
+        return lines + ["  warning: " + warning for warning in self.warnings]
+
+
+# -- planning
+
+
+def make(run_id: Optional[str] = None) -> RollbackPlan:
+    """Return the plan for going back. Nothing is changed.
+
+    :param run_id: as mysql_quiesce_snapshot returned it; default: the only one that there is
+    :raises UsageError: there is no such point
+    :raises StillpointError: it is not whole, a repository lies on it, or something else is against it
+    """
+    pending = journals.pending()
+    if pending:
+        raise journals.refuse_another(pending, "this asks for something else")
+    begun = _begun()
+    if begun is not None:
+        if run_id not in (None, begun.run_id):
+            raise UsageError("going back to %s was interrupted: finish that first, with stillpoint rollback %s" % (begun.run_id, begun.run_id))
+        return begun
+    known = lvm.volumes()
+    point = points.find(known, run_id)
+    points.check(point)
+    volumes = tuple(_volume(each, known) for each in point.snapshots)
+    _refuse_repositories(volumes, known)
+    deferred = any(_is_system(volume) for volume in volumes)
+    unit = point.about.unit if point.about.unit and service.exists(point.about.unit) else None
+    if not deferred:
+        for volume in volumes:
+            _refuse_inside(volume)
+    triggers = service.triggers(unit) if unit and not deferred else ()
+    return RollbackPlan(point.run_id, point.time, volumes, unit, triggers, point.about, deferred, False, tuple(_warnings(point, known)))
+
+
+def _volume(snapshot: lvm.LogicalVolume, known: Sequence[lvm.LogicalVolume]) -> Volume:
+    origin = lvm.by_name(known, "%s/%s" % (snapshot.vg, snapshot.origin))
+    if origin is None:
+        raise StillpointError("the origin of %s is gone: there is nothing to merge it into" % snapshot.full_name)
+    found = [mount for mount in mounts.table() if (mount.major, mount.minor) == (origin.major, origin.minor)]
+    own = Volume(snapshot.vg, snapshot.origin, snapshot.name, snapshot.thin)
+    if not found:
+        return own
+    whole = [mount for mount in found if mount.root == "/"]
+    first = whole[0] if whole else found[0]
+    if len(found) > 1 and first.mount_point != "/":
+        raise StillpointError(
+            "%s is mounted at %s: unmount it at all places but one first" % (origin.full_name, " and ".join(mount.mount_point for mount in found))
+        )
+    return Volume(own.vg, own.origin, own.snapshot, own.thin, first.mount_point, first.fs_type, _options(first))
+
+
+def _options(mount: Mount) -> str:
+    return ",".join(mount.options) or "rw"
+
+
+def _is_system(volume: Volume) -> bool:
+    """Tell whether a volume holds what the running system can't be without."""
+    return bool(volume.mount_point) and any(is_below(path, volume.mount_point) for path in _SYSTEM)
+
+
+def _refuse_inside(volume: Volume) -> None:
+    inside = mounts.mounted_below(volume.mount_point) if volume.mount_point else []
+    if inside:
+        raise StillpointError("%s can't be unmounted: %s is mounted inside it; unmount that first" % (volume.mount_point, inside[0]))
+
+
+def _refuse_repositories(volumes: Sequence[Volume], known: Sequence[lvm.LogicalVolume]) -> None:
+    """Refuse to take back a repository of one of this host's jobs."""
+    names = {volume.name for volume in volumes}
+    for path in sorted({job.repository for job in _jobs()}):
+        if not os.path.isdir(path):
+            continue
+        lies_on = layout.volume_of(path, known)
+        if lies_on is not None and lies_on.full_name in names:
+            raise StillpointError(
+                "the repository %s lies on %s, and the backups that were taken since would be lost with it: move it to another volume first"
+                % (path, lies_on.full_name)
+            )
+
+
+def _jobs() -> List[jobs.Job]:
+    found = []
+    for name in jobs.names():
+        try:
+            found.append(jobs.load(name))
+        except StillpointError:
+            continue  # it backs nothing up as long as it can't be read
+    return found
+
+
+def _warnings(point: points.UndoPoint, known: Sequence[lvm.LogicalVolume]) -> List[str]:
+    found = []
+    origins = {(each.vg, each.origin) for each in point.snapshots}
+    others = [
+        each.full_name
+        for each in known
+        if each.is_snapshot and (each.vg, each.origin) in origins and each.name not in {own.name for own in point.snapshots} and not each.thin
+    ]
+    if others:
+        found.append("%s are snapshots of the same volumes: what is merged is kept for them too, and may make them overflow" % ", ".join(others))
+    return found
+
+
+# -- executing
+
+
+def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
+    """Go back and return ``{run_id, volumes, deferred, service, replaced, warnings}``; `replaced` is what was set aside.
+
+    :raises StillpointError: it says how far it came
+    """
+    with journals.alone() if not plan.deferred else _alone_in_run():
+        if plan.deferred:
+            reporter.stage("mark")
+            with undisturbed():
+                for volume in plan.volumes:
+                    _mark(volume)
+            return _done(plan, [])
+        if not plan.resumes:
+            _write(plan)
+        _stop(plan, reporter)
+        reporter.stage("merge")
+        with undisturbed():
+            kept = plan.logs.set_aside() if plan.logs else []
+            known = lvm.volumes()
+            for snapshot in filter(None, (lvm.by_name(known, volume.snapshot_name) for volume in plan.volumes)):
+                _give_away(snapshot)  # all of them before the first is merged: nobody may clean up half of a set
+            with dm.Control() as control:
+                for volume in plan.volumes:
+                    _merge(volume, control)
+            for volume in plan.volumes:
+                _mount(volume)
+        _note(plan, reporter)
+        if plan.unit:
+            reporter.stage("start")
+            service.allow(plan.unit)
+            service.start(plan.unit, plan.about.datadir, plan.triggers)
+        _forget()
+        return _done(plan, kept)
+
+
+def _done(plan: RollbackPlan, kept: Sequence[str]) -> Dict[str, Any]:
+    return {
+        "run_id": plan.run_id,
+        "volumes": [each.name for each in plan.volumes],
+        "deferred": plan.deferred,
+        "service": plan.unit,
+        "replaced": list(kept),
+        "warnings": list(plan.warnings),
+    }
+
+
+def _alone_in_run() -> Any:
+    """Be the only one, where the usual place for a lock goes back too."""
+    mounts.make_run_directory()
+    return journals.alone(os.path.join(mounts.RUN_DIRECTORY, "rollback"))
+
+
+def _mark(volume: Volume) -> None:
+    """Have LVM merge a volume when it is activated next."""
+    now = lvm.by_name(lvm.volumes(), volume.snapshot_name)
+    if now is not None and not points.is_merging(now):
+        _give_away(now)
+        lvm.merge(now.full_name)
+
+
+def _give_away(snapshot: lvm.LogicalVolume) -> None:
+    """Let a snapshot be no leftover of ours any more: it is about to be the volume itself."""
+    ours = points.merge_tags(snapshot)
+    if ours:
+        lvm.retag(snapshot.full_name, remove=ours)
+    if snapshot.thin:
+        lvm.do_not_skip(snapshot.full_name)
+
+
+def _stop(plan: RollbackPlan, reporter: Reporter) -> None:
+    """Stop the server, and unmount every volume.
+
+    :raises StillpointError: something else uses one; where nothing was merged yet, all is as it was
+    """
+    reporter.stage("stop")
+    try:
+        if plan.unit:
+            service.stop(plan.unit, plan.triggers)
+            service.forbid(plan.unit)
+        for volume in plan.volumes:
+            if volume.mount_point and os.path.ismount(volume.mount_point):
+                _unmount(volume, "; nothing has gone back" if not plan.resumes else "")
+    except BaseException:
+        if not plan.resumes:
+            with undisturbed():
+                for volume in plan.volumes:
+                    _mount(volume)
+                if plan.unit:
+                    _start_again(plan, plan.unit, reporter)
+                _forget()
+        raise
+
+
+def _start_again(plan: RollbackPlan, unit: str, reporter: Reporter) -> None:
+    try:
+        service.allow(unit)
+        service.start(unit, plan.about.datadir, plan.triggers)
+    except StillpointError as error:
+        reporter.warn("%s; nothing has gone back" % error)
+
+
+def _unmount(volume: Volume, so_far: str) -> None:
+    busy = holders(os.stat(volume.mount_point).st_dev)
+    if busy:
+        raise StillpointError("%s is in use by %s: stop that, then run this again%s" % (volume.mount_point, _named(busy), so_far))
+    try:
+        mounts.unmount(volume.mount_point)
+    except CommandError as error:
+        busy = holders(os.stat(volume.mount_point).st_dev)
+        raise StillpointError("%s can't be unmounted: %s" % (volume.mount_point, "it is in use by " + _named(busy) if busy else error)) from error
+
+
+def _named(busy: Sequence[Holder]) -> str:
+    more = " and %d more" % (len(busy) - _MOST_NAMED) if len(busy) > _MOST_NAMED else ""
+    return ", ".join(map(str, busy[:_MOST_NAMED])) + more
+
+
+def _merge(volume: Volume, control: dm.Control) -> None:
+    """Merge a snapshot into its volume, whatever of that was done before.
+
+    :raises StillpointError: LVM does not do it
+    """
+    for _attempt in range(_TRIES):
+        lvm.settle()
+        known = lvm.volumes()
+        origin = lvm.by_name(known, volume.name)
+        if origin is None:
+            raise StillpointError("the volume %s is gone" % volume.name)
+        snapshot = lvm.by_name(known, volume.snapshot_name)
+        if snapshot is not None and not points.is_merging(snapshot):
+            lvm.merge(snapshot.full_name)
+            continue
+        if not origin.active:
+            lvm.activate(origin.full_name)
+            continue
+        state = control.state(dm.name(volume.vg, volume.origin))
+        if snapshot is None and not points.waits_for_merge(origin) or state is not None and state.target == "snapshot-merge":
+            _tidy(origin)
+            return
+        lvm.deactivate(origin.full_name)
+        lvm.activate(origin.full_name)
+    raise StillpointError(
+        "LVM has not merged %s into %s: `lvs -a %s` shows why; run this again then, the server stays stopped until it is done"
+        % (volume.snapshot_name, volume.name, volume.vg)
+    )
+
+
+def _tidy(origin: lvm.LogicalVolume) -> None:
+    """Take our tags off a volume that was a thin snapshot."""
+    ours = points.own_tags(origin)
+    if ours:
+        lvm.retag(origin.full_name, remove=ours)
+
+
+def _mount(volume: Volume) -> None:
+    if not volume.mount_point or os.path.ismount(volume.mount_point):
+        return
+    if run(["mount", volume.mount_point], timeout=300, check=False).rc == 0:  # as fstab has it
+        return
+    device = "/dev/%s/%s" % (volume.vg, volume.origin)
+    try:
+        run(["mount", "-t", volume.fs_type, "-o", volume.options, device, volume.mount_point], timeout=300)
+    except CommandError as error:
+        raise StillpointError(
+            "%s can't be mounted at %s: %s; run this again when that is mended" % (volume.name, volume.mount_point, error)
+        ) from error
+
+
+def _note(plan: RollbackPlan, reporter: Reporter) -> None:
+    """Tell the archive of the server's binary logs that what comes does not follow on it."""
+    from ..binlog.index import Archive  # pylint: disable=import-outside-toplevel  # only where there is one
+
+    directory, stem = os.path.split(plan.about.log)
+    for archive in (Archive(os.path.join(job.repository, jobs.host_name(), job.name)) for job in _jobs() if job.mysql and job.binlog):
+        if not archive.exists:
+            continue
+        known = [str(line.server.get("basename") or "") for line in archive.lines()[-1:]]
+        if not plan.about.log or known != [plan.about.log]:
+            continue
+        there = os.listdir(directory) if os.path.isdir(directory) else []
+        try:
+            archive.note_restore("the undo point %s" % plan.run_id, sorted(name for name in there if name.startswith(stem + ".")))
+        except OSError as error:
+            reporter.warn("the archive of binary logs in %s can't be told of it (%s): have it begin anew, by moving it away" % (archive.path, error.strerror))
+
+
+# -- journal
+
+
+def _write(plan: RollbackPlan) -> None:
+    facts = {
+        "run_id": plan.run_id,
+        "time": plan.time,
+        "volumes": [asdict(volume) for volume in plan.volumes],
+        "unit": plan.unit,
+        "triggers": list(plan.triggers),
+        "about": asdict(plan.about),
+    }
+    durable.write_json(_path(), facts)
+
+
+def _begun() -> Optional[RollbackPlan]:
+    """Return the plan for finishing what was interrupted; None when nothing was."""
+    facts = durable.read_json(_path())
+    if not isinstance(facts, dict):
+        return None
+    volumes = tuple(Volume(**each) for each in facts["volumes"])
+    about = points.About(**facts["about"])
+    return RollbackPlan(facts["run_id"], facts["time"], volumes, facts["unit"], tuple(facts["triggers"]), about, False, True)
+
+
+def _forget() -> None:
+    if os.path.lexists(_path()):
+        os.unlink(_path())
+        durable.sync_directory(journals.STATE)
+
+
+def _path() -> str:
+    return os.path.join(journals.STATE, _JOURNAL)

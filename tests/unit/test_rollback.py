@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Undo points: what LVM's tags keep of them, which are whole, who is in the way. That volumes really go back is shown in virtual machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any, List
+
+import pytest
+from _core import durable
+from _core.errors import StillpointError, UsageError
+from _core.restore import journal, rollback
+from _core.storage import leftovers, lvm, points
+from _core.storage.holders import holders
+from _core.storage.lvm import LogicalVolume
+from trees import needs_root, small_disk
+
+RUN = "20261122t020004-3f9a"
+ABOUT = points.About("mariadb@one\\x2dtwo.service", "/srv/db & more/mysql", "/var/log/mysql/mysql-bin", "/var/log/mysql/mysql-bin.index")
+
+
+def snapshot(number: int, origin: str, tags: List[str], *, thin: bool = False, attr: str = "", percent: str = "3.1", run: str = RUN) -> LogicalVolume:
+    owner = leftovers.Owner(run, "playbook", "a-boot", 1, 2).tags()
+    row = {
+        "vg_name": "data",
+        "lv_name": "stillpoint-%s-%d" % (run, number),
+        "lv_uuid": "u%d" % number,
+        "lv_path": "/dev/data/s%d" % number,
+        "lv_dm_path": "/dev/mapper/data-s%d" % number,
+        "lv_attr": attr or ("Vwi-a-tz-k" if thin else "swi-a-s---"),
+        "lv_size": "1073741824",
+        "lv_layout": "thin,sparse" if thin else "linear",
+        "lv_role": "public,snapshot,%s" % ("thinsnapshot" if thin else "thicksnapshot"),
+        "lv_tags": ",".join([*owner, *tags]),
+        "lv_kernel_major": "253",
+        "lv_kernel_minor": str(number + 10),
+        "origin": origin,
+        "pool_lv": "pool" if thin else "",
+        "data_percent": percent,
+        "metadata_percent": "",
+        "vg_free": "0",
+        "vg_extent_size": "4194304",
+        "vg_missing_pv_count": "0",
+    }
+    return lvm.parse_report(json.dumps({"report": [{"lv": [row]}]}))[0]
+
+
+def pair(**more: Any) -> List[LogicalVolume]:
+    tags = points.tags(2, ABOUT)
+    return [snapshot(0, "db", tags, thin=True, **more), snapshot(1, "tree", tags, **more)]
+
+
+def test_the_tags_of_a_point_say_all_that_the_way_back_needs_in_what_lvm_allows() -> None:
+    assert all(set(tag) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-/=!:#&") for tag in points.tags(2, ABOUT))
+    point = points.find(pair())
+    assert (point.run_id, point.size, point.about) == (RUN, 2, ABOUT)
+    assert [each.origin for each in point.snapshots] == ["db", "tree"]
+    assert point.time == "2026-11-22 02:00:04 UTC"
+    points.check(point)
+
+
+def test_a_point_is_named_where_there_are_several_and_another_name_is_refused_with_those_there_are() -> None:
+    other = snapshot(0, "db", points.tags(1, ABOUT), run="20261123t020004-aaaa")
+    with pytest.raises(UsageError, match="there are several undo points .20261122t020004-3f9a, 20261123t020004-aaaa.: name the one"):
+        points.find([*pair(), other])
+    assert points.find([*pair(), other], "20261123t020004-aaaa").snapshots == (other,)
+    with pytest.raises(UsageError, match="no kept snapshot of run 2026 of this collection to go back to; there are 2026"):
+        points.find([*pair()], "2026")
+    with pytest.raises(UsageError, match="there is no kept snapshot of this collection to go back to"):
+        points.find([])
+
+
+def test_a_snapshot_that_a_run_still_works_with_is_no_point() -> None:
+    with pytest.raises(UsageError, match="there is no kept snapshot"):
+        points.find([snapshot(0, "db", [])])
+
+
+def test_half_a_set_and_one_that_overflowed_are_refused() -> None:
+    with pytest.raises(StillpointError, match="1 of 2 snapshots are left .data/stillpoint-.*-0., and a part of it is no moment to go back to"):
+        points.check(points.find(pair()[:1]))
+    with pytest.raises(StillpointError, match="not all snapshots are left"):
+        points.check(points.find([snapshot(0, "db", [leftovers.KEPT])]))
+    for more in ({"attr": "swi-I-s---"}, {"percent": "100.00"}):
+        tags = points.tags(1, ABOUT)
+        with pytest.raises(StillpointError, match="has overflowed and holds nothing any more: there is no way back to 2026-11-22 02:00:04 UTC"):
+            points.check(points.find([snapshot(0, "tree", tags, **more)]))
+    points.check(points.find([snapshot(0, "db", points.tags(1, ABOUT), thin=True, percent="100.00")]))
+
+
+def test_what_is_about_to_be_a_volume_of_its_own_is_nobodys_leftover() -> None:
+    given_away = pair()[0]
+    left = [tag for tag in given_away.tags if tag not in points.merge_tags(given_away)]
+    merged = LogicalVolume(**{**vars(given_away), "tags": tuple(left)})
+    assert leftovers.find([given_away], kept=True) == [given_away]
+    assert leftovers.find([merged], kept=True) == [] and leftovers.find([merged], run_id=RUN, kept=True) == []
+    assert points.find([merged], RUN).about == ABOUT  # and is still known as what it is
+    assert set(left) == set(points.own_tags(merged))
+
+
+@needs_root
+def test_who_works_on_a_file_system_is_named_and_nobody_else(tmp_path: Any) -> None:
+    for disk in small_disk(str(tmp_path / "disk")):
+        device = os.stat(disk).st_dev
+        assert holders(device) == []
+        working = subprocess.Popen(["sleep", "1000"], cwd=disk)
+        with open(disk + "/log", "w") as log:
+            writing = subprocess.Popen(["sleep", "1000"], stdout=log)
+        try:
+            found = holders(device)
+            assert {(each.pid, each.what) for each in found} == {(working.pid, disk), (writing.pid, disk + "/log")}
+            assert all(each.program in ("sleep", "pytest", "python", "python3") for each in found)
+        finally:
+            for process in (working, writing):
+                process.kill()
+                process.wait()
+        assert holders(device) == []
+
+
+def test_one_that_was_interrupted_is_finished_before_another_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "STATE", str(tmp_path))
+    volumes = (rollback.Volume("data", "db", "stillpoint-%s-0" % RUN, True, "/srv/db", "ext4", "rw,relatime"),)
+    plan = rollback.RollbackPlan(RUN, "2026-11-22 02:00:04 UTC", volumes, "mariadb.service", ("mariadb.socket",), ABOUT, False, False)
+    rollback._write(plan)
+    with pytest.raises(UsageError, match="going back to %s was interrupted: finish that first, with stillpoint rollback %s" % (RUN, RUN)):
+        rollback.make("another")
+    again = rollback.make()
+    assert again.resumes and vars(again) == {**vars(plan), "resumes": True}
+    assert again.lines()[0] == "finish going back to the undo point %s of 2026-11-22 02:00:04 UTC:" % RUN
+    rollback._forget()
+    assert durable.read_json(str(tmp_path / "rollback.json")) is None
+
+
+def test_the_plan_says_what_is_lost_and_a_running_system_goes_back_at_the_next_boot() -> None:
+    volumes = (rollback.Volume("vg00", "root", "stillpoint-%s-0" % RUN, False, "/", "ext4", "rw"),)
+    assert rollback._is_system(volumes[0])
+    assert not rollback._is_system(rollback.Volume("data", "db", "s", True, "/var/lib/mysql"))
+    plan = rollback.RollbackPlan(RUN, "then", volumes, "mariadb.service", (), ABOUT, True, False)
+    text = "\n".join(plan.lines())
+    assert "vg00/root, mounted at /: everything that was written to it since is lost" in text
+    assert "go back when this host boots next" in text and "stopped" not in text
+    assert plan.logs is None

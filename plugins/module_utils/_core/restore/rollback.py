@@ -9,6 +9,7 @@ the set is marked, and merged at the next boot.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -28,6 +29,7 @@ _JOURNAL = "rollback.json"
 # A file system with one of these can't be unmounted under a running system, or holds what the way back is led by.
 _SYSTEM = ("/usr/bin", "/etc", "/var/lib/stillpoint", "/run")
 _TRIES = 3
+_PATIENCE = 15  # looks, a second apart
 _MOST_NAMED = 5
 
 
@@ -343,20 +345,36 @@ def _merge(volume: Volume, control: dm.Control) -> None:
         snapshot = lvm.by_name(known, volume.snapshot_name)
         if snapshot is not None and not points.is_merging(snapshot):
             lvm.merge(snapshot.full_name)
-            continue
-        if not origin.active:
+        elif not origin.active or not _is_merged(origin, control):  # LVM waits for the next activation
+            if origin.active:
+                lvm.deactivate(origin.full_name)
             lvm.activate(origin.full_name)
-            continue
-        state = control.state(dm.name(volume.vg, volume.origin))
-        if snapshot is None and not points.waits_for_merge(origin) or state is not None and state.target == "snapshot-merge":
-            _tidy(origin)
+        if _wait_merged(volume, control):
             return
-        lvm.deactivate(origin.full_name)
-        lvm.activate(origin.full_name)
     raise StillpointError(
         "LVM has not merged %s into %s: `lvs -a %s` shows why; run this again then, the server stays stopped until it is done"
         % (volume.snapshot_name, volume.name, volume.vg)
     )
+
+
+def _wait_merged(volume: Volume, control: dm.Control) -> bool:
+    """Tell whether a volume is what its snapshot was, waiting for LVM's own background process for a moment; it has no tags of ours then."""
+    for attempt in range(_PATIENCE):
+        known = lvm.volumes()
+        origin, snapshot = lvm.by_name(known, volume.name), lvm.by_name(known, volume.snapshot_name)
+        if origin is not None and origin.active and (snapshot is None or points.is_merging(snapshot)) and _is_merged(origin, control):
+            _tidy(origin)
+            return True
+        if attempt + 1 < _PATIENCE:
+            time.sleep(1)
+    return False
+
+
+def _is_merged(origin: lvm.LogicalVolume, control: dm.Control) -> bool:
+    """Tell whether an active volume shows what its snapshot held: nothing waits to be merged into it, or that is going on and already
+    seen in it."""
+    state = control.state(origin.dm_name)
+    return not points.waits_for_merge(origin) or (state is not None and state.target == "snapshot-merge")
 
 
 def _tidy(origin: lvm.LogicalVolume) -> None:

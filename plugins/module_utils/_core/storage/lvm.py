@@ -166,8 +166,8 @@ def deactivate(full_name: str) -> None:
 
 
 def activate(full_name: str) -> None:
-    """Activate a volume, also one that is skipped at boot."""
-    lvm(["lvchange", *SHORT_LIVED, "-y", "-q", "-ay", "-K", full_name])
+    """Activate a volume, also one that is skipped at boot, and have LVM finish a merge into it in the background."""
+    lvm(["lvchange", "-y", "-q", "-ay", "-K", "--poll", "y", full_name])
 
 
 def merge(full_name: str) -> None:

@@ -348,7 +348,6 @@ def test_an_upgrade_that_fails_goes_back_to_before_it_and_so_does_a_rollback_tha
     assert etrial.faulty(textwrap.dedent(halfway), "rollback", "--yes").rc == 128 + 9
     machine.power_cut()
     assert machine.run("systemctl is-active mariadb", check=False).stdout.strip() != "active"
-    assert etrial.stillpoint("run", "nothing", check=False).rc == 2
     machine.run("stillpoint clean --kept")
     assert "finish going back" in etrial.stillpoint("rollback", "--dry-run").stdout
     etrial.stillpoint("rollback", "--yes")

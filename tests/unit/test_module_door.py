@@ -94,3 +94,15 @@ def test_what_a_restore_warns_of_is_one_of_ansibles_own_warnings_and_no_value_of
 
     backup_restore.finish(Restore(), "etrial", {"generation": "2026", "warnings": ["its proof failed"], "changed": False})  # type: ignore[arg-type]
     assert said == {"warnings": ["its proof failed"], "result": {"changed": True, "job": "etrial", "generation": "2026"}}
+
+
+def test_a_restore_asks_the_agent_in_its_own_words() -> None:
+    from ansible_collections.stillpoint.backup.plugins.modules import backup_restore
+
+    nothing = dict.fromkeys(("generation", "from_host", "dest", "database", "table", "as", "until_time"))
+    assert backup_restore.command({**nothing, "parts": "all"}, "etrial") == ["restore", "etrial"]
+    moment = {"generation": "2026", "from_host": "db1", "dest": "/look", "parts": "database", "until_time": "2026-11-22 14:03:07Z"}
+    words = backup_restore.command({**nothing, **moment}, "etrial")
+    assert words == ["restore", "etrial", "2026", "--host", "db1", "--to", "/look", "--database-only", "--until", "2026-11-22 14:03:07Z"]
+    table = backup_restore.command({**nothing, "parts": "all", "table": "shop.orders", "as": "shop.before"}, "etrial")
+    assert table == ["restore", "etrial", "--table=shop.orders", "--as=shop.before"]

@@ -128,7 +128,9 @@ def test_one_that_was_interrupted_is_finished_before_another_one(tmp_path: Any, 
     again = rollback.make()
     assert again.resumes and vars(again) == {**vars(plan), "resumes": True}
     assert again.lines()[0] == "finish going back to the undo point %s of 2026-11-22 02:00:04 UTC:" % RUN
+    assert rollback.begun() == again
     rollback._forget()
+    assert rollback.begun() is None
     assert durable.read_json(str(tmp_path / "rollback.json")) is None
 
 

@@ -24,7 +24,7 @@ from .mysql.settings import Settings
 from .point import LockOptions, Quiesce
 from .process import require
 from .repository.generations import Generation, JobDirectory
-from .restore import journal
+from .restore import journal, rollback
 from .storage import layout, lvm, sizes
 from .storage.layout import FILES
 from .storage.lvm import LogicalVolume
@@ -161,6 +161,9 @@ def make(job: Job) -> Plan:
             "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: %s"
             % (half_done["job"], journal.ways_out(half_done))
         )
+    going_back = rollback.begun()
+    if going_back:
+        raise StillpointError("going back to %s was interrupted: finish it first, with stillpoint rollback" % going_back.run_id)
     directory = JobDirectory.open(job.repository, host_name(), job.name)
     server = None
     quiesce = None

@@ -123,11 +123,11 @@ def make(run_id: Optional[str] = None) -> RollbackPlan:
     pending = journals.pending()
     if pending:
         raise journals.refuse_another(pending, "this asks for something else")
-    begun = _begun()
-    if begun is not None:
-        if run_id not in (None, begun.run_id):
-            raise UsageError("going back to %s was interrupted: finish that first, with stillpoint rollback %s" % (begun.run_id, begun.run_id))
-        return begun
+    going = begun()
+    if going is not None:
+        if run_id not in (None, going.run_id):
+            raise UsageError("going back to %s was interrupted: finish that first, with stillpoint rollback %s" % (going.run_id, going.run_id))
+        return going
     known = lvm.volumes()
     point = points.find(known, run_id)
     points.check(point)
@@ -431,7 +431,7 @@ def _write(plan: RollbackPlan) -> None:
     durable.write_json(_path(), facts)
 
 
-def _begun() -> Optional[RollbackPlan]:
+def begun() -> Optional[RollbackPlan]:
     """Return the plan for finishing what was interrupted; None when nothing was."""
     facts = durable.read_json(_path())
     if not isinstance(facts, dict):

@@ -56,16 +56,21 @@ def die(*_arguments, **_options):
 """
 
 # LVM is not let go for four seconds after the lock was granted, where it is about to suspend the origins: a thick snapshot's
-# table is loaded by then, and its slave is in sysfs. What the origins are like when the lock may go is told on stderr.
+# table is loaded by then, and its slave is in sysfs. What the origins are like when the lock may go is told on stderr. A thin origin
+# may be at work again by then, before its snapshot has a device: that it was taken is what the pool's transaction says.
 HOLD_UP_LVM = """
-import threading
+import subprocess, threading
 from stillpoint.storage import snapshots
+def transactions():
+    pools = subprocess.run(['dmsetup', 'status', '--target', 'thin-pool'], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    return [line.split()[4] for line in pools.splitlines() if 'thin-pool' in line]
+begun = transactions()
 let_go = snapshots.Taking.go_on
 snapshots.Taking.go_on = lambda taking: threading.Timer(4, let_go, [taking]).start()
 def tell(takings):
     for taking in takings:
         origin, snapshot = (taking._control.state(name) for name in (taking._origin, taking._dm_name))
-        frozen = origin.suspended or origin.target == 'snapshot-origin' or (origin.target == 'thin' and snapshot is not None)
+        frozen = origin.suspended or origin.target == 'snapshot-origin' or (origin.target == 'thin' and transactions() != begun)
         print('lock may go:', taking.target.volume.name, 'frozen' if frozen else 'NOT FROZEN %s %s' % (origin, snapshot), file=sys.stderr)
 hook('storage.snapshots:wait_frozen', after=tell)
 """

@@ -107,7 +107,7 @@ def test_data_on_a_thin_xfs_volume_and_files_on_a_striped_one_of_another_group_a
         done = etrial.faulty(HOLD_UP_LVM, "run", "etrial", "--json")
     assert done.rc == 0, done.stderr
     assert "once more" not in done.stderr
-    assert {f"lock may go: {name} frozen" for name in ("db", LONG)} <= set(done.stderr.splitlines())
+    assert {f"lock may go: {name} frozen" for name in ("db", LONG)} <= set(done.stderr.splitlines()), done.stderr
     summary = json.loads(done.stdout)
     assert summary["lock"]["held_ms"] > 3000
     coordinates = summary["coordinates"]

@@ -33,8 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest, so that no worker is left alone with it."""
-    items.sort(key=lambda item: item.path.name != "test_roles.py")
+    """Begin with the longest, so that no worker is left alone with it; then one suite after the other, so that each is booted once."""
+
+    def place(item: pytest.Item) -> tuple[bool, str]:
+        suite = item.get_closest_marker("suite")
+        return item.path.name != "test_roles.py", suite.args[0] if suite else "~"
+
+    items.sort(key=place)
 
 
 class Worker:

@@ -100,3 +100,24 @@ def test_without_a_lock_too_an_account_that_can_not_see_whether_this_is_a_replic
         plan.quiescing(request)
     server.do("GRANT SLAVE MONITOR ON *.* TO blind")
     assert plan.quiescing(request).choice.name == "none"
+
+
+def test_commits_that_the_server_keeps_in_memory_are_in_the_log_before_the_lock_counts_as_taken(server: RealServer) -> None:
+    def lsn(session: Session) -> dict:
+        return {row["Variable_name"]: int(row["Value"]) for row in session.rows("SHOW GLOBAL STATUS LIKE 'Innodb_lsn%'")}
+
+    server.do("SET GLOBAL innodb_flush_log_at_trx_commit = 0", "CREATE TABLE d.lazy (n INT) ENGINE=InnoDB")
+    try:
+        with Session(server.login) as session, Lock(session, locks._BACKUP_STAGE, 5) as lock:
+            lock.prepare()
+            server.do("INSERT INTO d.lazy VALUES (1)")
+            committed = lsn(session)
+            assert committed["Innodb_lsn_flushed"] < committed["Innodb_lsn_current"]
+            lock.take()
+            assert lsn(session)["Innodb_lsn_flushed"] >= committed["Innodb_lsn_current"]
+        server.do("SET GLOBAL innodb_flush_log_at_timeout = 2700")
+        refused = pytest.raises(StillpointError, match="innodb_flush_log_at_timeout = 2700 s")
+        with Session(server.login) as session, Lock(session, locks._BACKUP_STAGE, 5) as lock, refused:
+            lock.prepare()
+    finally:
+        server.do("SET GLOBAL innodb_flush_log_at_trx_commit = 1", "SET GLOBAL innodb_flush_log_at_timeout = 1")

@@ -22,6 +22,9 @@ COMMITS_STOPPED = ("backup_stage", "ftwrl")
 # After the last writer has been stopped, the engines write out what they still hold in memory. Without it the recorded
 # coordinates are ahead of what InnoDB in the snapshot has durably committed, and a transaction can be left prepared.
 FLUSH_ENGINE_LOGS = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
+# MariaDB's InnoDB takes no notice of it (measured on 10.11): with innodb_flush_log_at_trx_commit = 0 commits stay in memory
+# until a thread of its own writes them out, every innodb_flush_log_at_timeout seconds.
+_REDO_WRITTEN = "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')"
 
 _IDLE_LIMIT = 30  # seconds that a session which stops writers may say nothing; more than a snapshot may take under the lock
 # lock_wait_timeout; max_statement_time; KILL QUERY
@@ -150,6 +153,7 @@ class Lock:
         self._left = float(wait_timeout)  # seconds
         self._told: Optional[int] = None  # the server's own limit, as it was set last
         self._expired = False
+        self._redo_limit: Optional[int] = None  # seconds after which all that was committed is written out; None where a commit does it
         self._asked: Optional[float] = None
         self.waited = 0.0
         self.held = 0.0
@@ -168,7 +172,9 @@ class Lock:
         """Send what does not stop a writer.
 
         :raises NotNowError: what is sent waited for DDL to end, longer than its limit
+        :raises StillpointError: users would have to wait longer for the server to write its log out
         """
+        self._redo_limit = self._written_out_within()
         if not self._method.late:
             self._asked = time.monotonic()
         self._send(self._method.early)
@@ -188,6 +194,8 @@ class Lock:
             self._send(self._method.late)
             self.waited = time.monotonic() - self._asked
         self._session.do(FLUSH_ENGINE_LOGS)
+        if self._redo_limit:
+            self._wait_for_redo(self._redo_limit)
 
     def release(self) -> None:
         """Give the lock back.
@@ -244,6 +252,35 @@ class Lock:
                     "the server did not grant %s within lock_wait_timeout = %d s: a statement that it has to wait for is running; "
                     "nothing was backed up" % (statement, self._wait_timeout)
                 )
+
+    def _written_out_within(self) -> Optional[int]:
+        found = {row["Variable_name"]: row["Value"] for row in self._session.rows("SHOW GLOBAL VARIABLES LIKE 'innodb_flush_log_at_%'")}
+        if found.get("innodb_flush_log_at_trx_commit") != "0":
+            return None
+        every = int(found.get("innodb_flush_log_at_timeout", 1))
+        if every > self._wait_timeout:
+            raise StillpointError(
+                "the server keeps commits in memory (innodb_flush_log_at_trx_commit is 0) for up to innodb_flush_log_at_timeout = %d s, and users "
+                "would be held up as long; set that to 1, or the other to 2" % every
+            )
+        return every + 1
+
+    def _wait_for_redo(self, limit: int) -> None:
+        """Wait until everything that was committed before the lock is in the redo log on the disk."""
+        end, wanted = time.monotonic() + limit, None
+        while True:
+            found = {row["Variable_name"]: int(row["Value"]) for row in self._session.rows(_REDO_WRITTEN)}
+            if len(found) < 2:
+                return  # MySQL, where the statement has done it
+            wanted = wanted or found["Innodb_lsn_current"]
+            if found["Innodb_lsn_flushed"] >= wanted:
+                return
+            if time.monotonic() > end:
+                self.drop()
+                raise NotNowError(
+                    "the server did not write its redo log out within %d s (innodb_flush_log_at_trx_commit is 0); nothing was backed up" % limit
+                )
+            time.sleep(0.01)
 
     def _set_limit(self) -> None:
         """Have the server give up by itself, whatever becomes of this process: in whole seconds, and anew for each lock that one statement takes."""

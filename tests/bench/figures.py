@@ -175,7 +175,43 @@ def verify(results: Results) -> str:
     return _table(["", "time (s)", "MiB/s", "times sha256sum"], rows) + _conditions(results, text)
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"lock": lock, "tools": tools, "copy": copy, "verify": verify, "memory": memory, "restore": restore}
+def replay(results: Results) -> str:
+    rows = []
+    for way, label in REPLAYS.items():
+        records = [r for r in results.records if r["way"] == way]
+        rows.append([label, _spread(records, "replay_s", 1), _median(records, "events_s", 1)])
+    text = f"Median (lowest to highest) of {_pairs(results)} runs of each way, in turn; {results.conditions['transactions']:,} transactions, "
+    text += f"{results.conditions['events']:,} events, each on a fresh copy of the same backup."
+    return _table(["", "time (s)", "events a second"], rows) + _conditions(results, text)
+
+
+REPLAYS = {
+    "ours": "`restore --until`, the start and the stop of its server included",
+    "client": "`mariadb-binlog | mariadb` on a running server with its defaults",
+    "client without flushes": "the same on one with `innodb_flush_log_at_trx_commit=0`",
+}
+
+
+def lost(results: Results) -> str:
+    rows = []
+    for kind, label in (("received", "not in the archive's file: lost with the machine"), ("durable", "not on the archive's disk: lost in a power cut")):
+        counts, ages = ([r[f"{kind}_{what}"] for r in results.records] for what in ("lost", "ms"))
+        rows.append([label, str(sum(count > 0 for count in counts)), str(max(counts)), f"{statistics.median(ages):.0f}", f"{max(ages):.0f}"])
+    head = ["", "kills that lost any", "most commits", "oldest of them (ms): median", "at most"]
+    text = f"{len(results.records)} kills, under {results.conditions['writers']} writers with "
+    return _table(head, rows) + _conditions(results, text + f"{statistics.median(r['commits_s'] for r in results.records):.0f} commits a second.")
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "lock": lock,
+    "tools": tools,
+    "copy": copy,
+    "verify": verify,
+    "memory": memory,
+    "restore": restore,
+    "replay": replay,
+    "lost": lost,
+}
 
 
 def _each(
@@ -243,7 +279,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _conditions(results: Results, text: str) -> str:
     found = results.conditions
+    if "host_cpus" in found:
+        machine = f"QEMU with {found['accelerator']}, {found['cpus']} CPUs on a host with {found['host_cpus']}"
+    else:
+        machine = f"the host itself, {found['cpus']} CPUs, {found['file_system']}"
+    loads = [record["host_load"] for record in results.records]
     return (
-        f"\n{text} Machine: QEMU with {found['accelerator']}, {found['cpus']} CPUs on a host with {found['host_cpus']}, "
-        f"{found['memory_mib']} MiB, MariaDB {found['server']}, Linux {found['kernel']}.\n"
+        f"\n{text} Machine: {machine}, {found['memory_mib']} MiB, MariaDB {found['server']}, Linux {found['kernel']}; "
+        f"the host's load was {min(loads)} to {max(loads)}.\n"
     )

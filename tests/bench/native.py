@@ -22,6 +22,6 @@ def conditions(directory: Path) -> Record:
         "cpus": os.cpu_count(),
         "memory_mib": memory >> 20,
         "server": subprocess.run(["mariadbd", "--version"], capture_output=True, text=True, check=True).stdout.split("Ver ")[1].split()[0],
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "file_system": subprocess.run(["findmnt", "-no", "FSTYPE", "-T", str(directory)], capture_output=True, text=True, check=True).stdout.strip(),
     }

@@ -68,3 +68,22 @@ def test_a_generation_that_fails_its_checksums_is_refused_before_anything_is_tou
     assert "ibdata1" in found.stdout + found.stderr
     assert etrial.generations()[0]["state"] == "bad"
     assert etrial.stillpoint("restore", "etrial", "--yes", check=False).rc == 2
+
+
+def test_after_a_power_cut_in_the_exchange_the_server_stays_down_until_the_restore_is_undone(etrial: Etrial) -> None:
+    machine = etrial.machine
+    etrial.job(JOB.replace("/opt/processmaker", "/opt/processmaker/shared"))
+    etrial.backup()
+    etrial.sql("CREATE DATABASE later")
+    machine.run("touch /opt/processmaker/shared/later")
+    assert etrial.faulty("hook('durable:exchange', after=die)", "restore", "etrial", "--yes", timeout=600).rc == 128 + 9
+    machine.power_cut()
+    assert machine.run("systemctl is-active mariadb", check=False).stdout.strip() != "active"
+    refused = machine.run("systemctl start mariadb", check=False)
+    assert refused.rc != 0 and "assert" in (refused.stdout + refused.stderr).lower()
+    assert "stillpoint restore JOB" in machine.run("systemctl cat mariadb").stdout
+    etrial.stillpoint("restore", "etrial", "--undo", "--yes", timeout=600)
+    assert "later" in etrial.sql("SHOW DATABASES").split()
+    assert machine.run("ls /opt/processmaker/shared/later").rc == 0
+    assert "stillpoint" not in machine.run("systemctl cat mariadb").stdout
+    assert machine.run("ls -ad /var/lib/mysql.replaced* /var/lib/.mysql* /opt/processmaker/*replaced*", check=False).stdout == ""

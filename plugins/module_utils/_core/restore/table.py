@@ -441,7 +441,10 @@ class _Work:
             self._wait(load)
             dump.wait(60)
             if load.returncode != 0:
-                raise StillpointError("the server does not take the table: %s" % (_text(said[1]) or "exit status %d" % load.returncode))
+                text = _text(said[1]) or "exit status %d" % load.returncode
+                if "ERROR 2006" in text or "ERROR 2013" in text:  # what the client says of it is a matter of who is first
+                    text += " (as where a row is beyond its max_allowed_packet)"
+                raise StillpointError("the server does not take the table: %s" % text)
             if dump.returncode != 0:
                 raise StillpointError("the scratch server's table can't be read: %s" % (_text(said[0]) or "exit status %d" % dump.returncode))
 

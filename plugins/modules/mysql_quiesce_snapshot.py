@@ -84,9 +84,9 @@ options:
         running process owns.
       - V(rolled_back) makes the volumes what they were when the snapshots of O(run_id) were taken, in seconds, by merging these into them.
         Everything that was written to the volumes since is lost for good. The server is stopped, the volumes are unmounted, merged and mounted, and the server
-        is started. Where one holds the running system, all of them are marked instead and go back at the next boot, see RV(deferred).
-      - V(rolled_back) is refused where a snapshot of the run is missing or has overflowed, where the repository of a job lies on one of the
-        volumes, or where another process uses one; it is named then. What was interrupted is finished by the same task.
+        is started.
+      - V(rolled_back) is refused where a snapshot of the run is missing or has overflowed, where the repository of a job or the running
+        system lies on one of the volumes, or where another process uses one; it is named then. What was interrupted is finished by the same task.
     type: str
     choices: [present, absent, rolled_back]
     default: present
@@ -129,12 +129,7 @@ EXAMPLES = r"""
   stillpoint.backup.mysql_quiesce_snapshot:
     state: rolled_back
     run_id: "{{ before_upgrade.run_id }}"
-  register: back
   when: upgrade_went_wrong | default(false)
-
-- name: Where a volume holds the running system, it goes back at the next boot
-  ansible.builtin.reboot:
-  when: back.deferred | default(false)
 
 - name: Rather give up at once than wait for a long report to end
   stillpoint.backup.mysql_quiesce_snapshot:
@@ -309,11 +304,6 @@ server:
       description: The systemd unit that runs it, where there is one.
       type: str
       sample: mariadb.service
-deferred:
-  description: The volumes go back at the next boot, and what is written until then is lost as well. Reboot at once.
-  type: bool
-  returned: success, O(state=rolled_back)
-  sample: false
 volumes:
   description: The volumes that went back, in check mode those that would, as C(VG/NAME).
   type: list
@@ -380,7 +370,7 @@ def rolled_back(module: AnsibleModule, run_id: str) -> Dict[str, Any]:
         module.warn(warning)
     names = [volume.name for volume in plan.volumes]
     diff = difference("volumes", names, ["%s as of %s" % (name, plan.time) for name in names])
-    result = {"changed": True, "volumes": names, "deferred": plan.deferred, "diff": diff}
+    result = {"changed": True, "volumes": names, "diff": diff}
     return result if module.check_mode else {**result, "replaced": rollback.execute(plan, Silent())["replaced"]}
 
 

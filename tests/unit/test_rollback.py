@@ -121,7 +121,7 @@ def test_who_works_on_a_file_system_is_named_and_nobody_else(tmp_path: Any) -> N
 def test_one_that_was_interrupted_is_finished_before_another_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "STATE", str(tmp_path))
     volumes = (rollback.Volume("data", "db", "stillpoint-%s-0" % RUN, True, "/srv/db", "ext4", "rw,relatime"),)
-    plan = rollback.RollbackPlan(RUN, "2026-11-22 02:00:04 UTC", volumes, "mariadb.service", ("mariadb.socket",), ABOUT, False, False)
+    plan = rollback.RollbackPlan(RUN, "2026-11-22 02:00:04 UTC", volumes, "mariadb.service", ("mariadb.socket",), ABOUT, False)
     rollback._write(plan)
     with pytest.raises(UsageError, match="going back to %s was interrupted: finish that first, with stillpoint rollback %s" % (RUN, RUN)):
         rollback.make("another")
@@ -134,12 +134,17 @@ def test_one_that_was_interrupted_is_finished_before_another_one(tmp_path: Any, 
     assert durable.read_json(str(tmp_path / "rollback.json")) is None
 
 
-def test_the_plan_says_what_is_lost_and_a_running_system_goes_back_at_the_next_boot() -> None:
-    volumes = (rollback.Volume("vg00", "root", "stillpoint-%s-0" % RUN, False, "/", "ext4", "rw"),)
-    assert rollback._is_system(volumes[0])
-    assert not rollback._is_system(rollback.Volume("data", "db", "s", True, "/var/lib/mysql"))
-    plan = rollback.RollbackPlan(RUN, "then", volumes, "mariadb.service", (), ABOUT, True, False)
+def test_the_plan_says_what_is_lost_and_a_running_system_does_not_go_back() -> None:
+    root = rollback.Volume("vg00", "root", "stillpoint-%s-0" % RUN, False, "/", "ext4", "rw")
+    data = rollback.Volume("data", "db", "stillpoint-%s-1" % RUN, True, "/var/lib/mysql", "ext4", "rw")
+    rollback._refuse_system([data])
+    way_out = "lvconvert --merge data/stillpoint-%s-1; lvconvert --merge vg00/stillpoint-%s-0$" % (RUN, RUN)
+    with pytest.raises(StillpointError, match="vg00/root, mounted at /, holds the running system .* rescue system .*: " + way_out):
+        rollback._refuse_system([data, root])
+    for path in ("/usr", "/etc", "/var", "/var/lib"):
+        with pytest.raises(StillpointError, match="holds the running system"):
+            rollback._refuse_system([rollback.Volume("vg00", "v", "s", False, path)])
+    plan = rollback.RollbackPlan(RUN, "then", (data,), "mariadb.service", (), ABOUT, False)
     text = "\n".join(plan.lines())
-    assert "vg00/root, mounted at /: everything that was written to it since is lost" in text
-    assert "go back when this host boots next" in text and "stopped" not in text
-    assert plan.logs is None
+    assert "data/db, mounted at /var/lib/mysql: everything that was written to it since is lost" in text
+    assert "mariadb.service is stopped for it" in text and "mysql-bin.* are set aside" in text

@@ -119,8 +119,6 @@ def rollback(arguments: argparse.Namespace) -> int:
         reporter.close()
     if arguments.json:
         _print_json(done)
-    elif done["deferred"]:
-        _print_lines(["%s go back to %s at the next boot: reboot now" % (", ".join(done["volumes"]), made.run_id)])
     else:
         _print_lines(["%s are as they were at %s" % (", ".join(done["volumes"]), made.time)])
         _print_lines(["  the binary logs since are kept in %s" % path for path in done["replaced"]])

@@ -2,8 +2,10 @@
 """Going back to an undo point: the snapshots that a playbook kept are merged into their volumes. Seconds, whatever the size.
 
 Everything that was written to those volumes since is lost, for good. A journal on another file system, and LVM's own metadata, say how
-far it has come: the same command finishes what a kill has interrupted. Where a volume can't be unmounted because it holds the running system, all of
-the set is marked, and merged at the next boot.
+far it has come: the same command finishes what a kill has interrupted.
+
+A volume that holds the running system does not go back. LVM would merge it when it is activated at the next boot, in the initramfs. Debian 12's was
+seen to end LVM there while it finished the merge, with the root volume still suspended: the boot hung.
 """
 
 from __future__ import annotations
@@ -59,8 +61,7 @@ class RollbackPlan:
     """A rollback that nothing is known to be against.
 
     :ivar time: of the undo point, for people
-    :ivar deferred: to the next boot, as a volume holds the running system
-    :ivar stamp: what is in the names of what is set aside
+    :ivar resumes: an earlier run was interrupted
     """
 
     run_id: str
@@ -69,14 +70,13 @@ class RollbackPlan:
     unit: Optional[str]
     triggers: Tuple[str, ...]
     about: points.About
-    deferred: bool
     resumes: bool
     warnings: Tuple[str, ...] = ()
 
     @property
     def logs(self) -> Optional[Logs]:
         """The server's binary logs, where they stay as they are on a volume that does not go back."""
-        if not self.about.log or self.deferred:
+        if not self.about.log:
             return None
         replaced = tuple(os.path.realpath(volume.mount_point) for volume in self.volumes if volume.mount_point)
         logs = Logs(self.about.log, self.about.index, self.about.datadir, replaced, self.run_id)
@@ -88,7 +88,6 @@ class RollbackPlan:
             "run_id": self.run_id,
             "volumes": [{"vg": each.vg, "origin": each.origin, "snapshot": each.snapshot, "mount_point": each.mount_point or None} for each in self.volumes],
             "service": self.unit,
-            "deferred": self.deferred,
             "resumes": self.resumes,
             "warnings": list(self.warnings),
         }
@@ -99,14 +98,10 @@ class RollbackPlan:
         for each in self.volumes:
             at = ", mounted at %s" % each.mount_point if each.mount_point else ""
             lines.append("  %s%s: everything that was written to it since is lost, and can't be had back" % (each.name, at))
-        if self.deferred:
-            lines.append("  a running system can't be taken back: the volumes are marked, and go back when this host boots next")
-            lines.append("  whatever is written until then is lost as well: reboot at once")
-        else:
-            if self.unit:
-                lines.append("  %s is stopped for it, and started after that" % " and ".join([self.unit, *self.triggers]))
-            if self.logs:
-                lines.append("  the server's binary logs %s.* are set aside: they do not follow on what it goes back to" % self.logs.basename)
+        if self.unit:
+            lines.append("  %s is stopped for it, and started after that" % " and ".join([self.unit, *self.triggers]))
+        if self.logs:
+            lines.append("  the server's binary logs %s.* are set aside: they do not follow on what it goes back to" % self.logs.basename)
         return lines + ["  warning: " + warning for warning in self.warnings]
 
 
@@ -133,13 +128,12 @@ def make(run_id: Optional[str] = None) -> RollbackPlan:
     points.check(point)
     volumes = tuple(_volume(each, known) for each in point.snapshots)
     _refuse_repositories(volumes, known)
-    deferred = any(_is_system(volume) for volume in volumes)
+    _refuse_system(volumes)
     unit = point.about.unit if point.about.unit and service.exists(point.about.unit) else None
-    if not deferred:
-        for volume in volumes:
-            _refuse_inside(volume)
-    triggers = service.triggers(unit) if unit and not deferred else ()
-    return RollbackPlan(point.run_id, point.time, volumes, unit, triggers, point.about, deferred, False, tuple(_warnings(point, known)))
+    for volume in volumes:
+        _refuse_inside(volume)
+    triggers = service.triggers(unit) if unit else ()
+    return RollbackPlan(point.run_id, point.time, volumes, unit, triggers, point.about, False, tuple(_warnings(point, known)))
 
 
 def _volume(snapshot: lvm.LogicalVolume, known: Sequence[lvm.LogicalVolume]) -> Volume:
@@ -163,9 +157,15 @@ def _options(mount: Mount) -> str:
     return ",".join(mount.options) or "rw"
 
 
-def _is_system(volume: Volume) -> bool:
-    """Tell whether a volume holds what the running system can't be without."""
-    return bool(volume.mount_point) and any(is_below(path, volume.mount_point) for path in _SYSTEM)
+def _refuse_system(volumes: Sequence[Volume]) -> None:
+    """Refuse a volume that holds what the running system can't be without."""
+    for volume in volumes:
+        if volume.mount_point and any(is_below(path, volume.mount_point) for path in _SYSTEM):
+            commands = "; ".join("lvconvert --merge %s" % each.snapshot_name for each in volumes)
+            raise StillpointError(
+                "%s, mounted at %s, holds the running system and can't go back while that runs: boot a rescue system from another disk and say there: %s"
+                % (volume.name, volume.mount_point, commands)
+            )
 
 
 def _refuse_inside(volume: Volume) -> None:
@@ -215,17 +215,11 @@ def _warnings(point: points.UndoPoint, known: Sequence[lvm.LogicalVolume]) -> Li
 
 
 def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
-    """Go back and return ``{run_id, volumes, deferred, service, replaced, warnings}``; `replaced` is what was set aside.
+    """Go back and return ``{run_id, volumes, service, replaced, warnings}``; `replaced` is what was set aside.
 
     :raises StillpointError: it says how far it came
     """
-    with journals.alone() if not plan.deferred else _alone_in_run():
-        if plan.deferred:
-            reporter.stage("mark")
-            with undisturbed():
-                for volume in plan.volumes:
-                    _mark(volume)
-            return _done(plan, [])
+    with journals.alone():
         if not plan.resumes:
             _write(plan)
         _stop(plan, reporter)
@@ -253,25 +247,10 @@ def _done(plan: RollbackPlan, kept: Sequence[str]) -> Dict[str, Any]:
     return {
         "run_id": plan.run_id,
         "volumes": [each.name for each in plan.volumes],
-        "deferred": plan.deferred,
         "service": plan.unit,
         "replaced": list(kept),
         "warnings": list(plan.warnings),
     }
-
-
-def _alone_in_run() -> Any:
-    """Be the only one, where the usual place for a lock goes back too."""
-    mounts.make_run_directory()
-    return journals.alone(os.path.join(mounts.RUN_DIRECTORY, "rollback"))
-
-
-def _mark(volume: Volume) -> None:
-    """Have LVM merge a volume when it is activated next."""
-    now = lvm.by_name(lvm.volumes(), volume.snapshot_name)
-    if now is not None and not points.is_merging(now):
-        _give_away(now)
-        lvm.merge(now.full_name)
 
 
 def _give_away(snapshot: lvm.LogicalVolume) -> None:
@@ -438,7 +417,7 @@ def begun() -> Optional[RollbackPlan]:
         return None
     volumes = tuple(Volume(**each) for each in facts["volumes"])
     about = points.About(**facts["about"])
-    return RollbackPlan(facts["run_id"], facts["time"], volumes, facts["unit"], tuple(facts["triggers"]), about, False, True)
+    return RollbackPlan(facts["run_id"], facts["time"], volumes, facts["unit"], tuple(facts["triggers"]), about, True)
 
 
 def _forget() -> None:

@@ -643,6 +643,24 @@ def test_a_run_that_fails_is_told_of_with_the_sentence_that_it_ends_with(host: H
     assert list((host.run_files / "stillpoint").iterdir()) == [], "the progress file is gone"
 
 
+def test_the_metrics_say_how_a_run_ended_and_which_backups_there_are(host: Host) -> None:
+    metrics = host.var / "metrics"
+    metrics.mkdir()
+    host.job(notify={"metrics": "/var/lib/metrics"})
+    host.generation(at(22))
+    host.refusal("run", "web", code=1)
+    text = "".join(file.read_text() for file in sorted(metrics.iterdir()))
+    assert sorted(file.name for file in metrics.iterdir()) == ["stillpoint_web_backups.prom", "stillpoint_web_run.prom"]
+    assert 'stillpoint_run_exit_code{backup_job="web"} 1.0' in text
+    assert 'stillpoint_backups{backup_job="web",state="good"} 1.0' in text
+    assert host.run("verify", "web").returncode == 0
+    assert 'stillpoint_verify_exit_code{backup_job="web"} 0.0' in (metrics / "stillpoint_web_verify.prom").read_text()
+    host.job(notify={"metrics": "/var/lib/none"})
+    done = host.run("verify", "web")
+    assert done.returncode == 0
+    assert "notify.metrics: /var/lib/none/stillpoint_web_verify.prom can't be written" in done.stderr
+
+
 def test_a_second_run_of_a_job_is_refused_and_nobody_is_alarmed(host: Host) -> None:
     told = teller(host)
     with JobDirectory.open(str(host.repository), HOST, "web").lock():

@@ -212,7 +212,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     reporter = _reporter(arguments, job)
-    with _told(job.notify, job, notify.RUN) as outcome:
+    with _told(job, notify.RUN) as outcome:
         try:
             summary = _backup(job, reporter)
         finally:
@@ -226,7 +226,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _told(to: jobs.Notify, job: Job, action: str) -> Iterator[Callable[[str, Dict[str, Any]], None]]:
+def _told(job: Job, action: str) -> Iterator[Callable[[str, Dict[str, Any]], None]]:
     """Have those who are to be told hear how the body ended; it is given what takes a complaint, or "", and what it came to."""
     ended = notify.Outcome(job.name, jobs.host_name(), notify.OK, 0, action=action)
 
@@ -243,9 +243,33 @@ def _told(to: jobs.Notify, job: Job, action: str) -> Iterator[Callable[[str, Dic
     except (Stopped, Exception) as error:
         code = error.exit_code if isinstance(error, StillpointError) else StillpointError.exit_code
         status = notify.NOT_NOW if isinstance(error, NotNowError) else notify.FAILED
-        notify.tell(to, replace(ended, status=status, exit_code=code, message=str(error) or type(error).__name__), _warn)
+        _tell(job, replace(ended, status=status, exit_code=code, message=str(error) or type(error).__name__))
         raise
-    notify.tell(to, ended, _warn)
+    _tell(job, ended)
+
+
+def _tell(job: Job, ended: notify.Outcome) -> None:
+    """Tell how something ended to all who are to hear of it, the metrics first: they take no time."""
+    if job.notify.metrics:
+        from .observe import metrics
+
+        metrics.write(job.notify.metrics, job.name, ended.action, metrics.ended(ended, _now().timestamp()), _warn)
+        _count(job)
+    notify.tell(job.notify, ended, _warn)
+
+
+def _count(job: Job) -> None:
+    """Have the metrics say what backups there are now."""
+    if not job.notify.metrics:
+        return
+    from .observe import metrics
+
+    try:
+        found = metrics.backups(job.name, _directory(job, None).generations())
+    except StillpointError as error:
+        _warn("notify.metrics: %s" % error)
+        return
+    metrics.write(job.notify.metrics, job.name, metrics.BACKUPS, found, _warn)
 
 
 def _backup(job: Job, reporter: progress.Reporter) -> Dict[str, Any]:
@@ -366,10 +390,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     sample = verification.percent(arguments.sample) if arguments.sample else None
     asked = verification.Asked(arguments.generation, arguments.all, sample, arguments.server)
     # One that somebody picked by hand is of no concern to who is told of the job.
-    told = jobs.Notify() if arguments.generation or arguments.host else job.notify
+    told = replace(job, notify=jobs.Notify()) if arguments.generation or arguments.host else job
     reporter = _reporter(arguments, job)
     try:
-        with _told(told, job, notify.VERIFY) as outcome:
+        with _told(told, notify.VERIFY) as outcome:
             found = verification.perform(verification.choose(_directory(job, arguments.host), asked), asked, reporter)
             reporter.close()
             complaint = verification.complaint(job, found)
@@ -396,6 +420,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     else:
         with directory.lock():
             decisions = directory.prune(job.keep)
+        _count(job)
     if arguments.json:
         _print_json([{"generation": each.name, "keep": each.keep, "reasons": list(each.reasons)} for each in decisions])
         return 0

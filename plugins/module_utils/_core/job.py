@@ -81,10 +81,11 @@ class Keep:
 
 @dataclass(frozen=True)
 class Notify:
-    """Who is told how a run ended: a URL that is requested, a command that is started."""
+    """Who is told how a run ended: a URL that is requested, a command that is started, a directory whose files Prometheus' node_exporter reads."""
 
     ping_url: Optional[str] = None
     command: Tuple[str, ...] = ()
+    metrics: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -468,7 +469,7 @@ _MYSQL: Dict[str, _Reader] = {
     "desync": _flag,
 }
 
-_NOTIFY: Dict[str, _Reader] = {"ping_url": _ping_url, "command": _command}
+_NOTIFY: Dict[str, _Reader] = {"ping_url": _ping_url, "command": _command, "metrics": _path}
 
 _JOB: Dict[str, _Reader] = {
     "name": _name,

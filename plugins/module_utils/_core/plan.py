@@ -214,6 +214,8 @@ def make(job: Job) -> Plan:
         warnings.append("the snapshot %s was left by a playbook and fills up: `stillpoint clean --kept` removes it" % name)
     if dump:
         warnings += dump.warnings(files=bool(job.files))
+    if job.notify.metrics and not os.path.isdir(job.notify.metrics):
+        warnings.append("notify.metrics: there is no directory %s for the metrics" % job.notify.metrics)
     proven = proof.newest_proven(directory.generations()) if job.verify.server else None
     return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, proven, dump)
 

@@ -21,6 +21,7 @@ from .. import durable
 from ..errors import BusyError, StillpointError, Stopped, UsageError
 from ..job import Job, MysqlOptions, host_name
 from ..mysql.connection import Session
+from ..observe.metrics import ArchiveMetrics
 from ..observe.progress import Reporter
 from ..process import sentence, start, undisturbed
 from ..repository.generations import JobDirectory
@@ -128,6 +129,7 @@ class Service:
         self._torn: Optional[Tuple[str, int]] = None  # a log that the server could not send to its end, and how far it has it
         self._pruned = 0.0
         self._copied_at: Optional[Tuple[str, int]] = None
+        self._metrics = ArchiveMetrics(job.notify.metrics, job.name, archive, reporter.warn) if job.notify.metrics else None
 
     # -- the loop
 
@@ -214,20 +216,21 @@ class Service:
     def say(self, state: str) -> None:
         progress = self.progress
         progress.state = state
-        self.archive.say(
-            {
-                "time": time.time(),
-                "pid": os.getpid(),
-                "state": state,
-                "method": progress.method,
-                "error": progress.error,
-                "line": progress.line,
-                "file": progress.file,
-                "position": progress.position,
-                "lag_bytes": progress.lag_bytes,
-                "synced": progress.synced,
-            }
-        )
+        status = {
+            "time": time.time(),
+            "pid": os.getpid(),
+            "state": state,
+            "method": progress.method,
+            "error": progress.error,
+            "line": progress.line,
+            "file": progress.file,
+            "position": progress.position,
+            "lag_bytes": progress.lag_bytes,
+            "synced": progress.synced,
+        }
+        self.archive.say(status)
+        if self._metrics:
+            self._metrics.say(status, self._directory.generations)
 
     def prune(self) -> None:
         if time.monotonic() - self._pruned < _PRUNE_EVERY and self._pruned:

@@ -132,11 +132,18 @@ def brief(archive: Archive, generations: Sequence[Generation], now: datetime) ->
     lines = archive.lines()
     if not lines:
         return ["archive      nothing has been archived yet"]
-    last = lines[-1]
     found = [summary(health(archive.status(), now), now)]
-    if len(lines) > 1 and not any(each.time > _moment(last.time) for each in generations):
-        found.append("gap          %s; take a backup: nothing after it can be recovered before there is one" % last.text)
+    gap = open_gap(lines, generations)
+    if gap is not None:
+        found.append("gap          %s; take a backup: nothing after it can be recovered before there is one" % gap.text)
     return found
+
+
+def open_gap(lines: Sequence[Line], generations: Sequence[Generation]) -> Optional[Line]:
+    """Return the line behind a gap that no backup has made up for yet: none that is not known to be bad was taken since; None without such a gap."""
+    if len(lines) < 2 or any(each.time > _moment(lines[-1].time) and each.state != BAD for each in generations):
+        return None
+    return lines[-1]
 
 
 def summary(known: Dict[str, Any], now: datetime) -> str:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Metrics in Prometheus' text format, for the textfile collector of its node_exporter: the same facts that `list` and `show --timeline` tell.
+
+Each file is written whole, from what the repository holds at that moment, and by one kind of process alone. Nothing here can fail what it
+tells of: what goes wrong becomes a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from ..errors import StillpointError
+from ..repository.generations import BAD, GOOD, UNPROVEN, Generation
+from .notify import Outcome
+
+if TYPE_CHECKING:
+    from ..binlog.index import Archive
+
+BACKUPS, BINLOG = "backups", "binlog"
+
+_LABEL = "backup_job"  # not `job`: Prometheus has a label of its own of that name, and renames ours
+
+#: What the archive's service can be doing, as its status says it.
+STATES = ("streaming", "copying", "waiting", "stopped")
+
+_HELP = {
+    "run_end_timestamp_seconds": "When the last run of the job ended, whatever came of it.",
+    "run_exit_code": "The exit code of that run: 0 done, 1 failed, 2 wrong job file, 75 the server was too busy to be locked.",
+    "verify_end_timestamp_seconds": "When backups of the job were last read again, whatever was found.",
+    "verify_exit_code": "The exit code of that verification: 0 every checksum is right.",
+    "backups": "How many backups there are in each state.",
+    "backup_newest_timestamp_seconds": "The point in time that the newest backup in each state holds.",
+    "backup_size_bytes": "Size of the files of the newest backup, those included that it shares with others.",
+    "backup_duration_seconds": "How long the newest backup took.",
+    "backup_lock_held_seconds": "How long the lock of the newest backup was held.",
+    "binlog_archive_seen_timestamp_seconds": "When the archive of binary logs last said how it is; it says so every few seconds (method copy: five minutes).",
+    "binlog_archive_state": "What the archive is doing; waiting: it can't get the logs now, and tries again.",
+    "binlog_archive_lag_bytes": "How far the archive is behind the server's binary log.",
+    "binlog_archive_complete_timestamp_seconds": "Up to which moment every commit is in the archive.",
+    "binlog_archive_gap": "1 where binary logs are missing and no backup was taken since: nothing after them can be recovered.",
+}
+
+Sample = Tuple[str, Mapping[str, str], float]
+
+
+def ended(outcome: Outcome, now: float) -> List[Sample]:
+    """Return how a run, or a verification, ended."""
+    labels = {_LABEL: outcome.job}
+    return [(outcome.action + "_end_timestamp_seconds", labels, now), (outcome.action + "_exit_code", labels, outcome.exit_code)]
+
+
+def backups(job: str, generations: Sequence[Generation]) -> List[Sample]:
+    """Return what backups there are.
+
+    :param generations: newest first
+    """
+    labels = {_LABEL: job}
+    states = [(each, each.state) for each in generations]
+    found: List[Sample] = [("backups", {**labels, "state": state}, [own for _each, own in states].count(state)) for state in (GOOD, UNPROVEN, BAD)]
+    for state in (GOOD, UNPROVEN, BAD):
+        newest = next((each for each, own in states if own == state), None)
+        if newest is not None:
+            found.append(("backup_newest_timestamp_seconds", {**labels, "state": state}, newest.time.timestamp()))
+    if generations:
+        summary = generations[0].summary
+        held = (summary.get("lock") or {}).get("held_ms")
+        figures = {
+            "backup_size_bytes": generations[0].size_bytes,
+            "backup_duration_seconds": summary.get("duration_s"),
+            "backup_lock_held_seconds": held / 1000 if held is not None else None,
+        }
+        found += [(name, labels, value) for name, value in figures.items() if value is not None]
+    return found
+
+
+def archived(job: str, status: Mapping[str, Any], gap: bool) -> List[Sample]:
+    """Return how the archive of binary logs is.
+
+    :param status: as the service last said it
+    :param gap: whether something is missing that no backup has made up for yet
+    """
+    labels = {_LABEL: job}
+    found: List[Sample] = [("binlog_archive_state", {**labels, "state": state}, float(status.get("state") == state)) for state in STATES]
+    found.append(("binlog_archive_gap", labels, float(gap)))
+    figures = {"seen_timestamp_seconds": status.get("time"), "lag_bytes": status.get("lag_bytes"), "complete_timestamp_seconds": status.get("synced")}
+    return found + [("binlog_archive_" + name, labels, float(value)) for name, value in figures.items() if value is not None]
+
+
+def text(samples: Iterable[Sample]) -> str:
+    """Return samples in the text format: https://prometheus.io/docs/instrumenting/exposition_formats/."""
+    families: Dict[str, List[str]] = {}
+    for name, labels, value in samples:
+        inside = ",".join('%s="%s"' % (key, _escaped(each)) for key, each in labels.items())
+        families.setdefault(name, []).append("stillpoint_%s{%s} %s" % (name, inside, repr(round(float(value), 6))))
+    lines: List[str] = []
+    for name, found in families.items():
+        lines += ["# HELP stillpoint_%s %s" % (name, _HELP[name]), "# TYPE stillpoint_%s gauge" % name, *found]
+    return "".join(line + "\n" for line in lines)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def write(directory: str, job: str, kind: str, samples: Iterable[Sample], warn: Callable[[str], None]) -> None:
+    """Replace a job's file of this kind, as a whole. Everybody may read it: the collector is not root, and there is nothing secret in it."""
+    path = os.path.join(directory, "stillpoint_%s_%s.prom" % (job, kind))
+    new: Optional[str] = None
+    try:
+        descriptor, new = tempfile.mkstemp(prefix="." + os.path.basename(path), dir=directory)  # the collector reads *.prom, hidden or not
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text(samples))
+            os.fchmod(file.fileno(), 0o644)
+        os.rename(new, path)
+    except OSError as error:
+        if new is not None and os.path.lexists(new):
+            os.unlink(new)
+        warn("notify.metrics: %s can't be written: %s" % (path, error.strerror))
+
+
+class ArchiveMetrics:
+    """The file of the archive's service, written as often as the service says how it is."""
+
+    _LOOK_EVERY = 60.0  # seconds; generations are not looked through every few seconds
+
+    def __init__(self, directory: str, job: str, archive: "Archive", warn: Callable[[str], None]) -> None:
+        self._directory, self._job, self._archive, self._warn = directory, job, archive, warn
+        self._looked: Optional[Tuple[float, Any]] = None
+        self._gap = False
+        self._warned = ""
+
+    def say(self, status: Mapping[str, Any], generations: Callable[[], Sequence[Generation]]) -> None:
+        """Write what the service has just said, with whether there is a gap."""
+        from ..binlog import timeline  # pylint: disable=import-outside-toplevel  # the archive needs this module
+
+        now = time.monotonic()
+        if self._looked is None or now - self._looked[0] > self._LOOK_EVERY or self._looked[1] != status.get("line"):
+            self._looked = (now, status.get("line"))
+            try:
+                self._gap = timeline.open_gap(self._archive.lines(), generations()) is not None
+            except StillpointError as error:
+                self._once("notify.metrics: %s" % error)
+        write(self._directory, self._job, BINLOG, archived(self._job, status, self._gap), self._once)
+
+    def _once(self, complaint: str) -> None:
+        if complaint != self._warned:
+            self._warned = complaint
+            self._warn(complaint)

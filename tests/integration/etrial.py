@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from guest import Load
-from machine import Machine, Result
+from machine import BINLOG_CNF, Machine, Result
 
 AGENT = "/usr/local/sbin/stillpoint"
 
@@ -118,6 +118,12 @@ class Etrial:
     def sql(self, statement: str) -> str:
         """Return what a statement answers, tab-separated."""
         return self.machine.run(f"{CLIENT} -BN -e {shlex.quote(statement)}", timeout=120).stdout
+
+    def binary_logging(self) -> None:
+        """Switch it on where Debian has it off: on MariaDB."""
+        if self.sql("SELECT @@log_bin").strip() == "0":
+            self.machine.put(BINLOG_CNF.encode(), "/etc/mysql/conf.d/binlog.cnf")
+            self.machine.run("install -d -o mysql -g adm -m 2750 /var/log/mysql; systemctl restart mariadb")
 
     def volumes(self) -> set[str]:
         return set(self.machine.run("lvs --noheadings -o lv_name vg00").stdout.split())

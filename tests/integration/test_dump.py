@@ -11,12 +11,16 @@ from etrial import Etrial
 CHECKSUMS = "CHECKSUM TABLE wf_workflow.APP_DOCUMENT, wf_workflow.LOGIN_LOG, rp_workflow.USERS EXTENDED"
 
 
-@pytest.mark.state("binlog")
+@pytest.mark.parametrize(
+    (), [pytest.param(marks=pytest.mark.state("binlog"), id="MariaDB 10.11"), pytest.param(marks=pytest.mark.suite("sid"), id="MySQL 9.7")]
+)
 def test_a_dump_with_files_comes_back_into_the_running_server(etrial: Etrial) -> None:
     machine = etrial.machine
+    machine.run("rm -rf /backups/*")
+    etrial.sql("DROP DATABASE IF EXISTS stillpoint_load")
     etrial.small_job(mysql="mysql: {method: dump}")
     before = etrial.sql(CHECKSUMS)
-    pid = machine.run("systemctl show -p MainPID --value mariadb").stdout
+    pid = machine.run("pidof mariadbd mysqld").stdout
     planned = etrial.stillpoint("plan", "etrial").stdout
     assert "wf_workflow.LOGIN_LOG (MyISAM)" in planned
     with etrial.load() as report:
@@ -37,8 +41,7 @@ def test_a_dump_with_files_comes_back_into_the_running_server(etrial: Etrial) ->
     assert etrial.sql(CHECKSUMS) == before
     assert "later" in etrial.sql("SHOW DATABASES").split()
     assert machine.run("ls -d /opt/processmaker/shared/sites /opt/processmaker/shared.replaced-*").rc == 0
-    assert machine.run("systemctl show -p MainPID --value mariadb").stdout != ""
-    assert pid
+    assert machine.run("pidof mariadbd mysqld").stdout == pid, "the server was started anew"
 
     etrial.sql("DELETE FROM rp_workflow.USERS; DELETE FROM wf_workflow.LOGIN_LOG")
     done = json.loads(etrial.stillpoint("restore", "etrial", "--table", "rp_workflow.USERS", "--yes", "--json").stdout)

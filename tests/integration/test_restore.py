@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from etrial import Etrial
 
 # Every attribute of every file: type, mode, owner, links, size, time, checksum; then ACLs, extended attributes, and what is sparse.
@@ -87,3 +90,28 @@ def test_after_a_power_cut_in_the_exchange_the_server_stays_down_until_the_resto
     assert machine.run("ls /opt/processmaker/shared/later").rc == 0
     assert "stillpoint" not in machine.run("systemctl cat mariadb").stdout
     assert machine.run("ls -ad /var/lib/mysql.replaced* /var/lib/.mysql* /opt/processmaker/*replaced*", check=False).stdout == ""
+
+
+@pytest.mark.parametrize((), [pytest.param(id="MariaDB 10.11"), pytest.param(marks=pytest.mark.suite("sid"), id="MySQL 9.7")])
+def test_one_table_of_a_backup_comes_back_into_the_running_server_and_no_other(etrial: Etrial) -> None:
+    def checksum(table: str) -> str:
+        return etrial.sql(f"CHECKSUM TABLE {table} EXTENDED").split()[1]
+
+    etrial.machine.run("rm -rf /backups/*")
+    etrial.sql("DROP DATABASE IF EXISTS stillpoint_load")
+    etrial.small_job()
+    innodb, myisam = "wf_workflow.APP_DOCUMENT", "wf_workflow.LOGIN_LOG"
+    before = {table: checksum(table) for table in (innodb, myisam)}
+    etrial.backup()
+    etrial.sql(f"DELETE FROM {innodb}; DELETE FROM {myisam}")
+    emptied = checksum(innodb)
+    etrial.stillpoint("restore", "etrial", "--table", innodb, "--as", "rp_workflow.document_before", "--yes", timeout=600)
+    assert (checksum("rp_workflow.document_before"), checksum(innodb)) == (before[innodb], emptied)
+    done = json.loads(etrial.stillpoint("restore", "etrial", "--table", innodb, "--yes", "--json", timeout=600).stdout)
+    assert done["table"] == innodb.split(".")
+    assert checksum(innodb) == before[innodb]
+    assert etrial.sql(f"SELECT COUNT(*) FROM {myisam}").strip() == "0"
+    etrial.stillpoint("restore", "etrial", "--table", myisam, "--yes", timeout=600)
+    assert checksum(myisam) == before[myisam]
+    etrial.sql("DROP TABLE rp_workflow.document_before")
+    assert etrial.left_behind() == []

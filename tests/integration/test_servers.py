@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from etrial import AGENT, Etrial
 from guest import FOLDER, Load
-from machine import BINLOG_CNF
 
 BULLSEYE, TRIXIE, SID = (pytest.mark.suite(name) for name in ("bullseye", "trixie", "sid"))
 
@@ -44,13 +43,6 @@ def job(etrial: Etrial, options: str = "", extra: str = "") -> dict[str, Any]:
     return plan
 
 
-def binary_logging(etrial: Etrial) -> None:
-    """Switch it on where Debian has it off: on MariaDB."""
-    if etrial.sql("SELECT @@log_bin").strip() == "0":
-        etrial.machine.put(BINLOG_CNF.encode(), "/etc/mysql/conf.d/binlog.cnf")
-        etrial.machine.run("install -d -o mysql -g adm -m 2750 /var/log/mysql; systemctl restart mariadb")
-
-
 @pytest.mark.parametrize(
     ("version", "method", "reason"),
     [
@@ -60,7 +52,7 @@ def binary_logging(etrial: Etrial) -> None:
     ],
 )
 def test_a_server_gets_the_lock_that_is_enough_and_its_backup_is_one_point_in_time(etrial: Etrial, version: str, method: str, reason: str) -> None:
-    binary_logging(etrial)
+    etrial.binary_logging()
     with etrial.load(rate=3) as report:
         plan = job(etrial, extra="verify: {server: true, tables: all}\n")
         summary = etrial.backup()

@@ -119,6 +119,22 @@ def test_a_restore_in_place_brings_both_halves_back_and_keeps_what_it_replaced(h
     assert not [name for name in host.names() if "stillpoint" in name]
 
 
+@pytest.mark.parametrize("to", [None, "look"])
+def test_a_mysql_server_gets_another_identity_so_that_it_gives_out_no_gtid_a_second_time(tmp_path, to):
+    host = Host(str(tmp_path / "here"))
+    write(host.datadir + "/auto.cnf", b"[auto]\nserver-uuid=one\n")
+    write(host.app + "/auto.cnf", b"of the application")
+    host.back_up()
+    host.go_on()
+    (kept, *_files) = host.restore(to=to and host.root + "/" + to)["replaced"] or [host.datadir]
+    restored = {host.datadir: host.root + "/look/mysql", host.app: host.root + "/look/files" + host.app} if to else {}
+    assert not os.path.exists(restored.get(host.datadir, host.datadir) + "/auto.cnf")
+    assert read(restored.get(host.datadir, host.datadir) + "/ibdata1") == b"old" * 1000
+    assert read(restored.get(host.app, host.app) + "/auto.cnf") == b"of the application"
+    assert read(kept + "/auto.cnf") == b"[auto]\nserver-uuid=one\n"
+    assert read(host.directory.find().path + "/mysql/auto.cnf") == b"[auto]\nserver-uuid=one\n"
+
+
 @needs_root
 def test_everything_that_is_easily_lost_comes_back(tmp_path):
     source = awkward(str(tmp_path / "live" / "app"))

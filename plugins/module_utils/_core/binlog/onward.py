@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the binary log of a restored MariaDB server goes on from: the last GTIDs that were ever given out, not those of the backup.
+"""What the binary log of a restored server goes on from, so that no GTID is given out twice.
 
-A server numbers its transactions on from what its logs, and ``gtid_slave_pos``, say. Those of a backup say less than there was: it would
-give out the numbers of what came after the backup a second time, and a replica that has the first could not tell the two apart. A server
-without logs begins with what is in a file beside them (MariaDB's knowledge base, "Global Transaction ID", gtid_binlog_state; it reads the
-file also where the index is not there), so that is written in their place.
+On MySQL a GTID names the server that gave it out, by its ``server_uuid``: one that has lost transactions goes on under a new one.
+
+On MariaDB it goes on from the last GTIDs that were ever given out, not from those of the backup. A server numbers its transactions on from what its
+logs, and ``gtid_slave_pos``, say. Those of a backup say less than there was: it would give out the numbers of what came after the backup a second
+time, and a replica that has the first could not tell the two apart. A server without logs begins with what is in a file beside them (MariaDB's
+knowledge base, "Global Transaction ID", gtid_binlog_state; it reads the file also where the index is not there), so that is written in their place.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from .index import Archive
 
 _SUFFIX = ".state"
+
+# In MySQL's data directory; where it is missing, the server makes one with a new server_uuid (its manual, "Replication and Binary Logging Options").
+_IDENTITY = "auto.cnf"
 
 
 def newest(generation: Generation, logs: Logs, archives: Sequence["Archive"]) -> Optional[str]:
@@ -101,3 +106,11 @@ def remove(directory: str, stem: str, index: str) -> None:
         number = name[len(stem) + 1 :].split(".")[0]
         if name == index or (name.startswith(stem + ".") and (number in ("index", "state") or (number.isdigit() and len(number) >= 6))):
             os.unlink(os.path.join(directory, name))
+
+
+def renew(datadir: str) -> None:
+    """Have a MySQL server that goes back to earlier data make a server_uuid of its own; on MariaDB there is nothing to do."""
+    path = os.path.join(datadir, _IDENTITY)
+    if os.path.lexists(path):
+        os.unlink(path)
+        durable.sync_directory(datadir)

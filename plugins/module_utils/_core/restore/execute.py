@@ -104,6 +104,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
             copying.copy(plan.generation, target, done, plan.bytes, reporter)
             done += target.tree.bytes
         journal = {**journal, "recovery": _replayed(plan, reporter)}
+        _renew(plan)
         for target in plan.targets:
             durable.sync_file_system(os.path.dirname(target.staging))
         journal["old_logs"] = _old_logs(plan)
@@ -136,6 +137,11 @@ def _replayed(plan: RestorePlan, reporter: Reporter) -> Optional[Dict[str, Any]]
         return plan.replay.run(where, reporter)
     except StillpointError as error:
         raise StillpointError("%s; the live data was not touched" % error) from error
+
+
+def _renew(plan: RestorePlan) -> None:
+    if places.databases(plan.targets):
+        onward.renew(places.datadir_of(plan.targets).staging)
 
 
 def _old_logs(plan: RestorePlan) -> List[str]:
@@ -316,6 +322,7 @@ def _elsewhere(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Option
             copying.copy(plan.generation, target, done, plan.bytes, reporter)
             done += target.tree.bytes
         recovery = _replayed(plan, reporter)
+        _renew(plan)
         durable.sync_file_system(plan.to)
         for name in sorted(os.listdir(staging)):
             durable.rename_to_free_name(os.path.join(staging, name), os.path.join(plan.to, name))

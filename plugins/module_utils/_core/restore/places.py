@@ -87,8 +87,13 @@ def databases(targets: Sequence[Target]) -> List[str]:
 
 
 def datadir(targets: Sequence[Target]) -> str:
-    """Return where the server works: the tree of its data directory, not that of its redo log or the like."""
-    return min((target for target in targets if not target.tree.is_files), key=lambda target: len(target.tree.name)).path
+    """Return where the server works."""
+    return datadir_of(targets).path
+
+
+def datadir_of(targets: Sequence[Target]) -> Target:
+    """Return the target of the tree of the data directory, not that of the redo log or the like."""
+    return min((target for target in targets if not target.tree.is_files), key=lambda target: len(target.tree.name))
 
 
 def refuse_running(targets: Sequence[Target]) -> None:

@@ -256,8 +256,7 @@ def _stranger(generation: Generation, targets: Sequence[Target]) -> Iterator[str
         return
     yield "it is a backup of another host, %s: what is here now is replaced by what was there" % host
     if places.databases(targets):
-        also = "" if (generation.summary.get("server") or {}).get("flavour") == "mariadb" else ", and its server_uuid (auto.cnf), which no two servers may have"
-        yield "the server here gets the accounts and passwords of that one%s" % also
+        yield "the server here gets the accounts and passwords of that one"
 
 
 def _warnings(

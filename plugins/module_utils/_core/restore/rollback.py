@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from .. import durable, service
 from .. import job as jobs
+from ..binlog import onward
 from ..binlog.aside import Logs
 from ..errors import CommandError, StillpointError, UsageError
 from ..observe.progress import Reporter
@@ -234,6 +235,8 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
                     _merge(volume, control)
             for volume in plan.volumes:
                 _mount(volume)
+            if plan.about.datadir:
+                onward.renew(plan.about.datadir)
         _note(plan, reporter)
         if plan.unit:
             reporter.stage("start")

@@ -52,6 +52,13 @@ NO_LIBRARY = """
     scratch.Settings.find_program = lambda settings: '/usr/local/bin/without'
 """
 
+# How much room the repository takes, before the server on the copy writes.
+USED = "df -B1 --output=used /backups"
+LOOK_AT_ROOM = f"""
+    import subprocess
+    hook('trial:_prove', before=lambda *_: print('used with the copy: ' + subprocess.getoutput({USED!r}).split()[-1], file=sys.stderr))
+"""
+
 DIE = "hook('mysql.standing:stands', before=die)"
 
 
@@ -146,11 +153,18 @@ def test_a_run_that_is_ended_while_it_proves_leaves_no_server(etrial: Etrial, si
     assert etrial.generations() == []
 
 
-def test_a_backup_in_the_repository_is_proven_on_a_copy_and_a_bit_that_flips_in_it_later_is_found(etrial: Etrial) -> None:
+def test_a_backup_in_the_repository_is_proven_on_a_copy_that_shares_its_blocks_and_a_bit_that_flips_in_it_later_is_found(etrial: Etrial) -> None:
+    etrial.machine.run("mkfs.xfs -q /dev/disk/by-id/virtio-spare && mount /dev/disk/by-id/virtio-spare /backups && chmod 700 /backups")
     etrial.small_job()
     summary = etrial.backup()
     assert etrial.generations()[0]["state"] == "unproven"
-    (found,) = [json.loads(etrial.stillpoint("verify", "etrial", "--server", "--json", timeout=600).stdout)]
+    before = int(etrial.machine.run(USED).stdout.split()[-1])
+    done = etrial.faulty(LOOK_AT_ROOM, "verify", "etrial", "--server", "--json", timeout=600)
+    assert done.rc == 0, done.stderr
+    grown = int(done.stderr.split("used with the copy: ")[1].split()[0]) - before
+    (copied,) = (tree["bytes"] for tree in summary["trees"] if tree["name"] == "mysql")
+    assert grown < copied / 4
+    found = json.loads(done.stdout)
     proof = found["proof"]
     assert (found["ok"], proof["ok"], proof["of"]) == (True, True, "a copy of the backup")
     assert proof["tables"]["checked"] > 30

@@ -13,11 +13,11 @@ help: ## this list
 setup: ## install what is needed: Debian packages, and a venv in the cache
 	$(LAB)/setup
 
-check: ## all fast checks: linters, types, sanity, unit tests on every Python found
+check: ## all fast checks: linters, types, sanity, unit tests on three Pythons
 	tests/check
 
 units: ## the unit tests alone, on every Python found, those with real servers among them
-	tests/check units servers
+	tests/check units servers other_units
 
 integration: ## tests of the collection against real servers on real LVM, in virtual machines; Molecule's scenarios among them
 	$(LAB)/lab images bullseye trixie sid
@@ -28,7 +28,7 @@ molecule: ## the roles alone, rolled out to a Vagrant machine
 
 test: ## everything: check, units with real servers, integration
 	$(MAKE) check
-	tests/check servers
+	tests/check servers other_units
 	$(MAKE) integration
 
 demo: ## a backup under load and a restore, before your eyes

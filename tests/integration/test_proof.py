@@ -31,6 +31,37 @@ BREAK = """
     hook('backup:prove', before=break_pages)
 """
 
+# Tables whose one row keeps its text on pages of its own, which only their server can read; the restart leaves nothing of them in the redo log.
+UNREADABLE = """
+set -e
+echo "1;$(openssl rand -hex 32)" > /etc/mysql/keys.txt
+chown mysql /etc/mysql/keys.txt; chmod 400 /etc/mysql/keys.txt
+cat > /etc/mysql/conf.d/keys.cnf <<'END'
+[mariadb]
+plugin_load_add = file_key_management
+file_key_management_filename = /etc/mysql/keys.txt
+innodb_encrypt_log = ON
+END
+systemctl restart mariadb
+mariadb <<'END'
+CREATE DATABASE probe; USE probe; SET group_concat_max_len = 1000000;
+CREATE TABLE secret (i INT PRIMARY KEY, t LONGTEXT) ENGINE=InnoDB ENCRYPTED=YES;
+CREATE TABLE packed (i INT PRIMARY KEY, t LONGTEXT) ENGINE=InnoDB PAGE_COMPRESSED=1;
+CREATE TABLE zipped (i INT PRIMARY KEY, t LONGTEXT) ENGINE=InnoDB ROW_FORMAT=COMPRESSED KEY_BLOCK_SIZE=8;
+INSERT INTO secret SELECT 1, GROUP_CONCAT(SHA2(seq, 512) SEPARATOR '') FROM seq_1_to_1000;
+INSERT INTO packed SELECT * FROM secret; INSERT INTO zipped SELECT * FROM secret;
+END
+systemctl restart mariadb
+"""
+BREAK_LONG_COLUMNS = """
+    def break_pages(_claim, on_snapshot, *_arguments):
+        for name, page in (('secret', 16384), ('packed', 16384), ('zipped', 8192)):
+            with open(on_snapshot.directory('/var/lib/mysql') + '/probe/%s.ibd' % name, 'r+b') as file:
+                file.seek(6 * page + 100)
+                file.write(b'torn' * 10)
+    hook('backup:prove', before=break_pages)
+"""
+
 # One bit, as a disk does it: size and times stay.
 FLIP = """
 import os, sys
@@ -126,6 +157,18 @@ def test_a_broken_page_on_the_snapshot_fails_the_proof_and_the_backup_is_kept_an
     named = etrial.stillpoint("restore", "etrial", bad["generation"], "--dry-run")
     assert "its proof failed" in named.stdout
     assert etrial.left_behind() == []
+
+
+def test_tables_that_only_their_server_can_read_are_read_to_the_end_of_their_long_columns(etrial: Etrial) -> None:
+    etrial.machine.run(UNREADABLE, timeout=180)
+    etrial.job("name: etrial\nmysql: {method: snapshot}\nrepository: /backups\nverify: {server: true, tables: all}\n")
+    assert etrial.backup()["proof"]["ok"] is True
+    done = etrial.faulty(BREAK_LONG_COLUMNS, "run", "etrial")
+    assert done.rc == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "finds 3 of its tables damaged" in last
+    for table in ("probe.packed", "probe.secret", "probe.zipped"):
+        assert table in etrial.stillpoint("show", "etrial", "--json", etrial.generations()[0]["generation"]).stdout
 
 
 def test_a_proof_that_can_not_be_done_leaves_the_backup_unproven_and_says_why(etrial: Etrial) -> None:

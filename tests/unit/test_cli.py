@@ -67,11 +67,11 @@ class Host:
         path.chmod(0o600)
         return str(path)
 
-    def generation(self, when: datetime, name: str = "web", host: str = HOST, **summary: Any) -> str:
+    def generation(self, when: datetime, name: str = "web", host: str = HOST, tree: str = "", **summary: Any) -> str:
         """Publish a generation of the files as they are now and return its path."""
         directory = JobDirectory.open(str(self.repository), host, name)
         with directory.lock(), directory.begin("run-" + name) as partial:
-            partial.add(Tree("files" + str(self.files), str(self.files), str(self.files), ()))
+            partial.add(Tree(tree or "files" + str(self.files), str(self.files), str(self.files), ()))
             facts = {
                 "job": name,
                 "host": host,
@@ -596,6 +596,17 @@ def test_a_restore_that_was_interrupted_is_undone_or_finished_and_nothing_else_i
     assert "%s: what was there before gets its place back" % host.files in done.stdout
     assert (host.files / "case 1").read_text() == "changed since"
     assert host.run("restore", "web", "--yes").returncode == 0
+
+
+def test_a_verification_takes_the_newest_that_is_not_bad_and_finds_that_there_is_none(host: Host) -> None:
+    host.job()
+    for options in ([], ["--all"]):
+        assert "nothing was backed up there yet" in host.refusal("verify", "web", *options)
+    proven = {"proof": {"ok": True}}
+    host.generation(at(21), tree="mysql", **proven)
+    newest = host.generation(at(22), tree="mysql")
+    assert [each["state"] for each in host.json("list", "web")] == ["unproven", "good"]
+    assert host.run("verify", "web").stdout.startswith("web %s:" % os.path.basename(newest))
 
 
 def test_a_table_is_asked_for_with_what_goes_with_it(host: Host) -> None:

@@ -294,6 +294,106 @@ def test_a_generation_whose_manifest_is_damaged_shares_nothing_and_is_warned_abo
     assert sums(three) == sums(one)
 
 
+def rot(generation: Generation, name: str) -> None:
+    """Flip a bit in a file, as a disk does it: size and times stay, and so does every generation's name for it."""
+    path = os.path.join(generation.path, name)
+    status = os.stat(path)
+    with open(path, "r+b") as file:
+        byte = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_damage_that_was_found_is_not_shared_with_the_next_generation_by_way_of_another_one(directory, source):
+    older = back_up(directory, tree(source))
+    newer = back_up(directory, tree(source), hours=1)
+    healthy = os.stat(older.path + "/files/tree/a").st_ino
+    rot(newer, "files/tree/sub/b")
+    assert not verify.verify(newer, Quiet()).ok
+    assert (newer.state, older.state) == ("bad", "good"), "nobody has read that one yet"
+    third = back_up(directory, tree(source), hours=2)
+    assert read(third.path + "/files/tree/sub/b") == b"beta"
+    assert verify.verify(third, Quiet()).ok
+    assert os.stat(third.path + "/files/tree/a").st_ino == healthy, "what is the same is shared all the same"
+    assert any("all that the new one shares with %s was compared by contents" % older.name in text for text in third.summary["warnings"])
+
+
+def test_what_was_made_or_read_since_the_damage_was_found_is_trusted_again(directory, source, monkeypatch):
+    first = back_up(directory, tree(source))
+    bad = back_up(directory, tree(source), hours=1)
+    rot(bad, "files/tree/sub/b")
+    verify.verify(bad, Quiet())
+
+    def compares() -> bool:
+        with directory.lock(), directory.begin("look") as partial:
+            return partial._compares
+
+    assert compares()
+    monkeypatch.setattr(verify, "_now", lambda: "2100-01-01T00:00:00Z")
+    write(first.path + "/files/tree/sub/b", b"beta")
+    assert verify.verify(first, Quiet()).ok
+    assert not compares(), "it was read from end to end after that"
+    os.unlink(first.verdict_path)
+    assert compares()
+    monkeypatch.setattr(Generation, "found_damaged", property(lambda each: START if each.name == bad.name else None))
+    back_up(directory, tree(source), hours=3)
+    assert not compares(), "it was made after that"
+
+
+def test_a_manifest_that_a_run_finds_damaged_makes_its_generation_bad_for_good(directory, source):
+    first = back_up(directory, tree(source, "mysql"), proof={"ok": True})
+    second = back_up(directory, tree(source, "mysql"), hours=1, proof={"ok": True})
+    manifest_file = second.path + "/manifest.json"
+    text = read(manifest_file).replace(b'"sub/b"', b'"sub/c"').replace(b"sub/b", b"sub/c")
+    with open(manifest_file, "r+b") as file:
+        file.write(text)
+    assert Generation(second.path).state == "good", "the head is whole"
+    back_up(directory, tree(source, "mysql"), hours=2)
+    assert Generation(second.path).state == "bad"
+    with directory.lock():
+        kept = {decision.name: decision.reasons for decision in directory.prune(Keep(last=1))}
+    assert "newest proven" in kept[first.name] and kept[second.name] == ()
+
+
+def test_latest_points_away_from_a_generation_that_turns_out_to_be_bad(directory, source):
+    older = back_up(directory, tree(source))
+    newer = back_up(directory, tree(source), hours=1)
+    latest = directory.path + "/latest"
+    assert os.readlink(latest) == newer.name
+    with directory.lock():  # as by a run that is at work, which sees to it itself
+        verify.record_proof(newer, {"ok": False, "reason": "it does not start"}, Quiet())
+        assert os.readlink(latest) == newer.name
+    with directory.lock():
+        directory.clean()
+    assert os.readlink(latest) == older.name
+    verify.record_proof(newer, {"ok": True}, Quiet())
+    assert os.readlink(latest) == newer.name
+    rot(newer, "files/tree/a")
+    verify.verify(newer, Quiet())
+    assert os.readlink(latest) == older.name
+
+
+@needs_root
+def test_a_full_disk_keeps_no_generation_good_that_was_found_damaged(tmp_path, source):
+    for disk in small_disk(str(tmp_path / "disk"), "2m"):
+        directory = job(disk)
+        generation = back_up(directory, tree(source))
+        rot(generation, "files/tree/a")
+        with pytest.raises(OSError, match="No space left"), open(disk + "/filled", "wb", buffering=0) as file:
+            while file.write(bytes(1 << 12)):
+                pass
+        reporter = Quiet()
+        assert not verify.verify(generation, reporter).ok
+        assert any("can't be recorded" in warning for warning in reporter.warnings)
+        assert Generation(generation.path).state == "bad"
+        assert "could not be recorded" in Generation(generation.path).reason
+        os.unlink(disk + "/filled")
+        rot(generation, "files/tree/a")
+        assert verify.verify(generation, Quiet()).ok
+        assert Generation(generation.path).state == "good"
+
+
 def test_comparing_by_checksum_shares_what_is_the_same_all_the_same(directory, source):
     one = back_up(directory, tree(source))
     write(source + "/a", b"ALPHA")

@@ -369,6 +369,32 @@ def test_one_whose_proof_failed_is_put_back_only_by_its_name_and_says_so(host):
     assert any("its proof failed" in line for line in elsewhere.lines())
 
 
+def test_who_names_no_generation_is_told_of_a_newer_one_that_is_passed_over(host):
+    def told() -> List[str]:
+        return list(planning.passed_over(host.directory.find(), "all"))
+
+    chosen = host.back_up(hours=1, proof={"ok": True})
+    assert told() == []
+    host.back_up(hours=2, proof={"ok": False, "reason": "it does not start"})
+    assert told() == []
+    newer = host.back_up(hours=3)
+    assert (host.directory.find().name, told()) == (chosen.name, ["%s is newer and unproven: name it to restore that one instead" % newer.name])
+
+
+def test_a_good_backup_that_lacks_what_a_newer_one_holds_is_not_taken_for_it(tmp_path):
+    host = Host(str(tmp_path / "here"))
+    both = host.trees
+    host.trees = both[1:]
+    old = host.back_up()
+    host.trees = both
+    new = host.back_up(hours=1)
+    assert (host.directory.find().name, new.state) == (old.name, "unproven")
+    sentence = "the newest good backup, %s, does not hold %s, which the newer %s .unproven. does: name the one to restore"
+    with pytest.raises(UsageError, match=sentence % (old.name, host.datadir, new.name)):
+        list(planning.passed_over(old, "all"))
+    assert len(list(planning.passed_over(old, "files"))) == 1
+
+
 def test_a_generation_whose_manifest_is_damaged_is_refused(host):
     path = host.directory.find().path + "/manifest.json"
     with open(path, "rb") as file:

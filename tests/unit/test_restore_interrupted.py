@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 from _core import durable, service
 from _core.binlog.index import Archive
-from _core.errors import StillpointError, UsageError
+from _core.errors import StillpointError, Stopped, UsageError
 from _core.restore import exchange, journal, undo
 from _core.restore import plan as planning
 from _core.restore.execute import execute
@@ -393,6 +393,30 @@ def test_archives_of_other_servers_are_told_nothing(host: Host) -> None:
     execute(planning.make(host.back_up(hours=1, **logs.facts), archives=[archive], state=host.state), Quiet())
     assert archive.restored() is None
     assert logs.left() == logs.others
+
+
+@pytest.mark.usefixtures("server")
+def test_what_a_server_has_logged_since_the_exchange_is_not_taken_for_what_was_replaced(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_unit", lambda *_args: "mariadb.service")
+    logs = Logging(host)
+    generation = host.back_up(hours=1, **logs.facts)
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "start", stopped)
+        with pytest.raises(Stopped):
+            execute(planning.make(generation, state=host.state), Quiet())
+    (kept,) = [path for path in map(str, os.listdir(logs.directory)) if "replaced-" in path]
+    before = facts(os.path.join(logs.directory, kept))
+    write(logs.directory + "/bin.000001", b"of the restored server")
+    write(logs.index, b"%s/bin.000001\n" % logs.directory.encode())
+    done = execute(planning.make(generation, state=host.state), Quiet())
+    assert read(logs.directory + "/bin.000001") == b"of the restored server"
+    assert facts(os.path.join(logs.directory, kept)) == before
+    assert done["replaced"][-1] == os.path.join(logs.directory, kept)
+    assert journal.pending(state=host.state) is None and service.running_in(host.datadir)
+
+
+def stopped(*_args: Any) -> None:
+    raise Stopped("SIGTERM")
 
 
 def test_logs_that_were_set_aside_come_back_when_the_restore_is_undone(host: Host) -> None:

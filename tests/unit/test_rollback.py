@@ -6,16 +6,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import Any, List
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Iterator, List
 
 import pytest
 from _core import durable
+from _core import job as jobs
 from _core.errors import StillpointError, UsageError
 from _core.restore import journal, rollback
 from _core.storage import leftovers, lvm, points
 from _core.storage.holders import holders
 from _core.storage.lvm import LogicalVolume
-from trees import needs_root, small_disk
+from trees import Quiet, needs_root, small_disk
 
 RUN = "20261122t020004-3f9a"
 ABOUT = points.About("mariadb@one\\x2dtwo.service", "/srv/db & more/mysql", "/var/log/mysql/mysql-bin", "/var/log/mysql/mysql-bin.index")
@@ -148,3 +151,95 @@ def test_the_plan_says_what_is_lost_and_a_running_system_does_not_go_back() -> N
     text = "\n".join(plan.lines())
     assert "data/db, mounted at /var/lib/mysql: everything that was written to it since is lost" in text
     assert "mariadb.service is stopped for it" in text and "mysql-bin.* are set aside" in text
+
+
+class Fake:
+    """LVM, systemd and mounts as a rollback of two thick snapshots calls them, and what they were told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, top: Any) -> None:
+        monkeypatch.setattr(journal, "STATE", str(top))
+        tags = points.tags(2, ABOUT)
+        self.known = [snapshot(0, "db", tags), snapshot(1, "tree", tags)]
+        self.calls: List[str] = []
+        self.overflows: List[int] = []
+        self.after_stop: List[int] = []
+        volumes = tuple(rollback.Volume("data", each.origin, each.name, False) for each in self.known)
+        self.plan = rollback.RollbackPlan(RUN, "then", volumes, "mariadb.service", (), points.About("mariadb.service", str(top), "", ""), False)
+
+        def call(name: str) -> Any:
+            return lambda *args, **_more: self.calls.append(" ".join([name, *(each for each in args[:1] if isinstance(each, str))]))
+
+        for name in ("forbid", "allow", "start"):
+            monkeypatch.setattr(rollback.service, name, call(name))
+        monkeypatch.setattr(rollback.service, "stop", self._stop)
+        monkeypatch.setattr(rollback.lvm, "volumes", self._volumes)
+        monkeypatch.setattr(rollback.lvm, "retag", call("retag"))
+        monkeypatch.setattr(rollback, "_merge", lambda volume, _control: self.calls.append("merge " + volume.origin))
+        monkeypatch.setattr(rollback.dm, "Control", open_nothing)
+
+    def _stop(self, *_args: Any) -> None:
+        self.calls.append("stop")
+        self.overflows += self.after_stop
+
+    def _volumes(self) -> List[LogicalVolume]:
+        return [LogicalVolume(**{**vars(each), "attr": "swi-I-s---"}) if number in self.overflows else each for number, each in enumerate(self.known)]
+
+
+@contextmanager
+def open_nothing() -> Iterator[None]:
+    yield
+
+
+def test_a_snapshot_that_overflows_while_the_server_stops_is_noticed_before_another_one_goes_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    fake.after_stop = [1]
+    with pytest.raises(StillpointError, match="-1 overflowed while the server was stopped, and holds nothing any more; nothing has gone back"):
+        rollback.execute(fake.plan, Quiet())
+    assert fake.calls == ["stop", "forbid mariadb.service", "allow mariadb.service", "start mariadb.service"]
+    assert rollback.begun() is None
+
+
+def test_half_a_set_that_has_gone_back_ends_with_the_way_out_and_not_in_a_circle(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    rollback._write(fake.plan)
+    fake.known = fake.known[1:]
+    fake.overflows = [0]
+    going = rollback.begun()
+    assert going is not None
+    with pytest.raises(StillpointError, match="are of two moments: the server stays stopped until a backup is put back, with stillpoint restore JOB"):
+        rollback.execute(going, Quiet())
+    assert not any(call.startswith(("merge", "allow", "start")) for call in fake.calls)
+    assert rollback.begun() is None
+
+
+def test_a_rollback_that_is_ended_when_all_has_gone_back_only_starts_the_server(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+
+    def ended(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollback.service, "start", ended)
+        with pytest.raises(KeyboardInterrupt):
+            rollback.execute(fake.plan, Quiet())
+    assert [call for call in fake.calls if call.startswith("merge")] == ["merge db", "merge tree"]
+    fake.calls.clear()
+    going = rollback.begun()
+    assert going is not None and going.merged
+    rollback.execute(going, Quiet())
+    assert fake.calls == ["allow mariadb.service", "start mariadb.service"]
+    assert rollback.begun() is None
+
+
+def test_a_damaged_archive_is_warned_of_and_keeps_no_server_down(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    repository = tmp_path / "repository"
+    archive = repository / jobs.host_name() / "shop" / "binlog"
+    archive.mkdir(parents=True)
+    (archive / "index").write_text("no JSON\n")
+    job = jobs.parse({"name": "shop", "mysql": {}, "repository": str(repository), "binlog": {"archive": True}})
+    monkeypatch.setattr(rollback, "_jobs", lambda: [job])
+    reporter = Quiet()
+    rollback.execute(replace(fake.plan, about=points.About("mariadb.service", str(tmp_path), "/nowhere/mysql-bin", "/nowhere/mysql-bin.index")), reporter)
+    assert fake.calls[-1] == "start mariadb.service"
+    assert any("can't be told of it" in warning for warning in reporter.warnings)

@@ -38,6 +38,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
     :raises StillpointError: nothing was published, and what was opened is closed
     """
     started = time.monotonic()
+    planning.refuse_half_done()
     directory = JobDirectory.open(job.repository, host_name(), job.name)
     with directory.lock():
         owner = this_process(new_run_id(), job.name)
@@ -77,6 +78,8 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
                 "duration_s": round(time.monotonic() - started, 1),
             }
             generation = partial.publish(point.time, summary)
+            if partial.trouble:
+                reporter.warn(partial.trouble)
         removed = _prune(directory, job, reporter)
     if proof and proof.reason and not proof.refuted:
         raise ProofFailed(

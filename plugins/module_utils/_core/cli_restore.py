@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, List, Optional, Union
 
 from . import job as jobs
@@ -52,6 +53,9 @@ def restore(arguments: argparse.Namespace) -> int:
     else:
         wanted = binlogs.asked(moment) if moment else None
         made = plan.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job), moment=wanted)
+    if name is None and replay is None:
+        parts = plan.DATABASE if arguments.table or arguments.database else arguments.parts or plan.ALL
+        made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, parts)))
     if arguments.dry_run:
         if arguments.json:
             _print_json(made.as_dict())

@@ -149,12 +149,8 @@ def target_facts(target: Target) -> Dict[str, Any]:
     }
 
 
-def make(job: Job) -> Plan:
-    """Return the Plan for a job. Nothing is changed.
-
-    :raises StillpointError: one sentence for the first reason why a run would not succeed
-    """
-    require("lvs", "rsync", "mount")
+def refuse_half_done() -> None:
+    """Raise StillpointError where a restore or a rollback has left the live data half done."""
     half_done = journal.pending()
     if half_done:
         raise StillpointError(
@@ -164,6 +160,15 @@ def make(job: Job) -> Plan:
     going_back = rollback.begun()
     if going_back:
         raise StillpointError("going back to %s was interrupted: finish it first, with stillpoint rollback" % going_back.run_id)
+
+
+def make(job: Job) -> Plan:
+    """Return the Plan for a job. Nothing is changed.
+
+    :raises StillpointError: one sentence for the first reason why a run would not succeed
+    """
+    refuse_half_done()
+    require("lvs", "rsync", "mount")
     directory = JobDirectory.open(job.repository, host_name(), job.name)
     server = None
     quiesce = None

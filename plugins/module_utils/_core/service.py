@@ -167,16 +167,16 @@ def allow(unit: str) -> None:
     :raises StillpointError: it can't be taken back
     """
     path = _forbidding(unit)
-    if not os.path.lexists(path):
-        return
+    directory = os.path.dirname(path)
     try:
-        os.unlink(path)
-        durable.sync_directory(os.path.dirname(path))
-        if not os.listdir(os.path.dirname(path)):
-            os.rmdir(os.path.dirname(path))
+        if os.path.lexists(path):
+            os.unlink(path)
+            durable.sync_directory(directory)
+        if os.path.isdir(directory) and not os.listdir(directory):
+            os.rmdir(directory)
     except OSError as error:
         raise StillpointError("%s, which keeps %s from being started, can't be removed: %s" % (path, unit, error.strerror)) from error
-    run(["systemctl", "daemon-reload"])
+    run(["systemctl", "daemon-reload"])  # also where the file is gone: who removed it may have been killed before this
 
 
 def _forbidding(unit: str) -> str:

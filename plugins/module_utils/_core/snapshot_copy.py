@@ -96,6 +96,8 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
                     with mounted(point.snapshots, owner) as to_snapshot:
                         copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)
                     generation = partial.publish(point.time, _summary(point, request, watch, started))
+                    if partial.trouble:
+                        reporter.warn(partial.trouble)
             result = {
                 "changed": True,
                 "changes": sum(copied.changes for copied in copies),

@@ -11,7 +11,7 @@ from .job import Job
 from .observe import show
 from .observe.progress import Reporter
 from .observe.text import count, duration, size
-from .repository.generations import Generation, JobDirectory
+from .repository.generations import BAD, GOOD, UNPROVEN, Generation, JobDirectory
 from .repository.verify import Verdict, verify
 
 
@@ -19,7 +19,7 @@ from .repository.verify import Verdict, verify
 class Asked:
     """What is to be verified.
 
-    :ivar generation: by its name; None: the newest that is good
+    :ivar generation: by its name; None: the newest that is not bad
     :ivar percent: of the files whose contents are read; None: all
     :ivar server: start a server on a copy besides
     """
@@ -90,9 +90,10 @@ def choose(directory: JobDirectory, asked: Asked) -> List[Generation]:
     """
     if asked.all and asked.generation:
         raise UsageError("name a generation or say --all, not both")
+    # the one that is wanted next: a newer one that nobody has proven yet before a good one of last year
+    generation = directory.find(asked.generation, ((GOOD, UNPROVEN), (BAD,)) if asked.all else ((GOOD, UNPROVEN),))
     if asked.all:
         return directory.generations()
-    generation = directory.find(asked.generation)
     if asked.server:
         from . import trial  # pylint: disable=import-outside-toplevel  # most verifications start no server
 
@@ -123,6 +124,12 @@ def _one(generation: Generation, asked: Asked, reporter: Reporter) -> Verified:
 def complaint(job: Job, found: Sequence[Verified]) -> str:
     """Return the sentence that ends a verification that did not go well; "" after one that did."""
     bad = [each.verdict.generation for each in found if each.bad]
+    unrecorded = [each.verdict.generation for each in found if each.bad and each.generation.state != BAD]
+    if unrecorded:
+        return (
+            "%s of %s is damaged, which could not be recorded beside it, so that it still counts as a backup: let the repository be written, and "
+            "verify again" % (", ".join(unrecorded), job.name)
+        )
     if bad:
         return "%s of %s is damaged and will not be restored or counted as a backup: restore another one, and take a new backup" % (
             ", ".join(bad),

@@ -46,6 +46,15 @@ def newest(generation: Generation, logs: Logs, archives: Sequence["Archive"]) ->
     return str(found) if live is not None or archives else None
 
 
+def ahead(logs: Logs) -> Optional[str]:
+    """Return what the logs of a MariaDB server that has stopped end with, where it goes back and its logs do not; None on MySQL, on a replica, and
+    where that can't be read."""
+    if any(name.startswith("master") and name.endswith(".info") for name in os.listdir(logs.datadir)):
+        return None
+    live = _live(logs)
+    return str(live) if live is not None else None
+
+
 def _live(logs: Logs) -> Optional[MariaState]:
     """Return what the logs of a server that has stopped end with; None where that can't be read."""
     paths = [path for path in logs.paths() if os.path.isfile(path)]

@@ -21,7 +21,7 @@ import fcntl
 import os
 import re
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -36,6 +36,9 @@ from ..storage.mounts import Tree
 from . import manifest, retention
 
 GOOD, UNPROVEN, BAD = "good", "unproven", "bad"
+
+# In place of a record that is there and can't be read.
+_UNREADABLE = {"ok": False, "files": 0, "faults": ["it was found damaged, and what was wrong could not be recorded"], "faults_total": 1, "time": ""}
 
 LOCK, LATEST = ".lock", "latest"
 PARTIAL, DELETING, VERIFIED, TRIAL = ".partial", ".deleting", ".verified", ".trial"
@@ -134,7 +137,10 @@ class Generation:
     def recorded(self) -> Dict[str, Any]:
         """What was recorded of it later: a verdict, the last sample without a fault as ``sample``, the last proof on a copy as ``proof``."""
         found = durable.read_json(self.verdict_path)
-        return found if isinstance(found, dict) else {}
+        if isinstance(found, dict):
+            return found
+        # what was found could not be written, or can't be read any more: it was no praise
+        return dict(_UNREADABLE) if os.path.lexists(self.verdict_path) else {}
 
     @property
     def verified(self) -> Optional[Dict[str, Any]]:
@@ -161,9 +167,17 @@ class Generation:
         if self._head[1]:
             return self._head[1]
         verified = self.verified
+        if verified and not verified.get("time"):
+            return str(verified["faults"][0])
         if verified and verified.get("faults_total"):
             return "%d faults were found on %s" % (verified["faults_total"], verified.get("time"))
         return ""
+
+    @property
+    def found_damaged(self) -> Optional[datetime]:
+        """When faults were found in it, UTC; None where none were, or where that is not known."""
+        verified = self.verified
+        return _moment(verified) if verified and verified.get("faults_total") else None
 
     @property
     def failed_proof(self) -> str:
@@ -186,6 +200,22 @@ class Generation:
         if (self.proof or {}).get("ok") or all(tree.is_files for tree in self.trees):
             return GOOD
         return UNPROVEN
+
+    def record(self, value: Mapping[str, Any]) -> None:
+        """Keep what was found of it, beside it; `recorded` returns that.
+
+        :raises OSError: it can't be written. What says that it is damaged then leaves a mark that says so, if even that is possible
+        """
+        try:
+            durable.write_json(self.verdict_path, value)
+        except OSError:
+            if value.get("faults_total"):
+                with suppress(OSError):  # a full disk takes an empty file
+                    os.close(os.open(self.verdict_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+            raise
+        finally:
+            with suppress(OSError):
+                os.unlink(self.verdict_path + ".new")
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -296,18 +326,19 @@ class JobDirectory:
             found.append((place, generation))
         return [generation for _place, generation in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
 
-    def find(self, name: Optional[str] = None) -> Generation:
+    def find(self, name: Optional[str] = None, states: Sequence[Sequence[str]] = ((GOOD,), (UNPROVEN,))) -> Generation:
         """Return a generation by its name or the beginning of it; without a name the newest good one, else the newest unproven.
 
+        :param states: instead: the newest in one of the first of these states, else in one of the next
         :raises UsageError: there is no such generation; the sentence says what there is
         """
         found = self.generations()
         if not found:
             raise UsageError("there is no generation %sin %s: nothing was backed up there yet" % (name + " " if name else "", self.path))
         if name is None or name == LATEST:
-            for state in (GOOD, UNPROVEN):
+            for wanted in states:
                 for generation in found:
-                    if generation.state == state:
+                    if generation.state in wanted:
                         return generation
             raise UsageError("every generation in %s is bad: name the one to use: %s" % (self.path, _names(found)))
         matching = [each for each in found if each.name == name] or [each for each in found if each.name.startswith(name)]
@@ -331,6 +362,7 @@ class JobDirectory:
                 durable.remove_tree(os.path.join(self.path, name))
             for name in stray:
                 os.unlink(os.path.join(self.path, name))
+            self._refresh_latest()
         return left
 
     def begin(self, run_id: str, algorithm: Optional[str] = None) -> "Partial":
@@ -352,7 +384,7 @@ class JobDirectory:
                 return False
             doomed = os.path.join(self.path, "." + generation.name + DELETING)
             with self._written():
-                self._point_away(generation.name)
+                self._refresh_latest(without=generation.name)
                 durable.rename(generation.path, doomed)
                 if os.path.lexists(generation.verdict_path):
                     os.unlink(generation.verdict_path)
@@ -374,15 +406,28 @@ class JobDirectory:
             for decision in decisions
         ]
 
-    def _point_away(self, name: str) -> None:
-        """Let `latest` point to the newest of the others that is not bad where it points to a generation that is about to go."""
+    def record(self, generation: Generation, value: Mapping[str, Any]) -> None:
+        """Keep what was found of a generation, and let `latest` point away from one that is bad. Needs no lock: a run that is at work sees
+        to `latest` itself.
+
+        :raises OSError: as `Generation.record` does
+        """
+        generation.record(value)
+        with suppress(BusyError), self.lock(), self._written():
+            self._refresh_latest()
+
+    def _refresh_latest(self, without: str = "") -> None:
+        """Let `latest` point to the newest generation that is not bad.
+
+        :param without: one that is about to go
+        """
         latest = os.path.join(self.path, LATEST)
-        if os.path.islink(latest) and os.readlink(latest) == name:
-            others = [generation.name for generation in self.generations() if generation.name != name and generation.state != BAD]
-            if others:
-                self._point_latest(others[0])
-            else:
-                os.unlink(latest)
+        now = os.readlink(latest) if os.path.islink(latest) else ""
+        wanted = next((each.name for each in self.generations() if each.name != without and each.state != BAD), "")
+        if wanted and wanted != now:
+            self._point_latest(wanted)
+        elif now and not wanted:
+            os.unlink(latest)
 
     def _point_latest(self, name: str) -> None:
         new = os.path.join(self.path, "." + LATEST + ".new")
@@ -398,13 +443,16 @@ class Partial:
     :ivar path: where it is made
     :ivar base: the generation whose unchanged files it shares; None for the first
     :ivar warnings: what somebody should know; they go into the manifest
+    :ivar trouble: what went wrong after it was published; "" where nothing did
     """
 
     def __init__(self, directory: JobDirectory, run_id: str, algorithm: str) -> None:
         self._directory = directory
         self.path = os.path.join(directory.path, ".%s%s" % (run_id.replace("/", "-"), PARTIAL))
         self.warnings: List[str] = []
+        self.trouble = ""
         self.base: Optional[Generation] = None
+        self._compares = False  # what is shared with the base, by contents
         self.algorithm = algorithm
         self._sums: Optional[manifest.Sums] = None
         self._trees: Dict[str, Tuple[Tree, rsync.Copied]] = {}
@@ -427,24 +475,35 @@ class Partial:
                 self._discard()
 
     def _discard(self) -> None:
-        if self._sums is not None:
-            self._sums.close()
         try:
+            if self._sums is not None:
+                self._sums.close()
             durable.remove_tree(self.path)
-        except CommandError:
+        except (CommandError, OSError):
             pass  # what went wrong before is what has to be told; the next run removes it
 
     def _choose_base(self) -> Optional[Generation]:
         """Return the newest generation that is not known to be damaged and whose manifest is whole."""
-        for generation in self._directory.generations():
+        known = self._directory.generations()
+        for generation in known:
             if generation.state == BAD:
                 continue
             try:
                 manifest.check(generation.path)
             except manifest.Damaged as error:
                 self.warnings.append("%s; its files are not shared with the new one" % error)
+                try:
+                    generation.record(_found_by_chance(generation, str(error)))
+                except OSError as failure:
+                    self.warnings.append("that it is damaged can't be recorded: %s" % failure.strerror)
                 continue
             if generation.summary.get("checksum") == self.algorithm:
+                self._compares = _shares_damage(generation, known)
+                if self._compares:
+                    self.warnings.append(
+                        "a backup was found damaged, and %s has files in common with it: all that the new one shares with %s was compared by contents"
+                        % (generation.name, generation.name)
+                    )
                 return generation
             self.warnings.append(
                 "generation %s has %s checksums and this one gets %s: every file is copied anew"
@@ -471,6 +530,7 @@ class Partial:
             raise RuntimeError("called before it was begun")
         if tree.name in self._trees:
             raise UsageError("%s and %s have the same name in a backup, %s" % (self._trees[tree.name][0].source, tree.source, tree.name))
+        checksum = checksum or self._compares
         dest = os.path.join(self.path, tree.name)
         old = os.path.join(self.base.path, tree.name) if self.base else ""
         on_item = self._recorder(tree)
@@ -580,7 +640,7 @@ class Partial:
             if generation.state != BAD:
                 self._directory._point_latest(name)
         except OSError as error:
-            self.warnings.append("%s/%s does not point to the new generation: %s" % (self._directory.path, LATEST, error.strerror))
+            self.trouble = "%s/%s does not point to the new generation: %s" % (self._directory.path, LATEST, error.strerror)
         return generation
 
     def _free_name(self, time: datetime) -> str:
@@ -632,6 +692,33 @@ class Partial:
 
     def _base_entries(self) -> Iterator[manifest.Entry]:
         return manifest.entries(self.base.path) if self.base else iter(())
+
+
+def _moment(recorded: Mapping[str, Any]) -> Optional[datetime]:
+    """Return when a verification ended, UTC; None where that is not known."""
+    try:
+        return datetime.strptime(str(recorded.get("time")), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+
+
+def _shares_damage(base: Generation, known: Sequence[Generation]) -> bool:
+    """Tell whether a generation may have the damage that was found in another one: an unchanged file is the same file in all of them. One that
+    was made after that was compared with its source, and one that was read from end to end since is known to be right."""
+    found = max((each.found_damaged for each in known if each.found_damaged), default=None)
+    if found is None or base.time > found:
+        return False
+    verified = base.verified
+    since = _moment(verified) if verified and verified.get("ok") else None
+    return since is None or since < found
+
+
+def _found_by_chance(generation: Generation, text: str) -> Dict[str, Any]:
+    """Return what is recorded of a generation whose manifest turned out to be damaged, as a verification records it."""
+    known = {key: value for key, value in generation.recorded.items() if key == "proof"}
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    facts = {"generation": generation.name, "time": now, "ok": False, "files": 0, "bytes": 0, "faults": [text], "faults_total": 1}
+    return {**facts, "duration_s": 0.0, "percent": None, "of_files": generation.files, "of_bytes": generation.size_bytes, **known}
 
 
 def _make_directories(path: str) -> None:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
-from .. import durable
 from ..copy import rsync
 from ..errors import StillpointError
 from ..observe.progress import Reporter
 from . import manifest
-from .generations import Generation
+from .generations import Generation, JobDirectory
 from .manifest import Fault, Sums
 
 # The first of them are kept; where everything is wrong, a list of everything says no more.
@@ -120,9 +119,11 @@ def record_proof(generation: Generation, proof: Mapping[str, Any], reporter: Rep
 
 def _write(generation: Generation, value: Mapping[str, Any], reporter: Reporter) -> None:
     try:
-        durable.write_json(generation.verdict_path, value)
+        JobDirectory(os.path.dirname(generation.path)).record(generation, value)
     except OSError as error:
         reporter.warn("the result can't be recorded as %s: %s" % (generation.verdict_path, error.strerror))
+    except StillpointError as error:
+        reporter.warn(str(error))
 
 
 def found_damaged(generation: Generation, faults: List[Fault], reporter: Reporter) -> None:

@@ -59,11 +59,15 @@ def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optiona
             if journal and journal["phase"] != journals.COPYING:
                 raise StillpointError("another restore was interrupted meanwhile: run this again")
             journal = _copied(plan, journal, reporter)
-        _stopped(plan, journal, reporter)
-        journal = _onward(plan, journal)
-        reporter.stage("replace")
-        with undisturbed():
-            kept = _replace(plan, journal, reporter)
+        if journal["phase"] == journals.REPLACED:
+            # The server may have been started since, by a boot for one: what it has written is not to be taken for what was replaced.
+            kept = journal.get("kept") or []
+        else:
+            _stopped(plan, journal, reporter)
+            journal = _onward(plan, journal)
+            reporter.stage("replace")
+            with undisturbed():
+                kept = _replace(plan, journal, reporter)
         if plan.unit:
             reporter.stage("start")
             service.allow(plan.unit)
@@ -257,7 +261,7 @@ def _replace(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> 
             kept += [{"path": path, "target": target.path, "inode": os.lstat(path).st_ino} for path in found if path]
         kept += [{"path": path, "target": plan.logs.basename + ".*", "inode": os.lstat(path).st_ino} for path in aside if plan.logs]
         record(plan.state, journal, kept)
-        journals.write(plan.state, {**journal, "phase": journals.REPLACED})
+        journals.write(plan.state, {**journal, "phase": journals.REPLACED, "kept": kept})
     except OSError as error:
         raise StillpointError(
             "the exchange of old and new data was interrupted: %s (%s); both are complete on the disk: %s"

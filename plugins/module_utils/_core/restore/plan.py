@@ -12,7 +12,7 @@ from ..binlog.aside import Logs
 from ..errors import StillpointError, UsageError
 from ..job import host_name
 from ..repository import manifest
-from ..repository.generations import Generation, RecordedTree
+from ..repository.generations import BAD, Generation, JobDirectory, RecordedTree
 from ..storage.mounts import is_below
 from ..storage.sizes import human
 from . import binlogs, places
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ALL, DATABASE, FILES = "all", "database", "files"
 
 BACK_UP = "take a backup as soon as it is done: no moment after the restore can be recovered before there is one"
+
+REPLICAS = "replicas of this server have to be made anew: nothing refuses one that has what is taken back here"
 
 # What a copy takes beyond the blocks of its files: directories, and the file system's own bookkeeping.
 _MARGIN_SHARE, _MARGIN = 0.02, 16 * 1024 * 1024
@@ -174,10 +176,14 @@ def make(
 def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
     if parts not in (ALL, DATABASE, FILES):
         raise UsageError("%r is no part of a backup: say %s, %s or %s" % (parts, ALL, DATABASE, FILES))
-    trees = [tree for tree in generation.trees if parts == ALL or tree.is_files == (parts == FILES)]
+    trees = [tree for tree in generation.trees if _is_of(tree, parts)]
     if not trees and not generation.damage:
         raise UsageError("the generation %s holds no %s" % (generation.name, "data" if parts == ALL else parts))
     return trees
+
+
+def _is_of(tree: RecordedTree, parts: str) -> bool:
+    return parts == ALL or tree.is_files == (parts == FILES)
 
 
 def refuse_damaged(generation: Generation) -> None:
@@ -249,6 +255,27 @@ def _doubts(generation: Generation) -> Iterator[str]:
         yield "its proof failed, and a server may not start on it or find its tables well: %s" % generation.failed_proof
 
 
+def passed_over(generation: Generation, parts: str) -> Iterator[str]:
+    """Return what somebody should know who named no generation and got this one: a newer one that nothing is known against.
+
+    :param parts: ``all``, ``database`` or ``files``
+    :raises UsageError: the newer one holds something that this one lacks
+    """
+    for newer in JobDirectory(os.path.dirname(generation.path)).generations():
+        if newer.name == generation.name:
+            return
+        if newer.state == BAD:
+            continue
+        lacks = {tree.source for tree in newer.trees if _is_of(tree, parts)} - {tree.source for tree in generation.trees}
+        if lacks:
+            raise UsageError(
+                "the newest good backup, %s, does not hold %s, which the newer %s (%s) does: name the one to restore"
+                % (generation.name, ", ".join(sorted(lacks)), newer.name, newer.state)
+            )
+        yield "%s is newer and %s: name it to restore that one instead" % (newer.name, newer.state)
+        return
+
+
 def _stranger(generation: Generation, targets: Sequence[Target]) -> Iterator[str]:
     """Return what it means that a backup is of another host."""
     host = str(generation.summary.get("host") or "")
@@ -276,6 +303,9 @@ def _warnings(
             )
     if places.databases(targets) and unit is None:
         yield "no systemd unit is known for the server: start it yourself when the restore is done"
+    settings = generation.summary.get("settings") or {}
+    if places.databases(targets) and settings.get("log_bin") and settings.get("flavour") != "mariadb":
+        yield REPLICAS
     halves = {tree.is_files for tree in generation.trees}
     if len(halves) == 2 and len({target.tree.is_files for target in targets}) == 1:
         yield "only one half of the backup is put back: database and files will not be of one point in time"
@@ -313,7 +343,7 @@ def _plan_resumption(
     if journal["phase"] == journals.UNDOING:
         raise journals.refuse_another(journal, "then undone half way")
     names = [target["tree"]["name"] for target in journal["targets"]]
-    asked = [tree.name for tree in generation.trees if parts == ALL or tree.is_files == (parts == FILES)]
+    asked = [tree.name for tree in generation.trees if _is_of(tree, parts)]
     if journal["path"] != generation.path or names != asked or dict(journal.get("moment") or {}) != dict(moment or {}):
         raise journals.refuse_another(journal, "this asks for another one")
     targets = journals.targets(journal)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from .. import durable, service
@@ -26,6 +26,7 @@ from ..storage import dm, layout, lvm, mounts, points
 from ..storage.holders import Holder, holders
 from ..storage.mounts import Mount, is_below
 from . import journal as journals
+from .plan import REPLICAS
 
 _JOURNAL = "rollback.json"
 
@@ -63,6 +64,9 @@ class RollbackPlan:
 
     :ivar time: of the undo point, for people
     :ivar resumes: an earlier run was interrupted
+    :ivar gtids: the last that a MariaDB server gave out, which it goes on from where its binary logs are set aside; None where it does not
+    :ivar merged: the volumes have gone back, and the server may have been started since
+    :ivar kept: what was set aside
     """
 
     run_id: str
@@ -73,6 +77,9 @@ class RollbackPlan:
     about: points.About
     resumes: bool
     warnings: Tuple[str, ...] = ()
+    gtids: Optional[str] = None
+    merged: bool = False
+    kept: Tuple[str, ...] = ()
 
     @property
     def logs(self) -> Optional[Logs]:
@@ -200,7 +207,7 @@ def _jobs() -> List[jobs.Job]:
 
 
 def _warnings(point: points.UndoPoint, known: Sequence[lvm.LogicalVolume]) -> List[str]:
-    found = []
+    found = [REPLICAS] if point.about.log else []
     origins = {(each.vg, each.origin) for each in point.snapshots}
     others = [
         each.full_name
@@ -223,37 +230,45 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
     with journals.alone():
         if not plan.resumes:
             _write(plan)
-        _stop(plan, reporter)
-        reporter.stage("merge")
-        with undisturbed():
-            kept = plan.logs.set_aside() if plan.logs else []
-            known = lvm.volumes()
-            for snapshot in filter(None, (lvm.by_name(known, volume.snapshot_name) for volume in plan.volumes)):
-                _give_away(snapshot)  # all of them before the first is merged: nobody may clean up half of a set
-            with dm.Control() as control:
-                for volume in plan.volumes:
-                    _merge(volume, control)
-            for volume in plan.volumes:
-                _mount(volume)
-            if plan.about.datadir:
-                onward.renew(plan.about.datadir)
-        _note(plan, reporter)
+        if not plan.merged:
+            plan = _go_back(plan, reporter)
         if plan.unit:
             reporter.stage("start")
             service.allow(plan.unit)
             service.start(plan.unit, plan.about.datadir, plan.triggers)
         _forget()
-        return _done(plan, kept)
-
-
-def _done(plan: RollbackPlan, kept: Sequence[str]) -> Dict[str, Any]:
     return {
         "run_id": plan.run_id,
         "volumes": [each.name for each in plan.volumes],
         "service": plan.unit,
-        "replaced": list(kept),
+        "replaced": list(plan.kept),
         "warnings": list(plan.warnings),
     }
+
+
+def _go_back(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
+    """Stop the server, merge the volumes and mount them; return the plan as it is then."""
+    plan = _stop(plan, reporter)
+    reporter.stage("merge")
+    with undisturbed():
+        logs = plan.logs
+        kept = logs.set_aside() if logs else []
+        known = lvm.volumes()
+        for snapshot in filter(None, (lvm.by_name(known, volume.snapshot_name) for volume in plan.volumes)):
+            _give_away(snapshot)  # all of them before the first is merged: nobody may clean up half of a set
+        with dm.Control() as control:
+            for volume in plan.volumes:
+                _merge(volume, control)
+        for volume in plan.volumes:
+            _mount(volume)
+        if plan.about.datadir:
+            onward.renew(plan.about.datadir)
+        if logs and plan.gtids:
+            onward.leave(logs.basename, plan.gtids, os.path.dirname(logs.basename))
+        _note(plan, reporter)
+        plan = replace(plan, merged=True, kept=tuple(kept))
+        _write(plan)
+    return plan
 
 
 def _give_away(snapshot: lvm.LogicalVolume) -> None:
@@ -265,8 +280,8 @@ def _give_away(snapshot: lvm.LogicalVolume) -> None:
         lvm.do_not_skip(snapshot.full_name)
 
 
-def _stop(plan: RollbackPlan, reporter: Reporter) -> None:
-    """Stop the server, and unmount every volume.
+def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
+    """Stop the server, note what it gave out last, and unmount every volume; return the plan with that.
 
     :raises StillpointError: something else uses one; where nothing was merged yet, all is as it was
     """
@@ -275,11 +290,15 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> None:
         if plan.unit:
             service.stop(plan.unit, plan.triggers)
             service.forbid(plan.unit)
+        if plan.logs and plan.gtids is None and os.path.isdir(plan.about.datadir):
+            plan = replace(plan, gtids=onward.ahead(plan.logs) or "")
+            _write(plan)
         for volume in plan.volumes:
             if volume.mount_point and os.path.ismount(volume.mount_point):
                 _unmount(volume, "; nothing has gone back" if not plan.resumes else "")
-    except BaseException:
-        if not plan.resumes:
+        _look_again(plan)
+    except BaseException as error:
+        if not plan.resumes or isinstance(error, _Overflowed):
             with undisturbed():
                 for volume in plan.volumes:
                     _mount(volume)
@@ -287,6 +306,30 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> None:
                     _start_again(plan, plan.unit, reporter)
                 _forget()
         raise
+    return plan
+
+
+class _Overflowed(StillpointError):
+    """A snapshot holds nothing any more, and nothing has gone back yet."""
+
+
+def _look_again(plan: RollbackPlan) -> None:
+    """Make sure that the snapshots of all volumes still hold what they did: a server that stops writes, and so does an unmount.
+
+    :raises StillpointError: one does not
+    """
+    known = lvm.volumes()
+    snapshots = [lvm.by_name(known, volume.snapshot_name) for volume in plan.volumes]
+    lost = [each for each in snapshots if each is not None and not points.is_merging(each) and points.is_invalid(each)]
+    if not lost:
+        return
+    if all(each is not None and not points.is_merging(each) for each in snapshots):
+        raise _Overflowed("the snapshot %s overflowed while the server was stopped, and holds nothing any more; nothing has gone back" % lost[0].full_name)
+    _forget()
+    raise StillpointError(
+        "the snapshot %s overflowed when another volume of the set had gone back, so that they are of two moments: the server stays stopped until a "
+        "backup is put back, with stillpoint restore JOB" % lost[0].full_name
+    )
 
 
 def _start_again(plan: RollbackPlan, unit: str, reporter: Reporter) -> None:
@@ -381,21 +424,19 @@ def _mount(volume: Volume) -> None:
 
 
 def _note(plan: RollbackPlan, reporter: Reporter) -> None:
-    """Tell the archive of the server's binary logs that what comes does not follow on it."""
+    """Tell the archive of the server's binary logs that what comes does not follow on it. One that can't be told does not keep the server down."""
     from ..binlog.index import Archive  # pylint: disable=import-outside-toplevel  # only where there is one
 
     directory, stem = os.path.split(plan.about.log)
     for archive in (Archive(os.path.join(job.repository, jobs.host_name(), job.name)) for job in _jobs() if job.mysql and job.binlog):
-        if not archive.exists:
-            continue
-        known = [str(line.server.get("basename") or "") for line in archive.lines()[-1:]]
-        if not plan.about.log or known != [plan.about.log]:
-            continue
-        there = os.listdir(directory) if os.path.isdir(directory) else []
         try:
+            known = [str(line.server.get("basename") or "") for line in archive.lines()[-1:]] if archive.exists else []
+            if not plan.about.log or known != [plan.about.log]:
+                continue
+            there = os.listdir(directory) if os.path.isdir(directory) else []
             archive.note_restore("the undo point %s" % plan.run_id, sorted(name for name in there if name.startswith(stem + ".")))
-        except OSError as error:
-            reporter.warn("the archive of binary logs in %s can't be told of it (%s): have it begin anew, by moving it away" % (archive.path, error.strerror))
+        except (OSError, StillpointError) as error:
+            reporter.warn("the archive of binary logs in %s can't be told of it (%s): have it begin anew, by moving it away" % (archive.path, error))
 
 
 # -- journal
@@ -409,6 +450,9 @@ def _write(plan: RollbackPlan) -> None:
         "unit": plan.unit,
         "triggers": list(plan.triggers),
         "about": asdict(plan.about),
+        "gtids": plan.gtids,
+        "merged": plan.merged,
+        "kept": list(plan.kept),
     }
     durable.write_json(_path(), facts)
 
@@ -420,7 +464,8 @@ def begun() -> Optional[RollbackPlan]:
         return None
     volumes = tuple(Volume(**each) for each in facts["volumes"])
     about = points.About(**facts["about"])
-    return RollbackPlan(facts["run_id"], facts["time"], volumes, facts["unit"], tuple(facts["triggers"]), about, True)
+    begun_with = RollbackPlan(facts["run_id"], facts["time"], volumes, facts["unit"], tuple(facts["triggers"]), about, True)
+    return replace(begun_with, gtids=facts.get("gtids"), merged=bool(facts.get("merged")), kept=tuple(facts.get("kept") or ()))
 
 
 def _forget() -> None:

@@ -123,6 +123,8 @@ def test_a_password_in_a_job_is_refused_and_not_repeated() -> None:
         ({"exclude": ["+ secret"]}, "exclude[0] is '+ secret', expected a pattern"),
         ({"exclude": ["a\nb"]}, "expected text on one line"),
         ({"notify": {"ping_url": "ftp://x"}}, "notify.ping_url is not a URL that begins with https:// or http://"),
+        ({"notify": {"ping_url": "https://[::1/x"}}, "notify.ping_url is not a URL that begins with https:// or http://"),
+        ({"notify": {"ping_url": "https://ping:port/x"}}, "notify.ping_url is not a URL that begins with https:// or http://"),
         ({"notify": {"command": "tell me"}}, "notify.command is 'tell me', expected a command that begins with the absolute path"),
         ({"notify": {"command": "/bin/tell 'me"}}, "expected a command whose quotes are closed"),
         ({"verify": True}, "verify is true, expected a mapping of server, tables"),
@@ -270,6 +272,14 @@ def test_a_file_that_belongs_to_somebody_else_is_refused(directory: Any) -> None
         ("on: true\n", "True is not a key that a job has"),
         (GOOD + "schedule: 22:00\n", 'write "22:00"'),
         ("name: etrial\nmysql: &a {}\nfiles: *nowhere\n", "not YAML"),
+        ("name: etrial\nmysql: {}\nrepository: {{ repo }}\n", "line 3: a mapping or a list can't be a key: put a value that begins with {"),
+        ("name: etrial\n? [a]\n: b\n", "line 2: a mapping or a list can't be a key"),
+        (GOOD + "schedule: 2026-02-30\n", "line 4: '2026-02-30' can't be read (day is out of range for month): put it in quotes"),
+        (GOOD + "bwlimit: !!int fast\n", "line 4: 'fast' can't be read"),
+        (GOOD + "checksum: !!bool maybe\n", "line 4: 'maybe' can't be read"),
+        (GOOD + "schedule: !!timestamp soon\n", "line 4: 'soon' can't be read"),
+        (GOOD + "keep: !!map x\n", "line 4: 'x' can't be read"),
+        (GOOD + "keep: " + "[" * 5000 + "\n", "too deep"),
     ],
 )
 def test_a_file_that_says_something_else_than_it_seems_to_is_refused(directory: Any, text: str, said: str) -> None:

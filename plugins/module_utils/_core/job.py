@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from .errors import StillpointError, UsageError
 from .mysql import checking
-from .storage import sizes
+from .storage import mounts, sizes
 
 JOBS_DIRECTORY = "/etc/stillpoint/jobs"
 SUFFIX = ".yml"
@@ -191,9 +191,6 @@ def parse(mapping: Any, where: str = "job") -> Job:
             "of its own to each" % where
         )
     for path in job.files:
-        for other in job.files:
-            if path is not other and _inside(path, other):
-                raise UsageError("%s: files has %s, which lies in %s: name only one of them" % (where, path, other))
         if _inside(job.repository, path):
             raise UsageError("%s: repository %s lies in %s, which the job backs up: move one of them" % (where, job.repository, path))
         if _inside(path, job.repository):
@@ -210,6 +207,16 @@ def check_paths(job: Job) -> None:
         if not os.path.isdir(path):
             raise UsageError(
                 "%s: files has %s, which %s" % (job.where, path, "is not a directory" if os.path.exists(path) else "does not exist")
+            )
+    mount_points = {mount.mount_point for mount in mounts.table()}
+    try:
+        nested = mounts.nested(job.files)
+    except UsageError as error:
+        raise UsageError("%s: files: %s" % (job.where, error)) from error
+    for path, other in nested:
+        if os.path.realpath(path) not in mount_points:
+            raise UsageError(
+                "%s: files has %s, which lies in %s and is no file system of its own: name only one of them" % (job.where, path, other)
             )
     if job.mysql is None:
         return

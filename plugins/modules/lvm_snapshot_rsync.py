@@ -33,6 +33,7 @@ options:
     description:
       - The paths to copy, as they are called on the live system (V(/var/lib/mysql)).
       - With O(snapshots), default is all that these hold. Without, the module takes the snapshots itself.
+      - A path that lies in another one is copied as a part of it. A file system that is mounted in a path has to be named.
     type: list
     elements: path
   dest:

@@ -9,6 +9,7 @@ import pytest
 from _core import job
 from _core.errors import UsageError
 from _core.storage import sizes
+from trees import small_disk
 
 WHERE = "/etc/stillpoint/jobs/etrial.yml"
 
@@ -92,7 +93,6 @@ def test_a_password_in_a_job_is_refused_and_not_repeated() -> None:
         ({"files": ["/opt/../etc"]}, "files[0] is '/opt/../etc', expected a path without '..'"),
         ({"files": ["/"]}, "files[0] is '/', expected a directory below the root"),
         ({"files": ["/opt", "/opt/"]}, "files has /opt twice"),
-        ({"files": ["/opt/processmaker", "/opt"]}, "files has /opt/processmaker, which lies in /opt"),
         ({"name": 2026}, "name is 2026, expected a name"),
         ({"name": "-x"}, "name is '-x', expected a name"),
         ({"name": "a/b"}, "name is 'a/b', expected a name"),
@@ -123,6 +123,8 @@ def test_a_password_in_a_job_is_refused_and_not_repeated() -> None:
         ({"exclude": ["+ secret"]}, "exclude[0] is '+ secret', expected a pattern"),
         ({"exclude": ["a\nb"]}, "expected text on one line"),
         ({"notify": {"ping_url": "ftp://x"}}, "notify.ping_url is not a URL that begins with https:// or http://"),
+        ({"notify": {"ping_url": "https://[::1/x"}}, "notify.ping_url is not a URL that begins with https:// or http://"),
+        ({"notify": {"ping_url": "https://ping:port/x"}}, "notify.ping_url is not a URL that begins with https:// or http://"),
         ({"notify": {"command": "tell me"}}, "notify.command is 'tell me', expected a command that begins with the absolute path"),
         ({"notify": {"command": "/bin/tell 'me"}}, "expected a command whose quotes are closed"),
         ({"verify": True}, "verify is true, expected a mapping of server, tables"),
@@ -270,6 +272,14 @@ def test_a_file_that_belongs_to_somebody_else_is_refused(directory: Any) -> None
         ("on: true\n", "True is not a key that a job has"),
         (GOOD + "schedule: 22:00\n", 'write "22:00"'),
         ("name: etrial\nmysql: &a {}\nfiles: *nowhere\n", "not YAML"),
+        ("name: etrial\nmysql: {}\nrepository: {{ repo }}\n", "line 3: a mapping or a list can't be a key: put a value that begins with {"),
+        ("name: etrial\n? [a]\n: b\n", "line 2: a mapping or a list can't be a key"),
+        (GOOD + "schedule: 2026-02-30\n", "line 4: '2026-02-30' can't be read (day is out of range for month): put it in quotes"),
+        (GOOD + "bwlimit: !!int fast\n", "line 4: 'fast' can't be read"),
+        (GOOD + "checksum: !!bool maybe\n", "line 4: 'maybe' can't be read"),
+        (GOOD + "schedule: !!timestamp soon\n", "line 4: 'soon' can't be read"),
+        (GOOD + "keep: !!map x\n", "line 4: 'x' can't be read"),
+        (GOOD + "keep: " + "[" * 5000 + "\n", "too deep"),
     ],
 )
 def test_a_file_that_says_something_else_than_it_seems_to_is_refused(directory: Any, text: str, said: str) -> None:
@@ -293,6 +303,27 @@ def test_paths_that_a_job_reads_from_are_checked_apart_from_its_shape(tmp_path: 
     with pytest.raises(UsageError, match="which is not a directory"):
         job.check_paths(parsed)
     job.check_paths(job.parse(etrial(files=[str(tmp_path)])))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_path_in_another_is_a_file_system_of_its_own_or_refused(tmp_path: Any) -> None:
+    (tmp_path / "opt").mkdir()
+    outer, inner = str(tmp_path / "opt"), str(tmp_path / "opt" / "data")
+    parsed = job.parse(etrial(files=[inner, outer]), WHERE)
+    for _disk in small_disk(inner):
+        job.check_paths(parsed)
+    with pytest.raises(UsageError) as caught:
+        job.check_paths(parsed)
+    assert str(caught.value) == "%s: files has %s, which lies in %s and is no file system of its own: name only one of them" % (WHERE, inner, outer)
+
+
+def test_a_path_that_lies_in_another_behind_a_symbolic_link_is_refused_with_its_real_name(tmp_path: Any) -> None:
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "opt" / "link").symlink_to(tmp_path / "elsewhere")
+    parsed = job.parse(etrial(files=[str(tmp_path / "opt"), str(tmp_path / "opt" / "link")]), WHERE)
+    with pytest.raises(UsageError, match="%s: files: .*opt/link lies in .*opt by its name alone.*: name it as %s/elsewhere$" % (WHERE, tmp_path)):
+        job.check_paths(parsed)
 
 
 def test_an_option_file_with_a_password_is_for_its_owner_alone(tmp_path: Any) -> None:

@@ -8,7 +8,7 @@ import os
 
 import pytest
 from _core.errors import StillpointError, UsageError
-from _core.storage import dm, leftovers, lvm, mounts, sizes
+from _core.storage import dm, layout, leftovers, lvm, mounts, sizes
 from _core.storage.layout import check_pools, check_volume
 from _core.storage.snapshots import snapshot_name
 
@@ -202,6 +202,19 @@ def test_mounts_are_read_with_their_escapes_undone() -> None:
     assert [(mount.mount_point, mount.root) for mount in mounts.table(MOUNTINFO)] == [("/", "/"), ("/srv/my data", "/"), ("/var/lib/mysql", "/sub")]
     assert mounts.mounted_below("/var", mounts.table(MOUNTINFO)) == ["/var/lib/mysql"]
     assert mounts.mounted_below("/var/lib/mysql", mounts.table(MOUNTINFO)) == []
+
+
+def test_a_file_system_inside_a_path_has_to_be_named_beside_it(monkeypatch) -> None:
+    inside = mounts.Mount(253, 0, "/", "/opt/data", "ext4", "x")
+    monkeypatch.setattr(layout, "table", lambda: [inside])
+
+    def located(role: str, path: str, *_more: object) -> layout.Located:
+        return layout.Located(role, path, mounts.Place(path, inside, ""), volume())
+
+    monkeypatch.setattr(layout, "_located", located)
+    with pytest.raises(StillpointError, match="/opt/data is a file system of its own inside /opt,.*: name it too, beside /opt, and it is copied with it"):
+        layout.locate([("files", "/opt")], [])
+    assert len(layout.locate([("files", "/opt"), ("files", "/opt/data")], [])) == 2
 
 
 def test_a_path_is_placed_below_the_root_of_its_file_system_through_symlinks_and_bind_mounts(tmp_path, monkeypatch) -> None:

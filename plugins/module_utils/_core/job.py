@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from .errors import StillpointError, UsageError
 from .mysql import checking
-from .storage import sizes
+from .storage import mounts, sizes
 
 JOBS_DIRECTORY = "/etc/stillpoint/jobs"
 SUFFIX = ".yml"
@@ -191,9 +191,6 @@ def parse(mapping: Any, where: str = "job") -> Job:
             "of its own to each" % where
         )
     for path in job.files:
-        for other in job.files:
-            if path is not other and _inside(path, other):
-                raise UsageError("%s: files has %s, which lies in %s: name only one of them" % (where, path, other))
         if _inside(job.repository, path):
             raise UsageError("%s: repository %s lies in %s, which the job backs up: move one of them" % (where, job.repository, path))
         if _inside(path, job.repository):
@@ -210,6 +207,16 @@ def check_paths(job: Job) -> None:
         if not os.path.isdir(path):
             raise UsageError(
                 "%s: files has %s, which %s" % (job.where, path, "is not a directory" if os.path.exists(path) else "does not exist")
+            )
+    mount_points = {mount.mount_point for mount in mounts.table()}
+    try:
+        nested = mounts.nested(job.files)
+    except UsageError as error:
+        raise UsageError("%s: files: %s" % (job.where, error)) from error
+    for path, other in nested:
+        if os.path.realpath(path) not in mount_points:
+            raise UsageError(
+                "%s: files has %s, which lies in %s and is no file system of its own: name only one of them" % (job.where, path, other)
             )
     if job.mysql is None:
         return
@@ -408,9 +415,14 @@ def _schedule(at: _At, value: Any) -> str:
 
 def _ping_url(at: _At, value: Any) -> str:
     text = _text(at, value)
-    parts = urlsplit(text)
+    wrong = at.refuse("is not a URL that begins with https:// or http://")  # the sentence must not show it: it may be a secret
+    try:
+        parts = urlsplit(text)
+        _port = parts.port  # both raise ValueError: a bracket that is not closed, a port that is no number
+    except ValueError:
+        raise wrong from None
     if parts.scheme not in ("http", "https") or not parts.hostname or " " in text:
-        raise at.refuse("is not a URL that begins with https:// or http://")
+        raise wrong
     return text
 
 
@@ -507,15 +519,26 @@ def _read_yaml(path: str, asked: str) -> Any:
         raise StillpointError("the Python module yaml is missing on this host: install the package python3-yaml") from error
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that is given twice, where YAML would quietly take the last."""
+        """Refuses a key that is given twice, where YAML would quietly take the last, and tells where a value stands that it can't read."""
+
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # what PyYAML lets out for 2026-02-30, 0x_, !!int x
+                shown = _shown(node.value) if isinstance(node, yaml.ScalarNode) else "what begins here"
+                raise UsageError(
+                    "%s: line %d: %s can't be read (%s): put it in quotes if it is meant as text" % (path, node.start_mark.line + 1, shown, error)
+                ) from error
 
     def construct_mapping(loader: Any, node: Any) -> Dict[Any, Any]:
         seen = set()
         for key_node, _value in node.value:
-            if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
-                raise UsageError("%s: line %d: the key %s is given twice" % (path, key_node.start_mark.line + 1, key_node.value))
-            if isinstance(key_node, yaml.ScalarNode):
-                seen.add(key_node.value)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):  # {{ name }} without quotes is one, too
+                raise UsageError("%s: line %d: a mapping or a list can't be a key: put a value that begins with { or [ in quotes" % (path, line))
+            if key_node.value in seen:
+                raise UsageError("%s: line %d: the key %s is given twice" % (path, line, key_node.value))
+            seen.add(key_node.value)
         loader.flatten_mapping(node)
         mapping: Dict[Any, Any] = loader.construct_mapping(node, deep=True)
         return mapping
@@ -536,6 +559,8 @@ def _read_yaml(path: str, asked: str) -> Any:
         raise UsageError("%s: %snot YAML: %s" % (path, line, error.problem or "it can't be read")) from error
     except yaml.YAMLError as error:
         raise UsageError("%s: not YAML: %s" % (path, " ".join(str(error).split()))) from error
+    except RecursionError as error:
+        raise UsageError("%s: not a job: lists or mappings lie in each other too deep" % path) from error
 
 
 def _check_trust(path: str, info: os.stat_result) -> None:

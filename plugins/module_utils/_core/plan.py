@@ -28,7 +28,7 @@ from .restore import journal, rollback
 from .storage import layout, lvm, sizes
 from .storage.layout import FILES
 from .storage.lvm import LogicalVolume
-from .storage.mounts import Tree
+from .storage.mounts import Tree, nested
 from .storage.snapshots import Target
 
 MYSQL_TREE = "mysql"
@@ -184,7 +184,7 @@ def make(job: Job) -> Plan:
     check_one_point(located, [], quiesce)
     sources = [path for _role, path in wanted]
     check_repository(job.repository, sources)
-    trees = tuple(tree_for(role, path, job.exclude) for role, path in wanted if dump is None or role == FILES)
+    trees = trees_for([(role, path) for role, path in wanted if dump is None or role == FILES], job.exclude)
     total, new = (size + (dump.bytes_expected if dump else 0) for size in estimate(trees, newest_trees(directory)))
     free = shutil.disk_usage(job.repository).free
     if new + _SPARE > free:
@@ -294,6 +294,15 @@ def tree_for(role: str, path: str, exclude: Sequence[str]) -> Tree:
     if role == FILES:
         return Tree(os.path.join(FILES, path.strip("/")).rstrip("/"), path, path, tuple(exclude))
     return Tree(MYSQL_TREE if role == "datadir" else "%s-%s" % (MYSQL_TREE, role), path, path)
+
+
+def trees_for(wanted: Sequence[Tuple[str, str]], exclude: Sequence[str]) -> Tuple[Tree, ...]:
+    """Return the Tree of each ``(role, path)``. Files that lie in others have none: they are a part of that one's, mounted in it.
+
+    :raises UsageError: one lies in another by its name alone
+    """
+    inner = {path for path, _other in nested([path for role, path in wanted if role == FILES])}
+    return tuple(tree_for(role, path, exclude) for role, path in wanted if role != FILES or path not in inner)
 
 
 def newest_trees(directory: JobDirectory) -> Dict[str, str]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Dict, Iterator, Optional, Sequence
+from typing import Dict, Iterator, Mapping, Optional, Sequence
 
 from .errors import StillpointError
+from .storage.layout import FILES
 from .storage.leftovers import Owner
-from .storage.mounts import Tree, enter_private_namespace, mounted_read_only, mounted_writable, place
-from .storage.snapshots import Snapshot, Target
+from .storage.mounts import Tree, bound_over, enter_private_namespace, is_below, mounted_read_only, mounted_writable, place
+from .storage.snapshots import Hold, Snapshot, Target
 
 
 class Mounted:
@@ -42,12 +43,12 @@ class Mounted:
 
     def find(self, source: str) -> Optional[str]:
         """Return where a live path that the snapshots were asked to hold lies on them; None where it does on none."""
-        for snapshot in self._snapshots:
-            for hold in snapshot.holds:
-                below = os.path.relpath(source, hold.path)
-                if below == "." or not below.startswith(".."):
-                    return os.path.normpath(os.path.join(self._roots[snapshot.full_name], hold.below, below))
-        return None
+        holding = [(snapshot, hold) for snapshot in self._snapshots for hold in snapshot.holds if is_below(source, _plain(hold))]
+        if not holding:
+            return None
+        # of /opt and of /opt/data, which is mounted in it, the latter: on the former's own volume there is an empty directory
+        snapshot, hold = max(holding, key=lambda pair: len(_plain(pair[1])))
+        return os.path.normpath(os.path.join(self._roots[snapshot.full_name], hold.below, os.path.relpath(source, hold.path)))
 
     def find_any(self, source: str, targets: Sequence[Target]) -> Optional[str]:
         """Return where a live path lies on the snapshots, also one that they were not asked to hold; None where it does on none.
@@ -76,4 +77,36 @@ def mounted(snapshots: Sequence[Snapshot], owner: Owner, *, writable: bool = Fal
         for number, snapshot in enumerate(snapshots):
             name = "mount-%d-%d-%d" % (owner.pid, owner.start, number)
             roots[snapshot.full_name] = stack.enter_context(mount(snapshot.device, snapshot.fs_type, name))
+        if not writable:
+            stack.enter_context(_mounted_in_each_other(snapshots, roots))
         yield Mounted(snapshots, roots)
+
+
+@contextmanager
+def _mounted_in_each_other(snapshots: Sequence[Snapshot], roots: Mapping[str, str]) -> Iterator[None]:
+    """Mount files that lie in others' path in there, as they are on the live system, so that a copy of the outer path is of both.
+
+    :param roots: full name of a snapshot -> where it is mounted
+    """
+    files = [(snapshot, hold) for snapshot in snapshots for hold in snapshot.holds if hold.role == FILES]
+    with ExitStack() as stack:
+        for snapshot, hold in sorted(files, key=lambda pair: len(_plain(pair[1]))):  # /opt/data before /opt/data/deep, which is then mounted in it
+            for around, outer in files:
+                if _plain(hold) == _plain(outer) or not is_below(_plain(hold), _plain(outer)):
+                    continue
+                inside = os.path.relpath(hold.path, outer.path)
+                if around is snapshot and os.path.normpath(os.path.join(outer.below, inside)) == hold.below:
+                    continue  # a directory like any other
+                top = os.path.realpath(os.path.join(roots[around.full_name], outer.below))
+                point = os.path.join(top, inside)
+                if os.path.realpath(point) != point:
+                    continue  # a symbolic link, there as here, which must not lead to the live system
+                if not os.path.isdir(point):
+                    raise StillpointError("%s is not a directory in the snapshot of %s" % (hold.path, outer.path))
+                stack.enter_context(bound_over(os.path.join(roots[snapshot.full_name], hold.below), point))
+        yield
+
+
+def _plain(hold: Hold) -> str:
+    """Return a path that was asked for without a slash at its end."""
+    return hold.path.rstrip("/") or "/"

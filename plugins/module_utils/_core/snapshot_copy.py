@@ -120,7 +120,7 @@ def copy_plan(request: CopyRequest) -> Dict[str, Any]:
         removed = [snapshot.full_name for snapshot in given]
     else:
         targets = _targets(request)
-        trees = [planning.tree_for(FILES, path, request.exclude) for path in request.src]
+        trees = _file_trees(request)
         removed = ["%s/(a new snapshot of %s)" % (target.volume.vg, target.volume.name) for target in targets]
     planning.check_repository(request.dest, [tree.source for tree in trees])
     directory = JobDirectory(request.dest)
@@ -145,11 +145,11 @@ def _targets(request: CopyRequest) -> List[Target]:
     if not request.src:
         raise UsageError("give snapshots (what mysql_quiesce_snapshot returned) or src (paths to snapshot and copy)")
     known = lvm.volumes()
-    located = layout.locate([(FILES, path) for path in request.src], known)
+    trees = _file_trees(request)
+    located = layout.locate([(FILES, path) for path in _paths(request.src)], known)
     inside = layout.volume_of(request.dest, known) if os.path.isdir(request.dest) else None
     own_writes = {}
     if inside is not None:
-        trees = [planning.tree_for(FILES, path, request.exclude) for path in request.src]
         own_writes[inside.full_name] = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(JobDirectory(request.dest)))[1]
     return layout.targets(located, [], sizes.parse(request.snapshot_size), own_writes, known)
 
@@ -215,10 +215,19 @@ def _checked(request: CopyRequest) -> List[Snapshot]:
 def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:
     """Return the trees to copy: `src`, or all that the snapshots hold."""
     roles = {hold.path: hold.role for snapshot in given for hold in snapshot.holds}
-    paths = request.src or tuple(roles)
+    paths = _paths(request.src or tuple(roles))
     if not paths:
         raise UsageError("the snapshots hold no path that was asked for: name the paths to copy in src")
-    return [planning.tree_for(roles.get(path.rstrip("/") or "/", FILES), path.rstrip("/") or "/", request.exclude) for path in paths]
+    return list(planning.trees_for([(roles.get(path, FILES), path) for path in paths], request.exclude))
+
+
+def _file_trees(request: CopyRequest) -> List[Tree]:
+    """Return the trees to copy of `src` alone."""
+    return list(planning.trees_for([(FILES, path) for path in _paths(request.src)], request.exclude))
+
+
+def _paths(given: Sequence[str]) -> List[str]:
+    return [path.rstrip("/") or "/" for path in given]
 
 
 def _moment(text: Any) -> datetime:

@@ -86,6 +86,8 @@ _REFUSED = {
     "--cc": "stillpoint chooses the checksum; it is named in the manifest",
     "--files-from": "name the paths to copy in src or files",
     "--from0": "name the paths to copy in src or files",
+    "--one-file-system": "what is mounted in a path would be left out, and it is copied only where it was named",
+    "-x": "what is mounted in a path would be left out, and it is copied only where it was named",
     "--rsh": "the copy is local",
     "-e": "the copy is local",
     "--rsync-path": "the copy is local",

@@ -44,7 +44,9 @@ def locate(wanted: Sequence[Tuple[str, str]], known: Sequence[LogicalVolume]) ->
                     % (
                         point,
                         one.path,
-                        "name it in files beside it" if one.role == FILES else "the server's directories must lie on one file system each",
+                        "name it too, beside %s, and it is copied with it" % one.path
+                        if one.role == FILES
+                        else "the server's directories must lie on one file system each",
                     )
                 )
     return found

@@ -9,7 +9,7 @@ import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import CommandError, StillpointError, UsageError
 from ..process import run, undisturbed
@@ -86,6 +86,19 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
+def nested(paths: Sequence[str]) -> List[Tuple[str, str]]:
+    """Return each path that lies in another one of them, with that one.
+
+    :raises UsageError: one does so by its name alone, behind a symbolic link
+    """
+    found = [(path, other) for path in paths for other in paths if path != other and is_below(path, other)]
+    for path, other in found:
+        real = os.path.realpath(path)
+        if real != os.path.join(os.path.realpath(other), os.path.relpath(path, other)):
+            raise UsageError("the path %s lies in %s by its name alone, behind a symbolic link: name it as %s" % (path, other, real))
+    return found
+
+
 def place(path: str, mounts: Optional[List[Mount]] = None) -> Place:
     """Return where a path lies, through symlinks and bind mounts.
 
@@ -152,14 +165,24 @@ def bound(directory: str, name: str) -> Iterator[str]:
     point = os.path.join(make_run_directory(), name)
     try:
         os.mkdir(point, 0o700)
+        with bound_over(directory, point):
+            yield point
+    finally:
+        with undisturbed():
+            if os.path.isdir(point):
+                os.rmdir(point)
+
+
+@contextmanager
+def bound_over(directory: str, point: str) -> Iterator[None]:
+    """Let a directory be reached in the place of another one too."""
+    try:
         run(["mount", "--bind", directory, point])
-        yield point
+        yield
     finally:
         with undisturbed():
             if any(mount.mount_point == os.path.realpath(point) for mount in table()):
                 unmount(point)
-            if os.path.isdir(point):
-                os.rmdir(point)
 
 
 @contextmanager

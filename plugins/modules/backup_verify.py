@@ -18,7 +18,7 @@ options:
     description: The job whose backups are verified. Default is all jobs of the host, one after the other.
     type: str
   generation:
-    description: Which backup. Default is the newest good one. Needs O(job) where the host has more than one.
+    description: Which backup. Default is the newest that is not bad. Needs O(job) where the host has more than one.
     type: str
   all:
     description: Verify every backup, and not one alone.

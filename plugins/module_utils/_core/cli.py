@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     one_generation(showing, "the newest that is good")
     showing.add_argument("--timeline", action="store_true", help="instead: to which moments the job can be recovered")
     verifying = add("verify", _verify, "read a generation and compare every file with its checksum")
-    one_generation(verifying, "the newest that is good")
+    one_generation(verifying, "the newest that is not bad")
     verifying.add_argument("--all", action="store_true", help="every generation of the job")
     verifying.add_argument("--sample", metavar="PERCENT", help="read this share of the files alone, drawn at random; compare names, sizes and owners of all")
     verifying.add_argument("--server", action="store_true", help="besides, start a server on a copy: it has to recover and to find all its tables well")

@@ -68,7 +68,7 @@ MYSQL = Flavour(
     "mysql",
     "SHOW BINARY LOG STATUS",
     "@@GLOBAL.gtid_executed",
-    "SET @gap = CONCAT('SET SESSION gtid_next = \'', @@server_uuid, ':100000\''); PREPARE gap FROM @gap; EXECUTE gap",
+    "SET @gap = CONCAT(\"SET SESSION gtid_next = '\", @@server_uuid, \":100000'\"); PREPARE gap FROM @gap; EXECUTE gap",
     "RESET BINARY LOGS AND GTIDS",
 )
 

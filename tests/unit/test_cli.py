@@ -609,6 +609,17 @@ def test_a_verification_takes_the_newest_that_is_not_bad_and_finds_that_there_is
     assert host.run("verify", "web").stdout.startswith("web %s:" % os.path.basename(newest))
 
 
+def test_a_generation_may_be_named_behind_options(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    older = os.path.basename(host.generation(at(21)))
+    for words in (["show", "web", "--json", older], ["show", "--json", "web", older], ["verify", "web", "--json", older]):
+        assert json.loads(host.run(*words).stdout)["generation"] == older
+    assert [each["generation"] for each in json.loads(host.run("list", "--host", HOST, "web", "--json").stdout)][1:] == ["2026-11-22T02-00-05Z"]
+    for words in (["show", "web", older, "more"], ["show", "web", "--json", older, "more"], ["run", "web", "--json", older], ["show", "web", "--jso", "-x"]):
+        assert "unrecognized arguments" in host.refusal(*words)
+
+
 def test_a_table_is_asked_for_with_what_goes_with_it(host: Host) -> None:
     host.job()
     host.generation(at(22))

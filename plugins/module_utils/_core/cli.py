@@ -51,7 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         warnings.simplefilter("ignore")  # for developers; old PyMySQL makes them of what the server notes
     try:
         with _stopped_by_signals():
-            arguments = _parser().parse_args(words)
+            arguments = _parsed(words)
             if not hasattr(arguments, "command"):
                 _parser().print_help()
                 return UsageError.exit_code
@@ -110,6 +110,18 @@ def _failed(error: BaseException, *, as_json: bool, debug: bool) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError("%s; see `%s --help`" % (message, self.prog))
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Return what the words say. A word that may be left out may also stand behind options, where argparse takes it for left out already."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    for name in ("job", "generation", "run"):
+        if len(rest) == 1 and not rest[0].startswith("-") and getattr(arguments, name, "") is None:
+            setattr(arguments, name, rest.pop())
+    if rest:
+        parser.error("unrecognized arguments: %s" % " ".join(rest))
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -209,6 +209,39 @@ def test_what_goes_wrong_on_the_way_costs_no_row(shop: Shop) -> None:
     assert not [name for name in shop.tables() if "stillpoint" in name]
 
 
+@pytest.mark.parametrize("name", ["orders", "names"])
+def test_somebodys_transaction_is_waited_for_half_a_minute_and_not_as_long_as_the_server_would(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert table._LOCK_WAIT == 30
+    monkeypatch.setattr(table, "_LOCK_WAIT", 1)
+    shop.do("UPDATE shop.customers SET name = 'live'", "UPDATE shop.orders SET data = 'live'", "SET GLOBAL lock_wait_timeout = 20")
+    before = shop.rows("SELECT * FROM shop.%s" % name)
+    try:
+        with Session(shop.login) as user:
+            user.do("BEGIN", "SELECT * FROM shop.%s" % name)
+            began = time.monotonic()
+            with pytest.raises(StillpointError, match=r"is in use by somebody's transaction or lock, .* and restore again") as failed:
+                shop.restore("shop.%s" % name)
+            assert time.monotonic() - began < 15
+    finally:
+        shop.do("SET GLOBAL lock_wait_timeout = DEFAULT")
+    assert "shop.%s was not touched" % name in str(failed.value)
+    assert shop.rows("SELECT * FROM shop.%s" % name) == before
+    loaded = [each for each in shop.tables() if "stillpoint" in each]
+    assert len(loaded) == (name == "orders")
+    if not loaded:
+        return
+    assert "all rows of the backup are in shop.%s, which can be dropped" % loaded[0] in str(failed.value)
+    with Session(shop.login) as user:
+        user.do("BEGIN", "SELECT * FROM shop.%s" % loaded[0])
+        with pytest.raises(StillpointError, match=r"shop.orders was not touched: shop.%s, which an earlier restore has left .* is in use by" % loaded[0]):
+            shop.restore("shop.orders")
+    shop.restore("shop.orders")
+    assert shop.rows("SELECT data FROM shop.orders WHERE id = 2") == [(b"two",)]
+    assert not [each for each in shop.tables() if "stillpoint" in each]
+
+
 def test_a_damaged_table_is_refused_before_the_server_is_touched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     real = table.rsync.checksums
 

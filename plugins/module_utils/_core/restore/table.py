@@ -8,11 +8,13 @@ under a name of its own first. Only when all rows are there does it take its pla
 from __future__ import annotations
 
 import difflib
+import fcntl
 import hashlib
 import os
 import re
 import subprocess
 import tempfile
+import termios
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -460,7 +462,7 @@ class _Work:
     def _dumped(self, how: Sequence[str], table: Key) -> bytes:
         with client.option_file(self._scratch.login) as options, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
             process = start(self._dump_command(options, how, table), dies_with_us=True, stdout=out, stderr=said)
-            self._wait(process)
+            self._wait(process, process)
             if process.returncode != 0:
                 raise StillpointError("the scratch server's table can't be read: %s" % (_text(said) or "exit status %d" % process.returncode))
             out.seek(0)
@@ -476,9 +478,9 @@ class _Work:
             stack.callback(_end, dump)
             load = self._load(target, dump.stdout, said[1])
             stack.callback(_end, load)
+            self._wait(load, dump)
             if dump.stdout is not None:
-                dump.stdout.close()  # the loader's alone
-            self._wait(load)
+                dump.stdout.close()  # or it would wait for ever for a loader that has failed
             dump.wait(60)
             if load.returncode != 0:
                 text = _text(said[1]) or "exit status %d" % load.returncode
@@ -506,9 +508,17 @@ class _Work:
         argv = [*client.load_command(self._plan.programs[1], options), "--init-command=" + settings, self._plan.into[0]]
         return start(argv, dies_with_us=True, stdin=source, stdout=subprocess.DEVNULL, stderr=said)
 
-    def _wait(self, process: "subprocess.Popen[Any]") -> None:
+    def _wait(self, process: "subprocess.Popen[Any]", dump: "Optional[subprocess.Popen[Any]]" = None) -> None:
+        """Wait for the end of a program.
+
+        :param dump: the one that reads from the scratch server, which has something to do only as long as that runs and is not the one that waits
+        :raises ScratchFailed: the scratch server was needed, and failed
+        """
         while process.poll() is None:
-            self._scratch.check()
+            if dump is not None and dump.poll() is None:
+                if _unread(dump.stdout):
+                    self._scratch.pulse.restart()
+                self._scratch.check()
             time.sleep(_POLL)
 
 
@@ -516,6 +526,11 @@ def _constraint(clause: str) -> str:
     """Return the name in ``CONSTRAINT `name` FOREIGN KEY …``, as SQL."""
     match = re.match(r"CONSTRAINT (`(?:[^`]|``)+`)", clause)
     return match.group(1) if match else ""
+
+
+def _unread(pipe: Any) -> bool:
+    """Whether a pipe holds something that its reader has not read yet."""
+    return pipe is not None and fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)
 
 
 def _sql(key: Key) -> str:

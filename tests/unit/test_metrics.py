@@ -75,10 +75,11 @@ def test_a_file_is_replaced_whole_for_all_to_read_and_one_that_can_not_be_is_war
     assert warnings == ["notify.metrics: %s/none/stillpoint_job_run.prom can't be written: No such file or directory" % tmp_path]
 
 
-def test_a_gap_in_the_archive_is_one_until_a_backup_that_is_not_bad_was_taken_behind_it(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_gap_in_the_archive_is_one_until_a_backup_that_recovery_can_begin_with_was_taken_behind_it(tmp_path: Path, monkeypatch: Any) -> None:
     directory = job(tmp_path / "repository")
     (tmp_path / "tree").mkdir()
-    files = tree(str(tmp_path / "tree"))
+    files = tree(str(tmp_path / "tree"), "mysql")
+    stands = {"coordinates": {"file": "mysql-bin.000009", "position": 342}}
     archive = Archive(directory.path)
     told: List[str] = []
     service = ArchiveMetrics(str(tmp_path), "job", archive, told.append)
@@ -98,10 +99,15 @@ def test_a_gap_in_the_archive_is_one_until_a_backup_that_is_not_bad_was_taken_be
     archive.begin(GAP, "the server has purged its binary logs", "mysql-bin.000009", SERVER)
     assert gap(2) == 1
     monkeypatch.setattr(ArchiveMetrics, "_LOOK_EVERY", 0.0)
-    back_up(directory, files)
+    back_up(directory, files, **stands)
     assert gap(2) == 1, "that one was taken before the gap"
-    back_up(directory, files, hours=2, proof={"ok": False, "reason": "it does not start"})
+    back_up(directory, files, hours=2, proof={"ok": False, "reason": "it does not start"}, **stands)
     assert gap(2) == 1
-    back_up(directory, files, hours=3)
+    back_up(directory, tree(str(tmp_path / "tree"), "dump"), hours=3, **stands)
+    assert gap(2) == 1, "logs can't be replayed onto a dump"
+    back_up(directory, files, hours=4)
+    back_up(directory, files, hours=5, coordinates={"file": None, "position": None})
+    assert gap(2) == 1, "nobody knows where these two stand"
+    back_up(directory, files, hours=6, **stands)
     assert gap(2) == 0
     assert told == []

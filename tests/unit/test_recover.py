@@ -17,6 +17,7 @@ import pytest
 from _core import bundle
 from _core.binlog import feeding, recover, replay, timeline
 from _core.errors import StillpointError, UsageError
+from _core.mysql import scratch
 from _core.mysql.connection import Session
 from _core.restore import plan as planning
 from _core.restore.execute import execute
@@ -359,6 +360,33 @@ def test_what_a_replay_needs_for_a_while_lies_beside_the_copy_and_not_in_memory(
     assert str(loads[0]).startswith(to + "/")
     assert os.listdir(to) == ["mysql"]
     assert shop.count(to + "/mysql") == rows + 3
+
+
+@marked
+@pytest.mark.parametrize("works", [True, False])
+def test_a_replay_goes_on_as_long_as_the_reader_of_the_logs_works(shop: Shop, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    shop.back_up()
+    rows = shop.write()
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    real = feeding.start
+    long = "for each in 1 2 3 4 5 6 7 8 9 10 11 12; do read line < /etc/passwd; sleep 0.5; done" if works else "sleep 60"
+
+    def start(argv: List[str], **more: Any) -> Any:
+        monkeypatch.setattr(scratch, "STALL_LIMIT", 2.0)
+        if any(word.startswith("--local-load=") for word in argv):
+            argv = ["sh", "-c", long + '; exec "$0" "$@"', *argv]
+        return real(argv, **more)
+
+    monkeypatch.setattr(feeding, "start", start)
+    if works:
+        assert shop.count(shop.restore(until=moment)[0]) == rows
+        return
+    began = time.monotonic()
+    with pytest.raises(StillpointError, match="the scratch server stopped working"):
+        shop.restore(until=moment)
+    assert time.monotonic() - began < 40
 
 
 @marked

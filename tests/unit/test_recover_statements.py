@@ -11,6 +11,7 @@ from typing import List
 import pytest
 from _core.binlog import replay
 from _core.errors import StillpointError
+from _core.mysql import settings
 from _core.mysql.connection import ServerError, Session
 from _core.restore import plan as planning
 from _core.restore.execute import execute
@@ -72,6 +73,44 @@ def test_a_statement_that_fails_otherwise_than_it_did_ends_the_replay(shop: Shop
     shop.archive_logs()
     with pytest.raises(StillpointError, match=r"that ends at bin.000001:\d+ failed half way on the server, with error 1062, and did not fail here"):
         shop.restore(until=moment)
+
+
+@marked
+@pytest.mark.parametrize("known", [True, False], ids=["known", "of an older manifest"])
+@pytest.mark.parametrize("scope", ["GLOBAL", "SESSION"])
+def test_a_table_that_only_a_server_which_is_not_strict_accepts_is_made_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, scope: str, known: bool
+) -> None:
+    if not known:
+        carried = [name for name in settings._CARRIED if name != "innodb_strict_mode"]
+        monkeypatch.setattr(settings, "_CARRIED", carried)
+    wide = "CREATE TABLE d.wide (%s) ENGINE=InnoDB" % ", ".join("c%d TEXT" % number for number in range(400))
+    with Session(shop.server.login) as session:
+        assert fail(session, wide) == [1118]
+        session.do("SET %s innodb_strict_mode = OFF" % scope)
+    generation = shop.back_up()
+    assert generation.summary["settings"]["variables"].get("innodb_strict_mode") == ({"GLOBAL": "OFF", "SESSION": "ON"}[scope] if known else None)
+    shop.server.do("SET SESSION innodb_strict_mode = OFF", wide, "INSERT INTO d.wide (c1) VALUES ('one')")
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    datadir, _done = shop.restore(until=moment)
+    with shop.look(datadir) as session:
+        assert session.value("SELECT c1 FROM d.wide") == "one"
+
+
+@marked
+def test_a_table_that_is_made_again_gets_the_row_format_and_the_file_that_it_had(shop: Shop) -> None:
+    shop.server.do("SET GLOBAL innodb_default_row_format = compact", "SET GLOBAL innodb_file_per_table = OFF")
+    shop.back_up()
+    shop.server.do("CREATE TABLE d.late (i INT) ENGINE=InnoDB")
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    datadir, _done = shop.restore(until=moment)
+    with shop.look(datadir) as session:
+        found = session.rows("SELECT ROW_FORMAT AS f, SPACE AS s FROM information_schema.INNODB_SYS_TABLES WHERE NAME = 'd/late'")
+    assert found == [{"f": "Compact", "s": 0}]
 
 
 @marked

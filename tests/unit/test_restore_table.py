@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 import traceback
 from datetime import datetime, timezone
@@ -14,8 +15,8 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
 from _core.errors import StillpointError, UsageError
+from _core.mysql import scratch, settings
 from _core.mysql import server as servers
-from _core.mysql import settings
 from _core.mysql.connection import Login, Session
 from _core.repository.generations import Generation
 from _core.restore import overlay, table
@@ -33,7 +34,7 @@ MAKE = (
     "CREATE TABLE shop.lines (orders INT, CONSTRAINT `of` FOREIGN KEY (orders) REFERENCES orders (id)) ENGINE=InnoDB",
     "CREATE TABLE shop.log (t INT) ENGINE=InnoDB",
     "CREATE TRIGGER shop.noted AFTER INSERT ON shop.orders FOR EACH ROW INSERT INTO shop.log VALUES (NEW.id)",
-    "CREATE TABLE shop.isam (i INT, s TEXT) ENGINE=MyISAM",
+    "CREATE TABLE shop.isam (i INT, s MEDIUMTEXT) ENGINE=MyISAM",
     "CREATE TABLE shop.aria (i INT, s TEXT) ENGINE=Aria TRANSACTIONAL=1",
     "CREATE TABLE shop.parts (i INT) ENGINE=InnoDB PARTITION BY HASH (i) PARTITIONS 3",
     "CREATE TABLE shop.`odd name-é.x` (i INT) ENGINE=InnoDB",
@@ -41,7 +42,7 @@ MAKE = (
     "INSERT INTO shop.customers VALUES (1, 'one'), (2, 'two')",
     "INSERT INTO shop.orders (customer, data) VALUES (1, x'00ff27'), (2, 'two'), (2, NULL)",
     "INSERT INTO shop.lines VALUES (1), (2)",
-    "INSERT INTO shop.isam VALUES (1, 'a'), (2, REPEAT('b', 100000))",
+    "INSERT INTO shop.isam VALUES (1, 'a'), (2, REPEAT('b', 300000))",
     "INSERT INTO shop.aria VALUES (1, 'a'), (2, 'b')",
     "INSERT INTO shop.parts VALUES (1), (2), (3)",
     "INSERT INTO shop.`odd name-é.x` VALUES (7)",
@@ -207,6 +208,72 @@ def test_what_goes_wrong_on_the_way_costs_no_row(shop: Shop) -> None:
         shop.do("SET GLOBAL max_allowed_packet = 16777216")
     assert shop.rows("SELECT * FROM shop.isam") == before
     assert not [name for name in shop.tables() if "stillpoint" in name]
+
+
+@pytest.mark.parametrize("name", ["orders", "names"])
+def test_somebodys_transaction_is_waited_for_half_a_minute_and_not_as_long_as_the_server_would(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert table._LOCK_WAIT == 30
+    monkeypatch.setattr(table, "_LOCK_WAIT", 1)
+    shop.do("UPDATE shop.customers SET name = 'live'", "UPDATE shop.orders SET data = 'live'", "SET GLOBAL lock_wait_timeout = 20")
+    before = shop.rows("SELECT * FROM shop.%s" % name)
+    try:
+        with Session(shop.login) as user:
+            user.do("BEGIN", "SELECT * FROM shop.%s" % name)
+            began = time.monotonic()
+            with pytest.raises(StillpointError, match=r"is in use by somebody's transaction or lock, .* and restore again") as failed:
+                shop.restore("shop.%s" % name)
+            assert time.monotonic() - began < 15
+    finally:
+        shop.do("SET GLOBAL lock_wait_timeout = DEFAULT")
+    assert "shop.%s was not touched" % name in str(failed.value)
+    assert shop.rows("SELECT * FROM shop.%s" % name) == before
+    loaded = [each for each in shop.tables() if "stillpoint" in each]
+    assert len(loaded) == (name == "orders")
+    if not loaded:
+        return
+    assert "all rows of the backup are in shop.%s, which can be dropped" % loaded[0] in str(failed.value)
+    with Session(shop.login) as user:
+        user.do("BEGIN", "SELECT * FROM shop.%s" % loaded[0])
+        with pytest.raises(StillpointError, match=r"shop.orders was not touched: shop.%s, which an earlier restore has left .* is in use by" % loaded[0]):
+            shop.restore("shop.orders")
+    shop.restore("shop.orders")
+    assert shop.rows("SELECT data FROM shop.orders WHERE id = 2") == [(b"two",)]
+    assert not [each for each in shop.tables() if "stillpoint" in each]
+
+
+@pytest.mark.parametrize("name", ["aria", "isam"])
+def test_a_scratch_server_that_has_nothing_to_do_while_the_live_one_works_has_not_stalled(shop: Shop, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The one table is sent before the live server takes any of it; of the other one, more is left than there is room for on the way."""
+    wanted = shop.rows("SELECT * FROM shop.%s" % name)
+    shop.do("DROP TABLE shop.%s" % name)
+    real = table._Work._pipe
+
+    def slowly(self: Any, key: Any) -> None:
+        scratch.STALL_LIMIT = 2.0  # in the process of this restore alone
+        working = Session(shop.login)
+        working.do("FLUSH TABLES WITH READ LOCK")
+        threading.Timer(6.0, working.close).start()
+        real(self, key)
+
+    monkeypatch.setattr(table._Work, "_pipe", slowly)
+    shop.restore("shop.%s" % name)
+    assert shop.rows("SELECT * FROM shop.%s" % name) == wanted
+
+
+def test_a_scratch_server_that_does_nothing_any_more_is_not_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = table._Work._dump_command
+
+    def stopped(self: Any, *arguments: Any) -> List[str]:
+        scratch.STALL_LIMIT = 2.0
+        argv = real(self, *arguments)
+        self._scratch.process.send_signal(signal.SIGSTOP)
+        return argv
+
+    monkeypatch.setattr(table._Work, "_dump_command", stopped)
+    with pytest.raises(StillpointError, match="the scratch server stopped working: .*; shop.isam was not touched"):
+        shop.restore("shop.isam")
 
 
 def test_a_damaged_table_is_refused_before_the_server_is_touched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO, Callable, List, Optional, Sequence, Set, Tuple
 
 from ..errors import StillpointError
-from ..mysql.scratch import Scratch
+from ..mysql.scratch import Pulse, Scratch
 from ..process import sentence, start, undisturbed
 from .recover import Recovery
 
@@ -78,12 +78,13 @@ def feed(
         witness = _Witness(recovery, reading, descriptors)
         stack.callback(witness.close)
         judge = _Judge(recovery, witness, stack.enter_context(open(said[1].name, "rb")))
+        working = Pulse(reader.pid), Pulse(client.pid)  # an event may be large, and the server waits for the whole of it
         while client.poll() is None:
-            scratch.check()
+            scratch.check(*working)
             judge.look()
             look(_bytes_read(reader.pid))
             time.sleep(_POLL)
-        scratch.check()
+        scratch.check(*working)
         judge.look()
         try:
             reader.wait(60)

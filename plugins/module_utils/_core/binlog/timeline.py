@@ -135,13 +135,13 @@ def brief(archive: Archive, generations: Sequence[Generation], now: datetime) ->
     found = [summary(health(archive.status(), now), now)]
     gap = open_gap(lines, generations)
     if gap is not None:
-        found.append("gap          %s; take a backup: nothing after it can be recovered before there is one" % gap.text)
+        found.append("gap          %s; take a backup of the server's files: nothing after it can be recovered before there is one" % gap.text)
     return found
 
 
 def open_gap(lines: Sequence[Line], generations: Sequence[Generation]) -> Optional[Line]:
-    """Return the line behind a gap that no backup has made up for yet: none that is not known to be bad was taken since; None without such a gap."""
-    if len(lines) < 2 or any(each.time > _moment(lines[-1].time) and each.state != BAD for each in generations):
+    """Return the line behind a gap that no backup has made up for yet: none that recovery can begin with was taken since; None without such a gap."""
+    if len(lines) < 2 or any(each.time > _moment(lines[-1].time) and each.state != BAD and _can_be_base(each) for each in generations):
         return None
     return lines[-1]
 
@@ -212,6 +212,11 @@ def _base(generation: Generation, line: Line, pieces: Sequence[Piece], ended: Op
 def _is_copy(generation: Generation) -> bool:
     """Tell whether a generation holds the server's own files: what is replayed needs every account, table and identifier as it was."""
     return any(tree.name == "mysql" for tree in generation.trees)
+
+
+def _can_be_base(generation: Generation) -> bool:
+    """Tell whether a generation is one that logs can be replayed onto, in whatever line it stands."""
+    return _is_copy(generation) and bool((generation.summary.get("coordinates") or {}).get("file"))
 
 
 def _last(times: Iterable[Optional[float]]) -> Optional[float]:

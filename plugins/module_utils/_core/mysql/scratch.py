@@ -110,9 +110,13 @@ class Scratch:
         """Return what it has said up to now."""
         return said(_log(self.directory), self.recovery.seconds)
 
-    def check(self) -> None:
-        """Raise ScratchFailed if it has ended meanwhile, or does nothing any more. For use while it has something to do."""
-        if self.pulse.stalled():
+    def check(self, *others: "Pulse") -> None:
+        """Raise ScratchFailed if it has ended meanwhile, or does nothing any more. For use while it has something to do.
+
+        :param others: of programs that it may have to wait for: it has not stalled as long as one of them works
+        """
+        stalled = [each.stalled() for each in (self.pulse, *others)]  # each has to be asked now and then
+        if all(stalled):
             raise _given_up("the scratch server stopped working", self.said(), self.directory)
         if self.process.poll() is not None:
             raise _ended("the scratch server ended", self.process.returncode, self.said(), self.directory)
@@ -125,6 +129,10 @@ class Pulse:
         self._pid = pid
         self._since = time.monotonic()
         self._bytes, self._cpu = self._counts()
+
+    def restart(self) -> None:
+        """Count from now on: up to now it had nothing to do."""
+        self._since = time.monotonic()
 
     def stalled(self) -> bool:
         """Tell whether it has done nothing for STALL_LIMIT; to be asked now and then."""

@@ -8,11 +8,13 @@ under a name of its own first. Only when all rows are there does it take its pla
 from __future__ import annotations
 
 import difflib
+import fcntl
 import hashlib
 import os
 import re
 import subprocess
 import tempfile
+import termios
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -46,6 +48,12 @@ _MOST_NAMED = 5
 _ERROR = re.compile(r"ERROR \d+|(?:mariadb|mysql)(?:-?dump)?: (?:Error|Got error)")  # a client quotes the statement, and with it data, after that
 _LONGEST = 300
 _COUNT_TIMEOUT = 6 * 3600
+
+# Seconds that a statement waits in the live server for what somebody's transaction uses. Everybody else who wants the table queues behind it, and
+# the server's own limit is a day on MariaDB and a year on MySQL.
+_LOCK_WAIT = 30
+_LOCK_WAIT_TIMEOUT = 1205
+_HELD = "is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again" % _LOCK_WAIT
 
 
 @dataclass(frozen=True)
@@ -290,13 +298,15 @@ class _Work:
         """Do it, and return the number of rows."""
         plan = self._plan
         with Session(self._scratch.login, read_timeout=_COUNT_TIMEOUT) as there, Session(plan.login, read_timeout=_COUNT_TIMEOUT) as live:
+            live.do("SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT)
             found = self._look(there)
             live.do(found.database)
             if found.view:
-                self._pipe(plan.table)
+                self._put_view(live)
                 return 0
             self._move(there, found)
-            live.do("SET SESSION foreign_key_checks = 0", "DROP TABLE IF EXISTS %s" % _sql(self._stage))
+            live.do("SET SESSION foreign_key_checks = 0")
+            self._make_room(live)
             try:
                 self._reporter.stage("load")
                 self._pipe(self._stage)
@@ -366,14 +376,46 @@ class _Work:
         session.do("CREATE DATABASE IF NOT EXISTS %s" % quoted(self._stage[0]))
         session.do("RENAME TABLE %s TO %s" % (_sql(self._plan.table), _sql(self._stage)))
 
+    def _put_view(self, live: Session) -> None:
+        """Replace the view."""
+        before = self._view(live)
+        try:
+            self._pipe(self._plan.table)
+        except StillpointError as error:
+            try:
+                state = "was not touched" if self._view(live) == before else "is not complete"
+            except ServerError:
+                raise error from None
+            raise StillpointError("%s; %s %s" % (error, _named(self._plan.table), state)) from error
+
+    def _view(self, live: Session) -> List[Dict[str, Any]]:
+        return live.rows("SELECT VIEW_DEFINITION FROM information_schema.VIEWS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", self._plan.table)
+
+    def _make_room(self, live: Session) -> None:
+        """Drop what a run that was killed has loaded."""
+        try:
+            live.do("DROP TABLE IF EXISTS %s" % _sql(self._stage))
+        except ServerError as error:
+            if error.number != _LOCK_WAIT_TIMEOUT:
+                raise
+            raise StillpointError(
+                "%s was not touched: %s, which an earlier restore has left and this one replaces, %s" % (_named(self._plan.into), _named(self._stage), _HELD)
+            ) from None
+
     def _replace(self, live: Session, found: _Found) -> None:
         """Let the loaded table take its place."""
         plan = self._plan
+        dropped = False
         try:
             if not plan.beside:
                 live.do("DROP TABLE IF EXISTS %s" % _sql(plan.into))
+                dropped = True
             live.do("RENAME TABLE %s TO %s" % (_sql(self._stage), _sql(plan.into)))
         except ServerError as error:
+            if error.number == _LOCK_WAIT_TIMEOUT and not plan.beside and not dropped:
+                raise StillpointError(
+                    "%s was not touched: it %s; all rows of the backup are in %s, which can be dropped" % (_named(plan.into), _HELD, _named(self._stage))
+                ) from None
             raise StillpointError(
                 "all rows of the backup are in %s, and it could not get the name %s: %s" % (_named(self._stage), _named(plan.into), error.text)
             ) from None
@@ -420,7 +462,7 @@ class _Work:
     def _dumped(self, how: Sequence[str], table: Key) -> bytes:
         with client.option_file(self._scratch.login) as options, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
             process = start(self._dump_command(options, how, table), dies_with_us=True, stdout=out, stderr=said)
-            self._wait(process)
+            self._wait(process, process)
             if process.returncode != 0:
                 raise StillpointError("the scratch server's table can't be read: %s" % (_text(said) or "exit status %d" % process.returncode))
             out.seek(0)
@@ -436,14 +478,16 @@ class _Work:
             stack.callback(_end, dump)
             load = self._load(target, dump.stdout, said[1])
             stack.callback(_end, load)
+            self._wait(load, dump)
             if dump.stdout is not None:
-                dump.stdout.close()  # the loader's alone
-            self._wait(load)
+                dump.stdout.close()  # or it would wait for ever for a loader that has failed
             dump.wait(60)
             if load.returncode != 0:
                 text = _text(said[1]) or "exit status %d" % load.returncode
                 if "ERROR 2006" in text or "ERROR 2013" in text:  # what the client says of it is a matter of who is first
                     text += " (as where a row is beyond its max_allowed_packet)"
+                if "ERROR %d " % _LOCK_WAIT_TIMEOUT in text:
+                    text = "%s %s" % (_named(table), _HELD)
                 raise StillpointError("the server does not take the table: %s" % text)
             if dump.returncode != 0:
                 raise StillpointError("the scratch server's table can't be read: %s" % (_text(said[0]) or "exit status %d" % dump.returncode))
@@ -460,12 +504,21 @@ class _Work:
                 self._reporter.warn("%s is back, and not all of its triggers: %s" % (_named(self._plan.into), _text(said)))
 
     def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
-        argv = [*client.load_command(self._plan.programs[1], options), "--init-command=SET SESSION foreign_key_checks=0", self._plan.into[0]]
+        settings = "SET SESSION foreign_key_checks=0, SESSION lock_wait_timeout=%d" % _LOCK_WAIT
+        argv = [*client.load_command(self._plan.programs[1], options), "--init-command=" + settings, self._plan.into[0]]
         return start(argv, dies_with_us=True, stdin=source, stdout=subprocess.DEVNULL, stderr=said)
 
-    def _wait(self, process: "subprocess.Popen[Any]") -> None:
+    def _wait(self, process: "subprocess.Popen[Any]", dump: "Optional[subprocess.Popen[Any]]" = None) -> None:
+        """Wait for the end of a program.
+
+        :param dump: the one that reads from the scratch server, which has something to do only as long as that runs and is not the one that waits
+        :raises ScratchFailed: the scratch server was needed, and failed
+        """
         while process.poll() is None:
-            self._scratch.check()
+            if dump is not None and dump.poll() is None:
+                if _unread(dump.stdout):
+                    self._scratch.pulse.restart()
+                self._scratch.check()
             time.sleep(_POLL)
 
 
@@ -473,6 +526,11 @@ def _constraint(clause: str) -> str:
     """Return the name in ``CONSTRAINT `name` FOREIGN KEY …``, as SQL."""
     match = re.match(r"CONSTRAINT (`(?:[^`]|``)+`)", clause)
     return match.group(1) if match else ""
+
+
+def _unread(pipe: Any) -> bool:
+    """Whether a pipe holds something that its reader has not read yet."""
+    return pipe is not None and fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)
 
 
 def _sql(key: Key) -> str:

@@ -361,17 +361,34 @@ def test_latest_points_away_from_a_generation_that_turns_out_to_be_bad(directory
     newer = back_up(directory, tree(source), hours=1)
     latest = directory.path + "/latest"
     assert os.readlink(latest) == newer.name
-    with directory.lock():  # as by a run that is at work, which sees to it itself
+    with directory.lock():  # as by a run that is at work, and must not be in its way
         verify.record_proof(newer, {"ok": False, "reason": "it does not start"}, Quiet())
-        assert os.readlink(latest) == newer.name
-    with directory.lock():
-        directory.clean()
     assert os.readlink(latest) == older.name
     verify.record_proof(newer, {"ok": True}, Quiet())
     assert os.readlink(latest) == newer.name
     rot(newer, "files/tree/a")
     verify.verify(newer, Quiet())
     assert os.readlink(latest) == older.name
+    os.unlink(latest)  # as after a kill just before it was set
+    with directory.lock():
+        directory.clean()
+    assert os.readlink(latest) == older.name
+
+
+def test_a_generation_that_a_run_publishes_while_latest_is_set_anew_is_the_one_it_points_to(directory, source, monkeypatch):
+    older = back_up(directory, tree(source))
+    bad = back_up(directory, tree(source), hours=1)
+    point, published = JobDirectory._point_latest, []
+
+    def meanwhile(own: JobDirectory, name: str) -> None:
+        monkeypatch.setattr(JobDirectory, "_point_latest", point)
+        assert name == older.name
+        published.append(back_up(JobDirectory(directory.path), tree(source), hours=2))
+        point(own, name)
+
+    monkeypatch.setattr(JobDirectory, "_point_latest", meanwhile)
+    verify.record_proof(bad, {"ok": False, "reason": "it does not start"}, Quiet())
+    assert os.readlink(directory.path + "/latest") == published[0].name
 
 
 @needs_root

@@ -407,13 +407,13 @@ class JobDirectory:
         ]
 
     def record(self, generation: Generation, value: Mapping[str, Any]) -> None:
-        """Keep what was found of a generation, and let `latest` point away from one that is bad. Needs no lock: a run that is at work sees
-        to `latest` itself.
+        """Keep what was found of a generation, and let `latest` point away from one that is bad. It takes no lock, for which a run that begins just
+        then would not wait.
 
         :raises OSError: as `Generation.record` does
         """
         generation.record(value)
-        with suppress(BusyError), self.lock(), self._written():
+        with self._written():
             self._refresh_latest()
 
     def _refresh_latest(self, without: str = "") -> None:
@@ -421,13 +421,16 @@ class JobDirectory:
 
         :param without: one that is about to go
         """
-        latest = os.path.join(self.path, LATEST)
-        now = os.readlink(latest) if os.path.islink(latest) else ""
-        wanted = next((each.name for each in self.generations() if each.name != without and each.state != BAD), "")
-        if wanted and wanted != now:
-            self._point_latest(wanted)
-        elif now and not wanted:
-            os.unlink(latest)
+        while True:
+            latest = os.path.join(self.path, LATEST)
+            now = os.readlink(latest) if os.path.islink(latest) else ""
+            wanted = next((each.name for each in self.generations() if each.name != without and each.state != BAD), "")
+            if wanted == now:
+                return
+            if wanted:
+                self._point_latest(wanted)  # and look again: a run may have published one meanwhile
+            else:
+                os.unlink(latest)
 
     def _point_latest(self, name: str) -> None:
         new = os.path.join(self.path, "." + LATEST + ".new")

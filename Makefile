@@ -13,7 +13,7 @@ help: ## this list
 setup: ## install what is needed: Debian packages, and a venv in the cache
 	$(LAB)/setup
 
-check: ## all fast checks: linters, types, sanity, unit tests on three Pythons
+check: ## all fast checks: linters, types, sanity, unit tests on two Pythons
 	tests/check
 
 units: ## the unit tests alone, on every Python found, those with real servers among them
@@ -28,7 +28,7 @@ molecule: ## the roles alone, rolled out to a Vagrant machine
 
 test: ## everything: check, units with real servers, integration
 	$(MAKE) check
-	tests/check servers other_units
+	tests/check servers other_units judge
 	$(MAKE) integration
 
 demo: ## a backup under load and a restore, before your eyes

@@ -27,7 +27,7 @@ ALL, DATABASE, FILES = "all", "database", "files"
 
 BACK_UP = "take a backup as soon as it is done: no moment after the restore can be recovered before there is one"
 
-REPLICAS = "replicas of this server have to be made anew: nothing refuses one that has what is taken back here"
+REPLICAS = "replicas of this server have to be made anew: one that has what is taken back here may not be refused"
 
 # What a copy takes beyond the blocks of its files: directories, and the file system's own bookkeeping.
 _MARGIN_SHARE, _MARGIN = 0.02, 16 * 1024 * 1024

@@ -18,6 +18,7 @@ from _core.mysql.connection import Login, Session
 
 SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 INSTALL = shutil.which("mariadb-install-db")
+PLUGINS = os.environ.get("STILLPOINT_PLUGINS")  # of the package that has the service too; tests/lab/setup knows where
 USER = "nobody"  # mysql is there only where a server is installed as a service
 
 needed = [
@@ -41,7 +42,9 @@ class RealServer:
     def start(self, *more: str) -> None:
         top = self.top
         options = ["--datadir=" + self.datadir, "--socket=" + top + "/s", "--tmpdir=" + top, "--pid-file=" + top + "/pid", "--log-error=" + top + "/error.log"]
-        options += ["--skip-networking", "--innodb-buffer-pool-size=16M", "--log-bin=" + self.binlogs + "/bin", "--server-id=1", *more]
+        options += ["--skip-networking", "--innodb-buffer-pool-size=16M", "--log-bin=" + self.binlogs + "/bin", "--server-id=1"]
+        options += ["--plugin-dir=" + self.plugins] if os.path.isdir(self.plugins) else []
+        options += more
         command: List[str] = [str(SERVER), "--no-defaults", "--user=" + USER, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _wait(self)
@@ -58,6 +61,10 @@ class RealServer:
     @property
     def datadir(self) -> str:
         return os.path.join(self.top, "data")
+
+    @property
+    def plugins(self) -> str:
+        return os.path.join(self.top, "plugins")
 
     @property
     def binlogs(self) -> str:
@@ -96,6 +103,8 @@ def real_server() -> Iterator[RealServer]:
         os.chmod(top, 0o755)
         os.mkdir(server.binlogs)
         shutil.chown(server.binlogs, USER)
+        if PLUGINS:
+            shutil.copytree(PLUGINS, server.plugins)
         install = [str(INSTALL), "--no-defaults", "--user=" + USER, "--datadir=" + server.datadir, "--auth-root-authentication-method=normal"]
         subprocess.run([*install, "--skip-test-db"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         subprocess.run(["chown", "-R", USER, server.datadir], check=True)

@@ -17,7 +17,7 @@ from _core.errors import StillpointError, UsageError
 from _core.mysql import account
 from _core.mysql.account import Account
 from _core.mysql.connection import Login, ServerError, Session
-from real_server import INSTALL, SERVER, USER, needed
+from real_server import INSTALL, PLUGINS, SERVER, USER, needed
 
 pytest.importorskip("pymysql")
 
@@ -57,6 +57,7 @@ def admin() -> Iterator[Login]:
                 "--pid-file=" + top + "/pid",
                 "--skip-networking",
             ]
+            + (["--plugin-dir=" + shutil.copytree(PLUGINS, top + "/plugins")] if PLUGINS else [])
             + ["--log-bin=" + data + "/bin", "--server-id=1", "--log-error=" + data + "/error.log", "--innodb-buffer-pool-size=16M"]
             + [
                 "--general-log=1",

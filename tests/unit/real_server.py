@@ -18,7 +18,7 @@ from _core.mysql.connection import Login, Session
 
 SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 INSTALL = shutil.which("mariadb-install-db")
-PLUGINS = os.environ.get("STILLPOINT_PLUGINS")  # of the package that has the service too; tests/lab/setup knows where
+PLUGINS = os.environ.get("SERVER_PLUGINS")  # of the package that has the service too; tests/lab/setup knows where
 USER = "nobody"  # mysql is there only where a server is installed as a service
 
 needed = [

@@ -29,7 +29,7 @@ from machine import Image, LabError, Machine, NotAvailable  # noqa: E402
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "state(name): the saved state that `machine` starts from; default: ready")
-    config.addinivalue_line("markers", "suite(name): `machine` is one of this Debian suite, booted, and as other tests of the suite left it")
+    config.addinivalue_line("markers", "suite(name): `machine` is one of this Debian suite, as it was when it had booted")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,14 +63,20 @@ class Worker:
         return self._machine
 
     def booted(self, suite: str) -> Machine:
-        """Return a machine of that suite, the same one as long as no other is asked for."""
-        if self._suite != suite or not self._machine or not self._machine.alive():
-            self.close()
+        """Return a machine of that suite as it was when it had booted."""
+        if self._suite == suite and self._machine:
             try:
-                image = Image.get(suite)
-            except NotAvailable as error:
-                pytest.skip(str(error))
-            self._machine, self._suite = Machine.boot(image), suite
+                self._machine.load("booted")
+                return self._machine
+            except (LabError, OSError, subprocess.TimeoutExpired):
+                pass
+        self.close()
+        try:
+            image = Image.get(suite)
+        except NotAvailable as error:
+            pytest.skip(str(error))
+        self._machine, self._suite = Machine.boot(image), suite
+        self._machine.save("booted")
         return self._machine
 
     def close(self) -> None:

@@ -16,8 +16,6 @@ CHECKSUMS = "CHECKSUM TABLE wf_workflow.APP_DOCUMENT, wf_workflow.LOGIN_LOG, rp_
 )
 def test_a_dump_with_files_comes_back_into_the_running_server(etrial: Etrial) -> None:
     machine = etrial.machine
-    machine.run("rm -rf /backups/*")
-    etrial.sql("DROP DATABASE IF EXISTS stillpoint_load")
     etrial.small_job(mysql="mysql: {method: dump}")
     before = etrial.sql(CHECKSUMS)
     pid = machine.run("pidof mariadbd mysqld").stdout

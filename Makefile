@@ -20,7 +20,7 @@ units: ## the unit tests alone, on every Python found, those with real servers a
 	tests/check units servers other_units
 
 integration: ## tests of the collection against real servers on real LVM, in virtual machines; Molecule's scenarios among them
-	$(LAB)/lab images bullseye trixie sid
+	$(LAB)/lab images bookworm bullseye trixie sid
 	$(LAB)/lab exec -- pytest -n 2 --dist worksteal -p no:cacheprovider tests/integration $(PYTEST_ARGS)
 
 molecule: ## the roles alone, rolled out to a Vagrant machine

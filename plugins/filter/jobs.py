@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from ansible.errors import AnsibleFilterError
@@ -49,7 +50,7 @@ def jobs(value: Sequence[Mapping[str, Any]], config_file: Optional[str] = None) 
         raise AnsibleFilterError("%s is not a list of jobs" % VARIABLE)
     known: Dict[str, int] = {}
     result = []
-    for number, each in enumerate(value):
+    for number, each in enumerate(plain(value)):
         where = "%s[%d]" % (VARIABLE, number)
         try:
             name = job.parse(each, where).name
@@ -60,6 +61,15 @@ def jobs(value: Sequence[Mapping[str, Any]], config_file: Optional[str] = None) 
         known[name] = number
         result.append(with_login(dict(each), config_file))
     return result
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a variable without what Ansible knows of it besides: text out of the vault would be written as it is there."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return json.loads(json.dumps(value, default=str))
 
 
 def with_login(each: Dict[str, Any], config_file: Optional[str]) -> Dict[str, Any]:

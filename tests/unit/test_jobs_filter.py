@@ -44,7 +44,7 @@ def test_a_wrong_job_is_refused_by_the_name_of_what_is_wrong() -> None:
 def test_an_address_that_is_none_is_refused_in_the_agents_words_and_not_repeated() -> None:
     with pytest.raises(AnsibleFilterError) as caught:
         jobs([{**FILES, "notify": {"ping_url": "https://[::1/token"}}])
-    assert str(caught.value) == "backup_client_jobs[0]: notify.ping_url is not a URL that begins with https:// or http://"
+    assert str(caught.value) == "backup_client_jobs[0]: notify.ping_url is not a URL on one line that begins with https:// or http://"
 
 
 def test_two_jobs_of_one_name_are_refused() -> None:

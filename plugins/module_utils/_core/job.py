@@ -414,8 +414,10 @@ def _schedule(at: _At, value: Any) -> str:
 
 
 def _ping_url(at: _At, value: Any) -> str:
-    text = _text(at, value)
-    wrong = at.refuse("is not a URL that begins with https:// or http://")  # the sentence must not show it: it may be a secret
+    wrong = at.refuse("is not a URL on one line that begins with https:// or http://")  # no sentence must show it: it may be a secret
+    if not isinstance(value, str) or _CONTROL.search(value):
+        raise wrong
+    text = value
     try:
         parts = urlsplit(text)
         _port = parts.port  # both raise ValueError: a bracket that is not closed, a port that is no number

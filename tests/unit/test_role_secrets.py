@@ -50,6 +50,12 @@ class Workstation:
         (top / "ansible.cfg").write_text("[defaults]\nhome = %s\ncollections_path = %s\n" % (top / "home", top / "collections"))
         self.top = top
 
+    def vaulted(self, text: str) -> str:
+        """Return a text encrypted, as YAML; `play` can read it."""
+        (self.top / "password").write_text("of the vault")
+        command = [sys.executable, "-m", "ansible", "vault", "encrypt_string", "--vault-password-file", str(self.top / "password"), text]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
     def play(self, wanted: List[Dict[str, Any]], *options: str, **variables: Any) -> str:
         """Run tasks with the role's variables and return all that is printed."""
         play = {
@@ -120,3 +126,30 @@ def test_diff_shows_the_jobs_that_tell_nobody_and_check_mode_and_a_second_run_te
     }
     timers = {name: re.findall("OnCalendar=(.*)", text) for name, text in files.items() if name.endswith(".timer")}
     assert timers == {"stillpoint@told.timer": ["02:00"], "stillpoint@plain.timer": ["03:00"], "stillpoint-verify@told.timer": ["weekly"]}
+
+
+def test_an_address_in_the_vault_reaches_the_job_as_it_is(workstation: Workstation) -> None:
+    (workstation.top / "vault.yml").write_text("address: " + workstation.vaulted("https://ping.example.com/" + TOKEN))
+    jobs = [{**JOBS[0], "notify": {"ping_url": "{{ address }}"}}]
+    options = ["--vault-password-file", str(workstation.top / "password"), "-e", "@" + str(workstation.top / "vault.yml")]
+    printed = workstation.play(written(), "-vvv", "--diff", *options, backup_client_jobs=jobs)
+    assert "failed=0" in printed, printed
+    assert TOKEN not in printed
+    (job,) = (yaml.safe_load(path.read_text()) for path in (workstation.top / "jobs").iterdir())
+    assert job["notify"] == JOBS[0]["notify"]
+
+
+def test_switches_and_numbers_given_as_text_mean_what_they_say(workstation: Workstation) -> None:
+    given = {"backup_client_account": "false", "backup_client_check_jobs": "false", "backup_client_retries": "2", "backup_client_retry_minutes": "5"}
+    service = [{"ansible.builtin.template": {"src": "stillpoint@.service.j2", "dest": str(workstation.top / "units" / "one.service")}}]
+    asking = [
+        {"name": task["name"], "ansible.builtin.debug": {"msg": "it would be done"}, "when": task["when"]}
+        for task in tasks()
+        if "backup_client_check_jobs" in str(task.get("when")) or "backup_client_account |" in str(task.get("when"))
+    ]
+    assert len(asking) == 3
+    facts = {"backup_client_installed": {}, "backup_client_option_file": {"stat": {"exists": True}}}
+    assert "it would be done" not in workstation.play([*written(), *service, *asking], **given, **facts)
+    assert "mysql: {}" in (workstation.top / "jobs" / "told.yml").read_text()
+    text = (workstation.top / "units" / "one.service").read_text()
+    assert "StartLimitIntervalSec=20min" in text and "StartLimitBurst=3" in text

@@ -134,3 +134,14 @@ def test_what_was_lost_comes_back(host: Any) -> None:
     with host.sudo():
         assert host.check_output("find /opt/processmaker -type f ! -name '*.log' | wc -l") == files
         assert host.check_output("ls -d /var/lib/mysql.replaced-* /opt/processmaker.replaced-*").count("\n") == 1
+
+
+def test_what_was_rolled_out_is_taken_off_again_and_backups_and_replaced_data_stay(host: Any) -> None:
+    done = play("stillpoint.backup.remove")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "/backups/etrial/etrial" in done.stdout and "/var/lib/mysql.replaced-" in done.stdout
+    with host.sudo():
+        left = "find /usr/local/sbin /etc /var/lib/systemd -name '*stillpoint*'"
+        assert host.check_output(left) == ""
+        assert host.check_output("ls /backups/etrial/etrial/latest/manifest.json")
+    assert rows(host, "SELECT COUNT(*) FROM mysql.global_priv WHERE User LIKE 'stillpoint%'") == "0"

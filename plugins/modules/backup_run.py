@@ -135,7 +135,14 @@ OWN = ArgumentSpec(
 
 def plan(jobs: List[str]) -> Dict[str, Any]:
     """Return what running the jobs would do."""
-    return {"changed": True, "report": [line for job in jobs for line in _agent.tell("plan", job).splitlines()]}
+    report: List[str] = []
+    failures: List[Dict[str, Any]] = []
+    for job in jobs:
+        try:
+            report += _agent.tell("plan", job).splitlines()
+        except CommandError as error:
+            failures.append({"job": job, **failure(error)})
+    return outcome({"changed": len(failures) < len(jobs), "report": report}, failures, jobs)
 
 
 def perform(jobs: List[str], timeout: int) -> Dict[str, Any]:
@@ -147,8 +154,13 @@ def perform(jobs: List[str], timeout: int) -> Dict[str, Any]:
             backups.append({"job": job, **_agent.ask("run", job, timeout=timeout)})
         except CommandError as error:
             failures.append({"job": job, **failure(error)})
-    report = [line for backup in backups for line in lines(backup)] + ["%(job)s: %(msg)s" % each for each in failures]
-    result = {"changed": bool(backups), "backups": backups, "report": report}
+    report = [line for backup in backups for line in lines(backup)]
+    return outcome({"changed": bool(backups), "backups": backups, "report": report}, failures, jobs)
+
+
+def outcome(result: Dict[str, Any], failures: List[Dict[str, Any]], jobs: List[str]) -> Dict[str, Any]:
+    """Return a result with the failures in it: the module fails when there is one, and in its words when there is one job."""
+    result["report"] += ["%(job)s: %(msg)s" % each for each in failures]
     if not failures:
         return result
     worst = min(failures, key=lambda each: each["exit_code"] == NotNowError.exit_code)

@@ -132,6 +132,7 @@ from typing import Any, Dict, List
 
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import StillpointError
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe import show, text
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import door, failure
 
@@ -162,10 +163,13 @@ def plan(params: Dict[str, Any], jobs: List[str]) -> Dict[str, Any]:
     """Return what would be read."""
     report = []
     for job in jobs:
-        if params["all"]:
-            found = _agent.ask("list", job)
+        if params["generation"]:
+            found = [_agent.ask("show", job, params["generation"])]
         else:
-            found = [_agent.ask("show", job, *([params["generation"]] if params["generation"] else []))]
+            known = _agent.ask("list", job)  # newest first
+            found = known if params["all"] else [each for each in known if each["state"] != "bad"][:1]
+            if not found:
+                raise StillpointError("there is no backup of %s that is not bad" % job)
         share = "%s of the files of " % params["sample"] if params["sample"] else ""
         also = ", and a server would be started on a copy" if params["server"] else ""
         report += ["%s %s: %s%s would be read%s" % (job, each["generation"], share, text.size(each["size_bytes"]), also) for each in found]

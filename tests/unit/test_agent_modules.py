@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module backup_verify, with a real agent on real generations in a temporary directory."""
+"""The modules backup_run and backup_verify, with a real agent on real generations in a temporary directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from _core import bundle  # noqa: E402
 from _core.job import host_name  # noqa: E402
 from _core.repository.generations import JobDirectory  # noqa: E402
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent  # noqa: E402
-from ansible_collections.stillpoint.backup.plugins.modules import backup_verify  # noqa: E402
+from ansible_collections.stillpoint.backup.plugins.modules import backup_run, backup_verify  # noqa: E402
 from trees import back_up, no_waiting_for_the_disk, tree, write  # noqa: E402, F401
 
 pytestmark = [
@@ -54,6 +54,15 @@ def test_check_mode_says_what_would_be_read_and_records_nothing(generation: Any)
     assert generation.recorded == {}
 
 
+def test_check_mode_names_the_backup_that_would_be_read(generation: Any, tmp_path: Path) -> None:
+    directory = JobDirectory.open(str(tmp_path / "repository"), host_name(), "web")
+    newer = back_up(directory, tree(str(tmp_path / "source"), "mysql"), hours=1)
+    assert [each.state for each in directory.generations()] == ["unproven", "good"]
+    assert newer.name in backup_verify.plan(NOTHING, ["web"])["report"][0]
+    assert backup_verify.perform(NOTHING, ["web"])["verifications"][0]["generation"] == newer.name
+    assert [generation.name in line for line in backup_verify.plan({**NOTHING, "all": True}, ["web"])["report"]] == [False, True]
+
+
 def test_what_was_found_is_returned_and_damage_is_a_failure_that_says_what_is_wrong(generation: Any) -> None:
     done = backup_verify.perform(NOTHING, ["web"])
     assert "failed" not in done
@@ -71,3 +80,10 @@ def test_a_job_that_can_not_be_verified_does_not_keep_the_next_from_it(generatio
     done = backup_verify.perform({**NOTHING, "server": True}, ["nobody", "web"])
     assert [each["job"] for each in done["failures"]] == ["nobody", "web"]
     assert "has no files of a server" in done["msg"]
+
+
+def test_check_mode_of_a_run_asks_every_job_also_after_one_that_can_not_run(generation: Any) -> None:
+    done = backup_run.plan(["nobody", "web"])
+    assert (done["failed"], done["changed"]) == (True, False)
+    assert [each["job"] for each in done["failures"]] == ["nobody", "web"]  # no snapshot can be taken of this test's directory
+    assert [line.split(":")[0] for line in done["report"]] == ["nobody", "web"]

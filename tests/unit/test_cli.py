@@ -199,12 +199,13 @@ def test_a_wrong_job_and_a_missing_path_are_refused_before_anything_starts(host:
 
 def test_somebody_who_is_not_root_is_sent_to_sudo(host: Host) -> None:
     code = (
-        "import os, sys; os.geteuid = lambda: 1000; sys.path.insert(0, %r); from stillpoint.cli import main; sys.exit(main())" % host.agent
+        "import os, sys; os.geteuid = lambda: 1000; sys.argv = ['/usr/local/sbin/stillpoint', 'list'];"
+        " sys.path.insert(0, %r); from stillpoint.cli import main; sys.exit(main())" % host.agent
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code, "list"], stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-I", "-c", code], stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (
         2,
-        "stillpoint: root is needed to read databases, volumes and repositories: run it with sudo\n",
+        "stillpoint: root is needed to read databases, volumes and repositories: run it as root, or as sudo /usr/local/sbin/stillpoint\n",
     )
 
 

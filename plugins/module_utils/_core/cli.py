@@ -56,7 +56,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 _parser().print_help()
                 return UsageError.exit_code
             if arguments.needs_root and os.geteuid() != 0:
-                raise UsageError("root is needed to read databases, volumes and repositories: run it with sudo")
+                raise UsageError("root is needed to read databases, volumes and repositories: run it as root, or as sudo %s" % os.path.abspath(sys.argv[0]))
             code: int = arguments.command(arguments)
             return code
     except (Stopped, Exception) as error:  # pylint: disable=broad-exception-caught

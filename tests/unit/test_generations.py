@@ -267,6 +267,26 @@ def test_a_file_written_again_in_the_tick_of_the_snapshot_is_not_taken_from_the_
     assert verify.verify(two, Quiet()).ok and verify.verify(one, Quiet()).ok
 
 
+@needs_root
+@pytest.mark.parametrize(
+    "options",
+    [["--chmod=F600"], ["--chown=1000:1000"], ["--no-perms", "--no-acls", "--chmod=F640"], ["--no-owner", "--no-group"], ["--no-relative"]],
+)
+def test_what_rsync_is_told_to_make_of_modes_and_owners_changes_no_published_generation(directory, source, options):
+    """What was written just before a snapshot is compared once more with the next one, and shared if it is the same."""
+    for name in ("/sub/same", "/sub/hot"):
+        write(source + name, b"before", age=0.5)
+        os.chown(source + name, 1234, 5678)
+    one = back_up(directory, tree(source), options=options)
+    published = shape(one.path)
+    write(source + "/sub/hot", b"after!", age=0.5)
+    two = back_up(directory, tree(source), hours=1, options=options)
+    assert shape(one.path) == published
+    assert os.path.samefile(one.path + "/files/tree/sub/same", two.path + "/files/tree/sub/same")
+    assert read(two.path + "/files/tree/sub/hot") == b"after!" and sorted(os.listdir(two.path + "/files/tree")) == ["a", "sub"]
+    assert verify.verify(one, Quiet()).ok and verify.verify(two, Quiet()).ok
+
+
 def test_a_damaged_generation_shares_nothing_with_the_next_one(directory, source):
     back_up(directory, tree(source))
     two = back_up(directory, tree(source), hours=1)

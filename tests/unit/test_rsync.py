@@ -316,6 +316,9 @@ def test_files_that_vanish_while_they_are_copied_fail_the_copy(tmp_path):
         "-e ssh",
         "--one-file-system",
         "-vx",
+        "--ignore-non-existing",
+        "--remote-option=--fake-super",
+        "-M--fake-super",
     ],
 )
 def test_options_that_would_break_a_backup_are_refused_by_name(tmp_path, option):

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import traceback
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 from _core import durable
@@ -179,14 +179,16 @@ def summary(when: datetime, **more: Any) -> Dict[str, Any]:
     }
 
 
-def back_up(directory: JobDirectory, *trees: Tree, hours: float = 0, checksum: bool = False, **more: Any) -> Generation:
+def back_up(
+    directory: JobDirectory, *trees: Tree, hours: float = 0, checksum: bool = False, options: Sequence[str] = (), **more: Any
+) -> Generation:
     """Make a generation of the time START and some hours."""
     when = START + timedelta(hours=hours)
     with directory.lock():
         directory.clean()
         with directory.begin("run-%s" % hours) as partial:
             for each in trees:
-                partial.add(each, checksum=checksum)
+                partial.add(each, checksum=checksum, options=options)
             return partial.publish(when, summary(when, **more))
 
 

@@ -64,6 +64,7 @@ _REFUSED = {
     "-n": "nothing would be copied",
     "--list-only": "nothing would be copied",
     "--existing": "new files would be left out",
+    "--ignore-non-existing": "new files would be left out",
     "--ignore-existing": "changed files would be left out",
     "--update": "changed files would be left out",
     "-u": "changed files would be left out",
@@ -91,6 +92,8 @@ _REFUSED = {
     "--rsh": "the copy is local",
     "-e": "the copy is local",
     "--rsync-path": "the copy is local",
+    "--remote-option": "the copy is local",
+    "-M": "the copy is local",
     "--daemon": "the copy is local",
     "--modify-window": "files that changed would be left out",
     "-@": "files that changed would be left out",
@@ -268,16 +271,19 @@ def recheck(
     *,
     algorithm: str,
     bwlimit: Optional[str] = None,
+    options: Sequence[str] = (),
     on_item: Callable[[Item], None],
     watch: Callable[[], None],
 ) -> None:
     """Compare some files of a copy with their source by contents, and replace those that differ by new files.
 
     :param paths: a file with the paths below the tree's root, each ended by NUL
+    :param options: those that the copy was made with: where they say what mode or owner a file gets, those of a shared one would be changed
     :raises CommandError: as `copy_tree`
     """
-    argv = [*_command(tree, algorithm, bwlimit, ()), "--checksum", "--from0", "--files-from=" + paths, _slash(tree.path), _slash(dest)]
-    _copy(argv, tree.source, on_item, _no_progress, watch)
+    check_options(options)
+    compare = ["--checksum", "--relative", "--from0", "--files-from=" + paths]
+    _copy([*_command(tree, algorithm, bwlimit, options), *compare, _slash(tree.path), _slash(dest)], tree.source, on_item, _no_progress, watch)
     # rsync takes care of the directories above each file, but not of the root, whose time a new file in it has changed.
     os.utime(dest, ns=(os.stat(dest).st_atime_ns, os.stat(tree.path).st_mtime_ns))
 

@@ -552,7 +552,16 @@ class Partial:
                 watch=watch,
             )
             if self.base and not checksum and os.path.isdir(dest) and self._write_paths(self._doubtful(tree)):
-                rsync.recheck(tree, dest, self._paths, algorithm=self.algorithm, bwlimit=bwlimit, on_item=on_item, watch=watch)
+                rsync.recheck(
+                    tree,
+                    dest,
+                    self._paths,
+                    algorithm=self.algorithm,
+                    bwlimit=bwlimit,
+                    options=options,
+                    on_item=on_item,
+                    watch=watch,
+                )
         self._trees[tree.name] = (tree, copied)
         return copied
 

@@ -359,6 +359,37 @@ def test_a_generation_that_is_not_as_its_manifest_says_is_refused_too(host, dama
     assert {path: facts(path) for path in host.lived} == host.lived
 
 
+class OtherModes(Quiet):
+    """Stands for a file system that takes any mode and shows its own, as CIFS, FUSE and NFS can be told to."""
+
+    def __init__(self, *paths: str) -> None:
+        super().__init__()
+        self.paths = paths
+
+    def progress(self, done: int, total: Optional[int] = None) -> None:
+        for path in self.paths:
+            if os.path.exists(path):
+                os.chmod(path, 0o755)
+
+
+def test_a_destination_that_does_not_keep_what_it_is_given_makes_no_backup_bad(host):
+    staging = os.path.dirname(host.datadir) + "/.mysql.stillpoint-new"
+    shown = OtherModes(staging + "/ibdata1", staging + "/shop/orders.ibd")
+    with pytest.raises(
+        StillpointError,
+        match=r"/live/lib does not keep what was written to it \(mysql/ibdata1: has mode 0755, had 06\d\d, and 1 more\), while generation \S+ is "
+        "sound: the live data was not touched; restore to a file system",
+    ):
+        execute(host.make(), shown)
+    assert {path: facts(path) for path in host.lived} == host.lived
+    assert host.names() == ["app", "mysql"] and journal.pending(state=host.state) is None
+    assert host.directory.find().state == "unproven" and not host.directory.find().recorded
+    flip_one_bit(host.directory.find().path + "/mysql/ibdata1")  # the rest is the destination's
+    with pytest.raises(StillpointError, match=r"is damaged \(mysql/ibdata1: contents changed [^:]*\): the live data"):
+        execute(host.make(), shown)
+    assert host.directory.generations()[0].verified["faults_total"] == 1
+
+
 def test_one_whose_proof_failed_is_put_back_only_by_its_name_and_says_so(host):
     bad = host.back_up(hours=1, proof={"ok": False, "reason": "it holds 1 prepared transactions"})
     assert host.make().generation.name != bad.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterable, Iterator, List
 
 from .. import durable
 from ..copy import rsync
@@ -21,7 +21,7 @@ from .places import ROOM, SINGLE, Target
 def copy(generation: Generation, target: Target, done: int, total: int, reporter: Reporter) -> None:
     """Copy a tree into its staging place and make sure that it is what the manifest says.
 
-    :raises StillpointError: it is not
+    :raises StillpointError: it is not; whether that is the generation's fault or the destination's, the sentence says
     """
     name = os.fsencode(target.tree.name)
     source = os.path.join(generation.path, target.tree.name)
@@ -57,6 +57,7 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
         if untold:
             _read_untold(generation, target, sums)
         faults = list(_compared(generation, target, sums))
+        damage = _confirmed(generation, target, faults) if faults else []
     except rsync.DestinationFull as error:
         raise StillpointError(
             "there is no room for %s beside %s (%s): the live data was not touched; free some space, or restore into a directory "
@@ -64,20 +65,50 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
         ) from error
     finally:
         sums.close()
-    if faults:
-        verify.found_damaged(generation, faults, reporter)
+    if damage:
+        verify.found_damaged(generation, damage, reporter)
         raise StillpointError(
-            "generation %s is damaged (%s%s): the live data was not touched; restore another generation"
-            % (generation.name, faults[0].text(), ", and %d more" % (len(faults) - 1) if len(faults) > 1 else "")
+            "generation %s is damaged (%s): the live data was not touched; restore another generation" % (generation.name, _first(damage))
         )
+    if faults:
+        raise StillpointError(
+            "%s does not keep what was written to it (%s), while generation %s is sound: the live data was not touched; restore to a file system "
+            "that keeps owners and modes (--to DIR)" % (os.path.dirname(target.staging), _first(faults), generation.name)
+        )
+
+
+def _first(faults: List[Fault]) -> str:
+    return faults[0].text() + (", and %d more" % (len(faults) - 1) if len(faults) > 1 else "")
+
+
+def _confirmed(generation: Generation, target: Target, faults: List[Fault]) -> List[Fault]:
+    """Return what of the faults of a copy is wrong with the generation itself: the copy's file system may show other modes and owners than it is
+    given."""
+    doubted = {fault.path for fault in faults}
+
+    def in_doubt(entries: Iterable[Entry]) -> Iterator[Entry]:
+        return (entry for entry in entries if manifest.shown(entry.path) in doubted)
+
+    sums = manifest.Sums()
+    try:
+        _read(generation, in_doubt(_expected(generation, target)), sums)
+        found = (entry for entry, _allocated in manifest.walk(os.fsencode(generation.path), os.fsencode(target.tree.name)))
+        return list(manifest.compare(in_doubt(_expected(generation, target)), in_doubt(found), sums, times=False))
+    finally:
+        sums.close()
 
 
 def _read_untold(generation: Generation, target: Target, sums: manifest.Sums) -> None:
     """Read the files whose checksum rsync did not tell: names of hard links that look like its own arrow between names."""
     told = manifest.Ahead(sums.in_order())
+    _read(generation, (entry for entry in _expected(generation, target) if told.at(manifest.order(entry.path)) is None), sums)
+
+
+def _read(generation: Generation, entries: Iterable[Entry], sums: manifest.Sums) -> None:
+    """Read files of a generation and keep their checksums."""
     with tempfile.NamedTemporaryFile() as paths:
-        for entry in _expected(generation, target):
-            if entry.type == manifest.FILE and told.at(manifest.order(entry.path)) is None:
+        for entry in entries:
+            if entry.type == manifest.FILE:
                 paths.write(entry.path + b"\0")
         paths.flush()
         rsync.checksums(

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, List
 
 import pytest
@@ -325,12 +325,17 @@ def rot(generation: Generation, name: str) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def found_by_an_old_agent(generation: Generation, time: str = "2026-11-23T00:00:00Z") -> None:
+    """Record damage of one generation alone."""
+    generation.record({"generation": generation.name, "time": time, "ok": False, "faults": ["files/tree/sub/b: contents changed"], "faults_total": 1})
+
+
 def test_damage_that_was_found_is_not_shared_with_the_next_generation_by_way_of_another_one(directory, source):
     older = back_up(directory, tree(source))
     newer = back_up(directory, tree(source), hours=1)
     healthy = os.stat(older.path + "/files/tree/a").st_ino
     rot(newer, "files/tree/sub/b")
-    assert not verify.verify(newer, Quiet()).ok
+    found_by_an_old_agent(newer)
     assert (newer.state, older.state) == ("bad", "good"), "nobody has read that one yet"
     third = back_up(directory, tree(source), hours=2)
     assert read(third.path + "/files/tree/sub/b") == b"beta"
@@ -339,26 +344,37 @@ def test_damage_that_was_found_is_not_shared_with_the_next_generation_by_way_of_
     assert any("all that the new one shares with %s was compared by contents" % older.name in text for text in third.summary["warnings"])
 
 
-def test_what_was_made_or_read_since_the_damage_was_found_is_trusted_again(directory, source, monkeypatch):
+def test_damage_that_is_found_while_a_run_goes_on_does_not_get_into_the_one_after_it(directory, source):
+    older = back_up(directory, tree(source))
+    rot(older, "files/tree/sub/b")
+    when = datetime.now(timezone.utc) + timedelta(hours=1)  # a snapshot is taken long after its base was chosen
+    with directory.lock(), directory.begin("slow") as partial:
+        assert not verify.verify(older, Quiet()).ok
+        partial.add(tree(source))
+        newer = partial.publish(when, summary(when))
+    assert os.path.samefile(older.path + "/files/tree/sub/b", newer.path + "/files/tree/sub/b")
+    third = back_up(directory, tree(source), hours=2)
+    assert read(third.path + "/files/tree/sub/b") == b"beta" and verify.verify(third, Quiet()).ok
+
+
+def test_what_was_made_or_read_since_the_damage_was_found_is_trusted_again(directory, source):
     first = back_up(directory, tree(source))
     bad = back_up(directory, tree(source), hours=1)
-    rot(bad, "files/tree/sub/b")
-    verify.verify(bad, Quiet())
+    found_by_an_old_agent(bad)
 
     def compares() -> bool:
         with directory.lock(), directory.begin("look") as partial:
             return partial._compares
 
     assert compares()
-    monkeypatch.setattr(verify, "_now", lambda: "2100-01-01T00:00:00Z")
-    write(first.path + "/files/tree/sub/b", b"beta")
     assert verify.verify(first, Quiet()).ok
     assert not compares(), "it was read from end to end after that"
     os.unlink(first.verdict_path)
     assert compares()
-    monkeypatch.setattr(Generation, "found_damaged", property(lambda each: START if each.name == bad.name else None))
     back_up(directory, tree(source), hours=3)
     assert not compares(), "it was made after that"
+    found_by_an_old_agent(bad, "2026-11-24T00:00:00Z")
+    assert compares(), "there is new damage"
 
 
 def test_a_manifest_that_a_run_finds_damaged_makes_its_generation_bad_for_good(directory, source):
@@ -378,6 +394,7 @@ def test_a_manifest_that_a_run_finds_damaged_makes_its_generation_bad_for_good(d
 
 def test_latest_points_away_from_a_generation_that_turns_out_to_be_bad(directory, source):
     older = back_up(directory, tree(source))
+    write(source + "/a", b"changed")
     newer = back_up(directory, tree(source), hours=1)
     latest = directory.path + "/latest"
     assert os.readlink(latest) == newer.name

@@ -69,6 +69,35 @@ def test_one_flipped_bit_is_found_named_and_remembered(directory):
     assert later.verified["faults"] == [verdict.faults[0].text()]
 
 
+def test_damage_is_that_of_every_generation_that_has_the_same_file(tmp_path, directory):
+    one = directory.find()
+    two = back_up(directory, tree(str(tmp_path / "source")), hours=1)
+    write(str(tmp_path / "source/table.ibd"), b"another one")
+    three = back_up(directory, tree(str(tmp_path / "source")), hours=2)
+    verify.record_proof(one, {"ok": True}, Quiet())
+    flip_one_bit(two.path + "/files/tree/table.ibd")
+    os.unlink(two.path + "/files/tree/sub/file")  # a name is that of one generation alone
+    reporter = Quiet()
+    verdict = verify.verify(two, reporter)
+    assert [each.state for each in (one, two, three)] == ["bad", "bad", "good"]
+    assert reporter.warnings == ["%s is damaged too: it has the same file files/tree/table.ibd" % one.name]
+    known = one.verified
+    assert known["faults"] == [fault.text() for fault in verdict.faults if fault.path == "files/tree/table.ibd"]
+    assert known["faults_total"] == 1 and known["time"] == verdict.time and one.proof == {"ok": True}
+    assert os.readlink(directory.path + "/latest") == three.name
+
+
+def test_damage_beyond_the_faults_that_are_listed_counts_for_other_generations_too(tmp_path, monkeypatch, directory):
+    monkeypatch.setattr(verify, "MOST_FAULTS", 1)
+    one = directory.find()
+    two = back_up(directory, tree(str(tmp_path / "source")), hours=1)
+    os.unlink(two.path + "/files/tree/sub/file")
+    flip_one_bit(two.path + "/files/tree/table.ibd")
+    verdict = verify.verify(two, Quiet())
+    assert not any(fault.contents for fault in verdict.faults) and verdict.faults_total > 1
+    assert one.state == "bad"
+
+
 def test_a_flipped_bit_in_the_manifest_is_found_and_remembered(directory):
     generation = directory.find()
     flip_one_bit(generation.path + "/manifest.json", os.path.getsize(generation.path + "/manifest.json") - 200)

@@ -45,6 +45,7 @@ PARTIAL, DELETING, VERIFIED, TRIAL = ".partial", ".deleting", ".verified", ".tri
 
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(-\d+)?")
 _NAME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
+_MOMENT = "%Y-%m-%dT%H:%M:%SZ"
 _SUMS, _PATHS = ".sums", ".paths"
 
 # Seconds before a generation's time within which a file's own time does not prove that it is in the snapshot as it was left:
@@ -456,6 +457,7 @@ class Partial:
         self.trouble = ""
         self.base: Optional[Generation] = None
         self._compares = False  # what is shared with the base, by contents
+        self._damage_known: Optional[datetime] = None  # the last time that damage was found in a generation, when the base was chosen
         self.algorithm = algorithm
         self._sums: Optional[manifest.Sums] = None
         self._trees: Dict[str, Tuple[Tree, rsync.Copied]] = {}
@@ -488,6 +490,7 @@ class Partial:
     def _choose_base(self) -> Optional[Generation]:
         """Return the newest generation that is not known to be damaged and whose manifest is whole."""
         known = self._directory.generations()
+        self._damage_known = _last_damage(known)
         for generation in known:
             if generation.state == BAD:
                 continue
@@ -501,7 +504,7 @@ class Partial:
                     self.warnings.append("that it is damaged can't be recorded: %s" % failure.strerror)
                 continue
             if generation.summary.get("checksum") == self.algorithm:
-                self._compares = _shares_damage(generation, known)
+                self._compares = _shares_damage(generation, self._damage_known)
                 if self._compares:
                     self.warnings.append(
                         "a backup was found damaged, and %s has files in common with it: all that the new one shares with %s was compared by contents"
@@ -687,6 +690,7 @@ class Partial:
                     "bytes_transferred": sum(copied.bytes_transferred for copied in copies),
                 },
                 "checksum": self.algorithm,
+                "damage_known": self._damage_known.strftime(_MOMENT) if self._damage_known else None,
             }
 
         leave_out = (os.fsencode(_SUMS), os.fsencode(_PATHS))
@@ -709,16 +713,23 @@ class Partial:
 def _moment(recorded: Mapping[str, Any]) -> Optional[datetime]:
     """Return when a verification ended, UTC; None where that is not known."""
     try:
-        return datetime.strptime(str(recorded.get("time")), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        return datetime.strptime(str(recorded.get("time")), _MOMENT).replace(tzinfo=timezone.utc)
     except ValueError:
         return None
 
 
-def _shares_damage(base: Generation, known: Sequence[Generation]) -> bool:
-    """Tell whether a generation may have the damage that was found in another one: an unchanged file is the same file in all of them. One that
-    was made after that was compared with its source, and one that was read from end to end since is known to be right."""
-    found = max((each.found_damaged for each in known if each.found_damaged), default=None)
-    if found is None or base.time > found:
+def _last_damage(known: Sequence[Generation]) -> Optional[datetime]:
+    """Return when damage was found last in any of some generations, UTC; None where none was."""
+    return max((each.found_damaged for each in known if each.found_damaged), default=None)
+
+
+def _shares_damage(base: Generation, found: Optional[datetime]) -> bool:
+    """Tell whether a generation may have the damage that was found in another one: an unchanged file is the same file in all of them. One whose run
+    knew of that was compared with its source, and one that was read from end to end since is known to be right.
+
+    By what the run knew, not by the time of either: damage may be found while a run goes on, whose base is chosen by then.
+    """
+    if found is None or str(base.summary.get("damage_known") or "") >= found.strftime(_MOMENT):
         return False
     verified = base.verified
     since = _moment(verified) if verified and verified.get("ok") else None
@@ -728,7 +739,7 @@ def _shares_damage(base: Generation, known: Sequence[Generation]) -> bool:
 def _found_by_chance(generation: Generation, text: str) -> Dict[str, Any]:
     """Return what is recorded of a generation whose manifest turned out to be damaged, as a verification records it."""
     known = {key: value for key, value in generation.recorded.items() if key == "proof"}
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = datetime.now(timezone.utc).strftime(_MOMENT)
     facts = {"generation": generation.name, "time": now, "ok": False, "files": 0, "bytes": 0, "faults": [text], "faults_total": 1}
     return {**facts, "duration_s": 0.0, "percent": None, "of_files": generation.files, "of_bytes": generation.size_bytes, **known}
 

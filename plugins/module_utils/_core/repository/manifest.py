@@ -444,10 +444,12 @@ class Fault(NamedTuple):
     """Something in a copy that is not as its manifest says.
 
     :ivar path: for people; what is not printable is escaped
+    :ivar contents: where a file's contents are wrong, its path as it is: other generations may have the same file; b"" otherwise
     """
 
     path: str
     what: str
+    contents: bytes = b""
 
     def text(self) -> str:
         return "%s: %s" % (self.path, self.what)
@@ -478,24 +480,30 @@ def compare(expected: Iterable[Entry], found: Iterable[Entry], sums: Sums, *, ti
             other = next(right, None)
         else:
             checksum = told.at(order(one.path))
-            for what in _differences(one, other, checksum[0] if checksum else "", times):
+            wrong = _wrong_contents(one, other, checksum[0] if checksum else "")
+            if wrong:
+                yield Fault(shown(one.path), wrong, one.path)
+            for what in _differences(one, other, times):
                 yield Fault(shown(one.path), what)
             one, other = next(left, None), next(right, None)
 
 
-def _differences(expected: Entry, found: Entry, checksum: str, times: bool) -> Iterator[str]:
+def _wrong_contents(expected: Entry, found: Entry, checksum: str) -> str:
+    if not expected.type == found.type == FILE:
+        return ""
+    if expected.size != found.size:
+        return "has %d bytes, had %d" % (found.size, expected.size)
+    if not expected.checksum:  # of a sample, one that was not read
+        return ""
+    if not checksum:
+        return "can't be read"
+    return "contents changed (checksum %s, was %s)" % (checksum, expected.checksum) if expected.checksum != checksum else ""
+
+
+def _differences(expected: Entry, found: Entry, times: bool) -> Iterator[str]:
     if expected.type != found.type:
         yield "is a %s, was a %s" % (found.type, expected.type)
         return
-    if expected.type == FILE:
-        if expected.size != found.size:
-            yield "has %d bytes, had %d" % (found.size, expected.size)
-        elif not expected.checksum:
-            pass  # of a sample, one that was not read
-        elif not checksum:
-            yield "can't be read"
-        elif expected.checksum != checksum:
-            yield "contents changed (checksum %s, was %s)" % (checksum, expected.checksum)
     if expected.target != found.target:
         yield "points to %s, pointed to %s" % (shown(found.target), shown(expected.target))
     if expected.mode != found.mode:

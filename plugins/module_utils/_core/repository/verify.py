@@ -7,12 +7,13 @@ import hashlib
 import os
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..copy import rsync
-from ..errors import StillpointError
+from ..errors import StillpointError, UsageError
 from ..observe.progress import Reporter
 from . import manifest
 from .generations import Generation, JobDirectory
@@ -76,6 +77,7 @@ def verify(generation: Generation, reporter: Reporter, percent: Optional[float] 
     """
     started = time.monotonic()
     faults: List[Fault] = []
+    spoilt: List[Fault] = []
     total = files = size = 0
     of = (0, 0)
     with generation.hold():
@@ -97,8 +99,11 @@ def verify(generation: Generation, reporter: Reporter, percent: Optional[float] 
                     total += 1
                     if total <= MOST_FAULTS:
                         faults.append(fault)
+                    if fault.contents:
+                        spoilt.append(fault)
         verdict = Verdict(generation.name, _now(), files, size, tuple(faults), total, round(time.monotonic() - started, 1), percent, *of)
         record(generation, verdict, reporter)
+        _record_shared(generation, verdict, spoilt, reporter)
     return verdict
 
 
@@ -131,6 +136,35 @@ def found_damaged(generation: Generation, faults: List[Fault], reporter: Reporte
     total = sum(tree.files for tree in generation.trees)
     verdict = Verdict(generation.name, _now(), total, generation.size_bytes, tuple(faults[:MOST_FAULTS]), len(faults), 0.0)
     record(generation, verdict, reporter)
+    _record_shared(generation, verdict, faults, reporter)
+
+
+def _record_shared(generation: Generation, verdict: Verdict, faults: Sequence[Fault], reporter: Reporter) -> None:
+    """Record wrong contents beside each other generation that has the same files: one that did not change is one file in all of them."""
+    spoilt = [(fault, os.path.join(os.fsencode(generation.path), fault.contents)) for fault in faults if fault.contents]
+    if not spoilt:
+        return
+    try:
+        others = JobDirectory(os.path.dirname(generation.path)).generations()
+    except StillpointError as error:
+        reporter.warn(str(error))
+        return
+    for other in others:
+        if other.name == generation.name or other.damage:
+            continue
+        same = [fault for fault, path in spoilt if _is_file(path, os.path.join(os.fsencode(other.path), fault.contents))]
+        if same:
+            known = (tuple(same[:MOST_FAULTS]), len(same), 0.0, None, other.files, other.size_bytes)
+            with suppress(UsageError), other.hold():  # one that is about to go needs no record
+                record(other, Verdict(other.name, verdict.time, 0, 0, *known), reporter)
+                reporter.warn("%s is damaged too: it has the same file %s" % (other.name, same[0].path))
+
+
+def _is_file(one: bytes, other: bytes) -> bool:
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except OSError:
+        return False
 
 
 def _draw(generation: Generation, percent: float, paths: IO[bytes]) -> Tuple[Callable[[bytes], bool], int, int]:

@@ -275,7 +275,7 @@ def _verify(plan: TablePlan, reporter: Reporter) -> Tuple[int, int]:
                 paths=paths.name,
                 on_item=lambda item: found.update({item.path: item.checksum}),
             )
-    faults = [Fault(os.fsdecode(path), "contents changed") for path, entry in expected.items() if found.get(path, entry.checksum) != entry.checksum]
+    faults = [Fault(os.fsdecode(path), "contents changed", path) for path, entry in expected.items() if found.get(path, entry.checksum) != entry.checksum]
     if faults:
         verify.found_damaged(plan.generation, faults, reporter)
         raise StillpointError(

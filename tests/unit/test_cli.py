@@ -16,14 +16,19 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any, Dict, List, NoReturn
 
 import pytest
-from _core import bundle, cli, durable
+from _core import bundle, cli, durable, plan
+from _core.errors import CommandError, StillpointError
 from _core.repository.generations import JobDirectory
+from _core.storage import leftovers
 from _core.storage.mounts import Tree
 from _core.version import VERSION
+from trees import small_disk
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root's"),
@@ -703,3 +708,29 @@ def test_clean_removes_unfinished_copies_of_jobs_that_nobody_is_running(host: Ho
     assert json.loads(done.stdout) == {"snapshots": [], "unfinished": [left], "put_back": []}
     assert not os.path.exists(left) and os.path.isdir(path)
     assert host.run("clean").stdout == "nothing was left behind\n"
+
+
+def test_what_can_not_be_removed_is_warned_about_by_a_run_and_fails_clean(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = leftovers.Owner("20261122t020005-1a2b", "web", "0-0", 1, 2).tags()
+    snapshot = SimpleNamespace(vg="vg0", name="stuck", full_name="vg0/stuck", origin="root", tags=dead)
+
+    def refuse(_name: str) -> NoReturn:
+        raise CommandError("lvremove failed: in use", ["lvremove"], 5)
+
+    def made(_job: Any) -> NoReturn:
+        raise StillpointError("the run went on")
+
+    for name, fake in (("volumes", lambda: [snapshot]), ("remove", refuse), ("settle", lambda: None)):
+        monkeypatch.setattr(leftovers.lvm, name, fake)
+    monkeypatch.setattr(leftovers, "_REMOVE_TRIES", 1)
+    monkeypatch.setattr(plan, "make", made)
+    host.job()
+    left = os.path.join(os.path.dirname(host.generation(at(22))), ".killed.partial")
+    with contextmanager(small_disk)(left):
+        ran, cleaned = host.run("run", "web"), host.run("clean")
+    assert ran.stderr.endswith("stillpoint: the run went on\n")
+    for done in (ran, cleaned):
+        assert done.returncode == 1
+        assert "the snapshot vg0/stuck can't be removed: lvremove failed: in use" in done.stderr
+        assert left + ", which an earlier run left, can't be removed" in done.stderr
+    assert cleaned.stdout == ""

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, List
 
@@ -635,6 +636,21 @@ def test_a_kill_while_rsync_copies_leaves_a_partial_generation_that_is_never_lis
 
 
 # -- removing
+
+
+@needs_root
+def test_rubbish_that_can_not_be_removed_is_told_and_keeps_nothing_else(directory, source):
+    back_up(directory, tree(source))
+    stuck = directory.path + "/.2026-11-01T02-00-05Z.deleting"
+    for name in (".a.partial", ".z.partial"):
+        os.mkdir(os.path.join(directory.path, name))
+    troubles: List[StillpointError] = []
+    with contextmanager(small_disk)(stuck), directory.lock():
+        assert directory.clean(troubles.append) == [".a.partial", ".z.partial"]
+        with pytest.raises(StillpointError, match="can't be removed"):
+            directory.clean()
+    (trouble,) = troubles
+    assert str(trouble).startswith(stuck + ", which an earlier run left, can't be removed and takes up room: rm failed: ")
 
 
 def test_a_retention_removes_what_it_does_not_keep_and_says_so(directory, source):

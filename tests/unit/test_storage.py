@@ -7,7 +7,7 @@ import json
 import os
 
 import pytest
-from _core.errors import StillpointError, UsageError
+from _core.errors import CommandError, StillpointError, UsageError
 from _core.storage import dm, layout, leftovers, lvm, mounts, sizes
 from _core.storage.layout import check_pools, check_volume
 from _core.storage.snapshots import snapshot_name
@@ -189,6 +189,27 @@ def test_a_snapshot_is_ours_by_its_tags_and_left_over_only_when_its_process_is_g
     assert [found.name for found in leftovers.find(known)] == ["dead"]
     assert [found.name for found in leftovers.find(known, kept=True)] == ["dead", "kept"]
     assert leftovers.find(known, run_id="another", kept=True) == []
+
+
+def test_a_leftover_that_can_not_be_removed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = ",".join(leftovers.Owner("20261122t020005-1a2b", "etrial", "0-0", 1, 2).tags())
+    known = [volume(lv_name="mounted", lv_tags=dead), volume(lv_name="free", lv_tags=dead)]
+    removed = []
+
+    def remove(name: str) -> None:
+        if name.endswith("/mounted"):
+            raise CommandError("lvremove failed: in use", ["lvremove"], 5)
+        removed.append(name)
+
+    monkeypatch.setattr(lvm, "volumes", lambda: known)
+    monkeypatch.setattr(lvm, "settle", lambda: None)
+    monkeypatch.setattr(lvm, "remove", remove)
+    monkeypatch.setattr(leftovers, "_REMOVE_TRIES", 1)
+    with pytest.raises(StillpointError, match="the snapshot vg-0/mounted can't be removed"):
+        leftovers.clean()
+    troubles = []
+    assert [each["name"] for each in leftovers.clean(on_trouble=troubles.append)] == ["free"]
+    assert removed == ["vg-0/free"] and len(troubles) == 1
 
 
 MOUNTINFO = """\

@@ -43,15 +43,19 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
     with directory.lock():
         owner = this_process(new_run_id(), job.name)
         reporter.stage("clean")
-        for left in leftovers.clean():
+
+        def warn(error: StillpointError) -> None:  # somebody has to see to it, and a backup is none the worse for it
+            reporter.warn(str(error))
+
+        for left in leftovers.clean(on_trouble=warn):
             reporter.note("removed the snapshot %s/%s that the run %s left behind" % (left["vg"], left["name"], left["run_id"]))
-        for name in directory.clean():
+        for name in directory.clean(warn):
             reporter.note("removed %s, which an earlier run left unfinished" % name)
         try:
             for text in topology.put_back_leftovers(Login.of(job.mysql) if job.mysql else None):
                 reporter.note(text)
-        except StillpointError as error:  # somebody has to see to it, and a backup is none the worse for it
-            reporter.warn(str(error))
+        except StillpointError as error:
+            warn(error)
         reporter.stage("plan")
         plan = planning.make(job)
         for warning in plan.warnings:

@@ -448,27 +448,29 @@ def _clean(arguments: argparse.Namespace) -> int:
     from .mysql import topology
     from .storage import leftovers
 
-    snapshots = leftovers.clean(kept=arguments.kept)
-    unfinished, troubles, put_back = [], [], []
+    unfinished, put_back = [], []
+    troubles: List[StillpointError] = []
+    snapshots = leftovers.clean(kept=arguments.kept, on_trouble=troubles.append)
     try:
         put_back = topology.put_back_leftovers()
     except StillpointError as error:
-        troubles.append(str(error))
+        troubles.append(error)
     for name in jobs.names():
         try:
             directory = _directory(jobs.load(name), None)
             if os.path.isdir(directory.path):
                 with directory.lock():
-                    unfinished += [os.path.join(directory.path, each) for each in directory.clean()]
+                    unfinished += [os.path.join(directory.path, each) for each in directory.clean(troubles.append)]
         except BusyError:
             continue  # it is being written by a run that lives
         except StillpointError as error:
-            troubles.append(str(error))
+            troubles.append(error)
     if arguments.json:
         _print_json({"snapshots": snapshots, "unfinished": unfinished, "put_back": put_back})
     else:
         lines = ["removed the snapshot %s/%s of the run %s" % (each["vg"], each["name"], each["run_id"]) for each in snapshots]
-        _print_lines(lines + ["removed %s" % path for path in unfinished] + put_back or ["nothing was left behind"])
+        lines += ["removed %s" % path for path in unfinished] + put_back
+        _print_lines(lines or ([] if troubles else ["nothing was left behind"]))
     for trouble in troubles:
         _complain("%s: %s" % (PROGRAM, trouble))
     return StillpointError.exit_code if troubles else 0

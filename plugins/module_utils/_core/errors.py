@@ -6,7 +6,7 @@ They are turned into text once, at the door: by the agent into its last line and
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import NoReturn, Optional, Sequence
 
 
 class StillpointError(Exception):
@@ -46,6 +46,11 @@ class CommandError(StillpointError):
         self.cmd = list(cmd)
         self.rc = rc
         self.stderr = stderr
+
+
+def fail(error: StillpointError) -> NoReturn:
+    """Raise an error: what is done about a trouble where nobody asks for going on after it."""
+    raise error
 
 
 class Stopped(BaseException):

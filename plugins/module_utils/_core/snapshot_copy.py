@@ -91,7 +91,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
             }
         else:
             with directory.lock():
-                directory.clean()
+                directory.clean(lambda error: reporter.warn(str(error)))
                 with directory.begin(owner.run_id) as partial:
                     with mounted(point.snapshots, owner) as to_snapshot:
                         copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)

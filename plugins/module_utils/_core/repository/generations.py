@@ -30,7 +30,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 from .. import durable
 from ..copy import rsync
-from ..errors import BusyError, CommandError, StillpointError, UsageError
+from ..errors import BusyError, CommandError, StillpointError, UsageError, fail
 from ..process import undisturbed
 from ..storage.mounts import Tree
 from . import manifest, retention
@@ -350,21 +350,31 @@ class JobDirectory:
             )
         return matching[0]
 
-    def clean(self) -> List[str]:
-        """Remove what earlier runs left unfinished, and return the names."""
+    def clean(self, on_trouble: Callable[[StillpointError], None] = fail) -> List[str]:
+        """Remove what earlier runs left unfinished, and return the names.
+
+        :param on_trouble: told of each that can't be removed
+        """
         self._must_be_locked()
         names = sorted(os.listdir(self.path))
         left = [name for name in names if name.startswith(".") and name.endswith((PARTIAL, DELETING))]
         left += [name for name in names if name.startswith(".") and name.endswith(TRIAL) and not durable.in_use(os.path.join(self.path, name))]
         stray = [name for name in names if name.startswith(".") and name.endswith(VERIFIED) and name[1 : -len(VERIFIED)] not in names]
         stray += [name for name in names if name.startswith(".") and name.endswith(".new")]
+        removed = []
+        for name in left + stray:
+            path = os.path.join(self.path, name)
+            try:
+                if name in left:
+                    durable.remove_tree(path)
+                    removed.append(name)
+                else:
+                    os.unlink(path)
+            except (CommandError, OSError) as error:
+                on_trouble(StillpointError("%s, which an earlier run left, can't be removed and takes up room: %s" % (path, _explained(error))))
         with self._written():
-            for name in left:
-                durable.remove_tree(os.path.join(self.path, name))
-            for name in stray:
-                os.unlink(os.path.join(self.path, name))
             self._refresh_latest()
-        return left
+        return removed
 
     def begin(self, run_id: str, algorithm: Optional[str] = None) -> "Partial":
         """Return a generation to be filled and published, as a context manager that discards it unless that happened.

@@ -7,9 +7,9 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
-from ..errors import CommandError, StillpointError
+from ..errors import CommandError, StillpointError, fail
 from . import lvm
 from .mounts import RUN_DIRECTORY
 
@@ -111,14 +111,20 @@ def find(known: Iterable[lvm.LogicalVolume], *, run_id: Optional[str] = None, ke
     return found
 
 
-def clean(*, run_id: Optional[str] = None, kept: bool = False) -> List[Dict[str, Any]]:
+def clean(
+    *, run_id: Optional[str] = None, kept: bool = False, on_trouble: Callable[[StillpointError], None] = fail
+) -> List[Dict[str, Any]]:
     """Remove our leftover snapshots and mount points; return the snapshots removed as ``{vg, name, origin, run_id, job}``.
 
-    :raises StillpointError: one can't be removed
+    :param on_trouble: told of each snapshot that can't be removed
     """
     removed = []
     for volume in find(lvm.volumes(), run_id=run_id, kept=kept):
-        remove(volume.full_name)
+        try:
+            remove(volume.full_name)
+        except StillpointError as error:
+            on_trouble(error)
+            continue
         whose = owner(volume.tags)
         removed.append(
             {

@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any, Dict, List, NoReturn
 
 import pytest
 from _core import bundle, cli, durable, plan
+from _core.copy import rsync
 from _core.errors import CommandError, StillpointError
 from _core.repository.generations import JobDirectory
 from _core.storage import leftovers
@@ -305,6 +306,32 @@ def test_verify_all_reads_every_generation(host: Host) -> None:
         host.generation(at(day))
     assert [each["ok"] for each in host.json("verify", "web", "--all")] == [True, True]
     assert "not both" in host.refusal("verify", "web", "2026-11-20T02-00-05Z", "--all")
+
+
+def test_verify_all_goes_on_past_one_that_is_removed_meanwhile_and_one_that_can_not_be_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.job()
+    pruned, unreadable, _whole, damaged = (host.generation(at(day)) for day in (19, 20, 21, 22))
+    shutil.rmtree(damaged + "/files")
+    read = rsync.checksums
+
+    def meanwhile(root: str, **named: Any) -> Any:
+        if root == unreadable:
+            raise CommandError("%s could not be read: rsync: it was ended by signal 9" % root, ["rsync"])
+        with suppress(FileNotFoundError):
+            os.rename(pruned, os.path.join(os.path.dirname(pruned), ".pruned.deleting"))
+        return read(root, **named)
+
+    monkeypatch.setattr(rsync, "checksums", meanwhile)
+    done = host.run("verify", "web", "--all")
+    assert done.returncode == 1
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("web ")] == ["web 2026-11-22T02-00-05Z", "web 2026-11-21T02-00-05Z"]
+    assert "left out: the generation %s can't be read: No such file" % pruned in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "stillpoint: 2026-11-22T02-00-05Z of web is damaged and will not be restored or counted as a backup: restore another one, and take a new "
+        "backup; %s could not be read: rsync: it was ended by signal 9" % unreadable
+    )
+    assert [each["ok"] for each in host.json("verify", "web", "--all", code=1)] == [False, True]
+    assert "could not be read" in host.refusal("verify", "web", "2026-11-20", code=1)
 
 
 def test_verify_of_a_sample_says_what_was_read_and_calls_nothing_verified(host: Host) -> None:

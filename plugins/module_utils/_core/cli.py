@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
 
 from . import job as jobs
-from .errors import BusyError, CommandError, NotNowError, StillpointError, Stopped, UsageError
+from .errors import BusyError, CommandError, NotNowError, StillpointError, Stopped, UsageError, fail
 from .job import Job
 from .observe import notify, progress, show
 from .version import VERSION
@@ -406,9 +406,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     reporter = _reporter(arguments, job)
     try:
         with _told(told, notify.VERIFY) as outcome:
-            found = verification.perform(verification.choose(_directory(job, arguments.host), asked), asked, reporter)
+            troubles: List[StillpointError] = []
+            chosen = verification.choose(_directory(job, arguments.host), asked)
+            found = verification.perform(chosen, asked, reporter, troubles.append if asked.all else fail)
             reporter.close()
-            complaint = verification.complaint(job, found)
+            complaint = verification.complaint(job, found, troubles)
             outcome(complaint, next((each for each in found if each.bad), found[0]).as_dict() if found else {})
     finally:
         reporter.close()

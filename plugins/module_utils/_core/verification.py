@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from .errors import StillpointError, UsageError
+from .errors import StillpointError, UsageError, fail
 from .job import Job
 from .observe import show
 from .observe.progress import Reporter
 from .observe.text import count, duration, size
-from .repository.generations import BAD, GOOD, UNPROVEN, Generation, JobDirectory
+from .repository.generations import BAD, GOOD, UNPROVEN, Generation, Gone, JobDirectory
 from .repository.verify import Verdict, verify
 
 
@@ -101,9 +101,24 @@ def choose(directory: JobDirectory, asked: Asked) -> List[Generation]:
     return [generation]
 
 
-def perform(generations: Sequence[Generation], asked: Asked, reporter: Reporter) -> List[Verified]:
-    """Verify generations, one after the other."""
-    return [_one(generation, asked, reporter) for generation in generations]
+def perform(
+    generations: Sequence[Generation], asked: Asked, reporter: Reporter, on_trouble: Callable[[StillpointError], None] = fail
+) -> List[Verified]:
+    """Verify generations, one after the other. Of all, one that a run has removed by then is left out.
+
+    :param on_trouble: told why one could not be read
+    """
+    found = []
+    for generation in generations:
+        try:
+            found.append(_one(generation, asked, reporter))
+        except Gone as error:
+            if not asked.all:
+                raise
+            reporter.note("left out: %s" % error)
+        except StillpointError as error:
+            on_trouble(error)
+    return found
 
 
 def _one(generation: Generation, asked: Asked, reporter: Reporter) -> Verified:
@@ -121,8 +136,18 @@ def _one(generation: Generation, asked: Asked, reporter: Reporter) -> Verified:
         return Verified(generation, verdict, trouble=str(error))
 
 
-def complaint(job: Job, found: Sequence[Verified]) -> str:
-    """Return the sentence that ends a verification that did not go well; "" after one that did."""
+def complaint(job: Job, found: Sequence[Verified], troubles: Sequence[StillpointError] = ()) -> str:
+    """Return the sentence that ends a verification that did not go well; "" after one that did.
+
+    :param troubles: why generations could not be read
+    """
+    if not found and not troubles:
+        return "no generation of %s was read, as all that there were have been removed since: verify again" % job.name
+    said = _found(job, found)
+    return "; ".join([*([said] if said else []), *map(str, troubles)])
+
+
+def _found(job: Job, found: Sequence[Verified]) -> str:
     bad = [each.verdict.generation for each in found if each.bad]
     unrecorded = [each.verdict.generation for each in found if each.bad and each.generation.state != BAD]
     if unrecorded:

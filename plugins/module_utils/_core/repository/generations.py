@@ -54,6 +54,10 @@ _SUMS, _PATHS = ".sums", ".paths"
 DOUBTFUL = 10.0
 
 
+class Gone(UsageError):
+    """A generation is gone, or about to be."""
+
+
 @dataclass(frozen=True)
 class RecordedTree:
     """A tree of a generation, as its manifest names it.
@@ -222,12 +226,14 @@ class Generation:
     def hold(self) -> Iterator[None]:
         """Keep it from being removed.
 
-        :raises UsageError: it is gone, or about to be
+        :raises Gone: it is, or about to be
+        :raises UsageError: it can't be read
         """
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise UsageError("the generation %s can't be read: %s" % (self.path, error.strerror)) from error
+            kind = Gone if isinstance(error, FileNotFoundError) else UsageError
+            raise kind("the generation %s can't be read: %s" % (self.path, error.strerror)) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -235,7 +241,7 @@ class Generation:
             except OSError:
                 gone = True
             if gone:
-                raise UsageError("the generation %s is being removed by another run" % self.path)
+                raise Gone("the generation %s is being removed by another run" % self.path)
             yield
         finally:
             os.close(descriptor)

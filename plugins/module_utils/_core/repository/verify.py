@@ -72,7 +72,7 @@ def verify(generation: Generation, reporter: Reporter, percent: Optional[float] 
     """Read a generation, compare it with its manifest, record the Verdict beside it and return it.
 
     :param percent: read the contents of this share of the files alone, drawn at random; names, sizes, owners and times are compared of all
-    :raises UsageError: the generation is gone or being removed
+    :raises Gone: the generation is gone or being removed
     :raises StillpointError: it could not be read as a whole, so nothing is known
     """
     started = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 from ..errors import StillpointError
 from ..observe.text import age, iso
 from ..repository.generations import BAD, Generation
-from .index import CUT, Archive, Line, Piece
+from .index import Archive, Line, Piece
 
 # A log says in whole seconds when it was begun.
 _CLOCK = 1.0
@@ -231,11 +231,6 @@ def _why_not(generation: Generation, archived: bool) -> str:
     if not (generation.summary.get("coordinates") or {}).get("file"):
         return "it has no coordinates"
     return "the log that it stands in is not in the archive" if archived else "no binary log has been archived yet"
-
-
-def cut_off(line: Line) -> bool:
-    """Tell whether the end of a line's last log was lost."""
-    return bool(line.logs) and line.logs[-1].end == CUT
 
 
 def stamp(seconds: Optional[float]) -> Optional[str]:

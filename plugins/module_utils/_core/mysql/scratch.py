@@ -360,6 +360,7 @@ def _options(settings: Settings, where: Mapping[str, str], absent: Sequence[str]
         "--myisam-recover-options=OFF",  # a table that only opens after a repair must be seen, not repaired on the way
         "--performance-schema=OFF",
         "--max-connections=10",
+        "--wait-timeout=31536000",  # a session may be idle while another one works, which may take days; no server takes more
         "--table-open-cache=400",
         "--key-buffer-size=8M",
         "--innodb-buffer-pool-size=%d" % _BUFFER_POOL,

@@ -321,6 +321,22 @@ def test_what_can_not_be_had_is_refused_with_what_can(shop: Shop) -> None:
 
 
 @marked
+def test_an_archived_log_that_is_damaged_is_refused_also_where_it_is_as_long_as_it_was(shop: Shop) -> None:
+    shop.back_up()
+    shop.write()
+    name, position = shop.position()
+    shop.archive_logs()
+    wanted = "%s:%d" % (name, position)
+    assert shop.recovery(until_position=wanted).recovery.stop >= position
+    log = Path(shop.archive.path_of(shop.archive.lines()[0], name))
+    whole = log.read_bytes()
+    for damaged in (whole[: position - 40] + bytes(len(whole) - position + 40), bytes(len(whole))):
+        log.write_bytes(damaged)
+        with pytest.raises(StillpointError, match="%s is (damaged|not a binary log)" % name):
+            shop.recovery(until_position=wanted)
+
+
+@marked
 def test_without_the_servers_client_programs_a_recovery_is_refused_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.back_up()
     shop.write()

@@ -18,13 +18,13 @@ import re
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import StillpointError, UsageError
 from ..repository.generations import BAD, Generation
 from ..storage.sizes import human as size
 from . import events, gtid, timeline
-from .events import Transaction
+from .events import Facts, Transaction
 from .gtid import Gtid
 from .index import Archive, Line, Piece
 from .timeline import Base, Stretch, Timeline
@@ -323,8 +323,19 @@ def _holds(piece: Piece, flavour: str, one: Gtid) -> bool:
             seen.append(True)
         return not seen
 
-    events.read(piece.path, visit)
+    _read(piece, visit)
     return bool(seen)
+
+
+def _read(piece: Piece, visit: Callable[[Transaction], bool]) -> Facts:
+    """Return the Facts of a log, as `events.read` does.
+
+    :raises StillpointError: it is not right any more as far as it was
+    """
+    facts = events.read(piece.path, visit)
+    if facts.fault and facts.complete < piece.usable:
+        raise StillpointError("the archived log %s is damaged: %s; put it back, or choose a moment before it" % (piece.path, facts.fault))
+    return facts
 
 
 def _check_base(stretch: Stretch, base: Base) -> None:
@@ -340,7 +351,7 @@ def _check_base(stretch: Stretch, base: Base) -> None:
             straddled.append(each)
         return each.end <= base.position
 
-    facts = events.read(piece.path, visit)
+    facts = _read(piece, visit)
     recorded = (base.generation.summary.get("coordinates") or {}).get("gtid")
     if straddled or (recorded and facts.after is not None and not _agrees(str(recorded), facts.after)):
         raise StillpointError(
@@ -452,7 +463,7 @@ def _stop_in(piece: Piece, wanted: Target, start: int, clock: _Clock) -> Tuple[i
             seen.append(each)
         return True
 
-    facts = events.read(piece.path, visit)
+    facts = _read(piece, visit)
     stop = left_out[0].start if left_out else min(facts.complete, piece.usable)
     there = bool(left_out) or bool(seen) or wanted.position is not None
     return max(stop, start), None if facts.after is None else str(facts.after), left_out[0] if left_out else None, there
@@ -474,7 +485,7 @@ def _doubtful(piece: Piece, moment: float, stop: Transaction, clock: _Clock) -> 
             found.extend([each] if not found else [])
         return True
 
-    events.read(piece.path, visit)
+    _read(piece, visit)
     return number, found[0] if found else None
 
 

@@ -211,6 +211,16 @@ def test_a_torn_log_is_whole_up_to_its_last_whole_transaction(server: RealServer
         assert facts.torn == (size != ends[-1])
 
 
+@pytest.mark.parametrize("size", [1, 4, 5000])
+def test_a_log_of_nothing_but_zeros_is_torn_from_its_beginning(tmp_path: Path, size: int) -> None:
+    (tmp_path / "zeros").write_bytes(bytes(size))
+    facts = events.read(str(tmp_path / "zeros"))
+    assert (facts.torn, facts.size, facts.complete, facts.ended) == (True, 0, 0, False)
+    (tmp_path / "zeros").write_bytes(bytes(size) + b"\xfebin")
+    with pytest.raises(events.NoLog):
+        events.read(str(tmp_path / "zeros"))
+
+
 def test_one_flipped_bit_anywhere_is_noticed(server: RealServer, archiving_: Archiving, tmp_path: Path) -> None:
     insert(server, 2)
     server.do("FLUSH BINARY LOGS")
@@ -313,6 +323,28 @@ def test_it_begins_where_the_archive_ends_when_it_is_started_again(archiving_: A
     until(archiving_.complete, "what was written meanwhile")
     until(lambda: archiving_.names() == ["bin.000001"], "the closed log")
     assert [line.reason for line in archiving_.archive.lines()] == ["first"]
+
+
+@pytest.mark.parametrize("left", ["zeros", "a tail of zeros", "something else"])
+def test_what_a_power_cut_left_of_the_open_log_is_fetched_again(archiving_: Archiving, left: str) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server, 3)
+    until(archiving_.complete, "three rows")
+    archiving_.stop()
+    path = Path(archiving_.archive.pieces(archiving_.line(), current=True)[-1].path)
+    whole = path.read_bytes()
+    path.write_bytes({"zeros": bytes(len(whole)), "a tail of zeros": whole[:-900] + bytes(900), "something else": b"no log" * 500}[left])
+    insert(server, 2)
+    server.do("FLUSH BINARY LOGS")
+    insert(server)
+    archiving_.start()
+    until(lambda: archiving_.names() == ["bin.000001"] and archiving_.complete(), "all that the server has")
+    archived = Path(archiving_.archive.path_of(archiving_.line(), "bin.000001"))
+    assert archived.read_bytes() == Path(server.binlogs, "bin.000001").read_bytes()
+    assert [line.reason for line in archiving_.archive.lines()] == ["first"]  # nothing is missing
+    assert [text for text in archiving_.reporter.warnings if "is not a binary log" in text] == archiving_.reporter.warnings
+    assert bool(archiving_.reporter.warnings) == (left == "something else")
 
 
 def test_what_was_fetched_stays_until_a_new_stream_has_as_much(archiving_: Archiving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from ..observe.progress import Reporter
 from ..process import sentence, start, undisturbed
 from ..repository.generations import JobDirectory
 from . import events, gtid, source
-from .events import Facts
+from .events import Facts, NoLog
 from .follower import Again, Follower, Progress
 from .index import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, Log, next_name, numbered, sequence, sync, text_of, written
 from .source import Source
@@ -308,14 +308,27 @@ class Service:
             later = numbered(name, sequence(name) + 1)
             found = None
             for path in self.archive.candidates(line, name):
-                facts = events.read(path, digest=True)
+                facts = self._read(path)
                 end = self._whole(path, facts, later, there)
                 if end and self._follows(line, facts):
                     found = (path, facts, end)
                     break
+                if facts.fault and not facts.end:  # such as the zeros of a power cut: by them the server would seem to have another log by now
+                    with written(self.archive.path):
+                        os.truncate(path, facts.size)
             if found is None:
                 return line
             line = self._add(line, *found)
+
+    def _read(self, path: str) -> Facts:
+        """Return the Facts of a log that is not in the index. What is none at all is emptied: it can be fetched again."""
+        try:
+            return events.read(path, digest=True)
+        except NoLog as error:
+            self._reporter.warn("%s: it is left out, and the log is fetched again" % error)
+            with written(self.archive.path):
+                os.truncate(path, 0)
+            return events.read(path)
 
     def _whole(self, path: str, facts: Facts, later: str, there: Optional[Source]) -> str:
         """Return how a log ended that is there to its end; "" if it is not known to be."""
@@ -360,7 +373,7 @@ class Service:
             for path in self.archive.candidates(line, name):
                 if but(path):
                     continue
-                facts = events.read(path)
+                facts = self._read(path)
                 if facts.transactions and self._follows(line, facts) and (best is None or facts.complete > best[1].complete):
                     best = (path, facts)
             if best is not None:

@@ -109,6 +109,10 @@ class Facts:
         return bool(self.end) and not self.fault
 
 
+class NoLog(StillpointError):
+    """A file is no binary log at all."""
+
+
 class _Unreadable(Exception):
     """An event that is not whole, or not right.
 
@@ -160,7 +164,7 @@ def read(path: str, visit: Callable[[Transaction], bool] = lambda _each: True, *
         the Facts are those up to there
     :param digest: compute the checksum of the whole file too
     :param beginning: read only what comes before the first transaction
-    :raises StillpointError: it can't be read, or is no binary log at all
+    :raises StillpointError: it can't be read, or is no binary log at all (NoLog)
     """
     try:
         with open(path, "rb") as file:
@@ -188,11 +192,11 @@ class _Reader:
         magic = self._take(4)
         if magic == MAGIC_ENCRYPTED:
             raise StillpointError(_ENCRYPTED % self._path)
-        if len(magic) < 4:
+        if len(magic) < 4 or (not any(magic) and self._only_zeros()):
             facts.fault, facts.torn = "it has no beginning", True
             return facts
         if magic != MAGIC:
-            raise StillpointError("%s is not a binary log" % self._path)
+            raise NoLog("%s is not a binary log" % self._path)
         facts.size = facts.complete = 4
         try:
             while self._event():

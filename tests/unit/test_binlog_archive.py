@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from _core.binlog import archive as archiving
@@ -19,7 +20,7 @@ from _core.binlog.archive import Service
 from _core.binlog.index import CRASH, CUT, GAP, RESET, RESTORED, Archive, Line
 from _core.errors import BusyError, StillpointError
 from _core.job import Job, parse
-from _core.mysql.connection import Session
+from _core.mysql.connection import ServerError, Session
 from _core.repository.generations import JobDirectory
 from real_server import RealServer, needed, real_server
 from trees import Quiet
@@ -168,6 +169,22 @@ def insert(server: RealServer, rows: int = 1) -> None:
     server.do(*["INSERT INTO d.t (s) VALUES (REPEAT('x', 1000))"] * rows)
 
 
+OTHERS = "SELECT id AS ID FROM information_schema.PROCESSLIST WHERE id <> CONNECTION_ID() AND command IN ('Sleep', 'Query')"
+
+
+def kill_others(session: Session) -> None:
+    """End every other session but those to which the server sends its logs."""
+    for row in session.rows(OTHERS):
+        with suppress(ServerError):  # it has just ended by itself
+            session.do("KILL %d" % row["ID"])
+
+
+def status_after(archiving_: Archiving, moment: float) -> Dict[str, Any]:
+    """Wait until the archive is known to hold everything up to a moment, and return its status."""
+    until(lambda: (archiving_.archive.status()["synced"] or 0) > moment, "an answer of the server")
+    return archiving_.archive.status()
+
+
 def last_log(server: RealServer) -> str:
     with Session(server.login) as session:
         return str(session.rows("SHOW MASTER STATUS")[0]["File"])
@@ -307,6 +324,48 @@ def test_it_goes_on_by_itself_after_a_restart_and_after_a_crash_of_the_server(ar
     assert [line.reason for line in archiving_.archive.lines()] == ["first"]
     assert [log.end for log in archiving_.line().logs] == ["stop", CRASH]
     until(lambda: not archiving_.archive.status().get("error"), "the end of the trouble in the status")
+
+
+def test_it_goes_on_asking_the_server_after_its_session_was_killed(archiving_: Archiving) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server, 3)
+    until(archiving_.complete, "three rows")
+    streams = archiving_.archive.streams()
+    for _each in range(3):
+        with Session(server.login) as session:
+            kill_others(session)
+        status = status_after(archiving_, time.time() + 0.5)
+    assert (status["state"], status["lag_bytes"], status["error"]) == ("streaming", 0, None)
+    assert archiving_.archive.streams() == streams  # the stream went on
+    with Session(server.login) as session:
+        until(lambda: len(session.rows(OTHERS)) == 1, "that of those who asked, one is left")
+    server.do("RESET MASTER")
+    insert(server)
+    until(lambda: len(archiving_.archive.lines()) == 2 and archiving_.complete(), "the new logs")
+
+
+def test_a_server_that_does_not_answer_is_said_and_the_stream_begun_anew(archiving_: Archiving, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = archiving_.server
+    archiving_.start()
+    insert(server, 3)
+    until(lambda: archiving_.complete() and archiving_.archive.status().get("lag_bytes") == 0, "three rows")
+    with Session(server.login) as session:  # whoever is in stays, and nobody else gets in
+        session.do("SET sql_log_bin = 0", "SET PASSWORD FOR root@localhost = PASSWORD('another')")
+        try:
+            kill_others(session)
+            session.do("SET sql_log_bin = 1", "INSERT INTO d.t (s) VALUES ('x')")
+            until(lambda: "refuses the login" in (archiving_.archive.status()["error"] or ""), "the trouble in the status")
+            status = archiving_.archive.status()
+            assert (status["state"], status["lag_bytes"]) == ("streaming", None)
+            assert "FAILING: the server" in timeline.brief(archiving_.archive, [], datetime.now(timezone.utc))[0]
+            monkeypatch.setattr(follower, "_STALLED", 1.0)
+            until(lambda: any("has not answered for 1 s" in text for text in archiving_.reporter.warnings), "the end of the stream")
+        finally:
+            session.do("SET sql_log_bin = 0", "SET PASSWORD FOR root@localhost = PASSWORD('')")
+    until(lambda: archiving_.complete() and archiving_.archive.status()["lag_bytes"] == 0, "that it goes on")
+    until(lambda: not archiving_.archive.status()["error"], "the end of the trouble in the status")
+    assert [line.reason for line in archiving_.archive.lines()] == ["first"]
 
 
 def test_it_begins_where_the_archive_ends_when_it_is_started_again(archiving_: Archiving) -> None:

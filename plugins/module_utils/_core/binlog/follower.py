@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Seconds, all of them.
 _SYNC_EVERY = 1.0
 _ASK_EVERY = 2.0
-_STALLED = 60.0  # the server is ahead and nothing arrives: the connection is dead
+_STALLED = 60.0  # the server is ahead and nothing arrives, or it does not answer: the connection is dead
 
 _GLANCE = 4096  # bytes that tell one log from another: its description of itself has the time at which it was begun
 _PIECE = 1 << 20
@@ -54,13 +54,14 @@ class Follower:
         self._service = service
         self._archive = service.archive
         self._progress = service.progress
-        self._session: Optional[Session] = session
+        self._session = session
+        self._lost = False  # the session has failed, and another one is needed
         self._there = there
         self._line = line
         self._directory = directory
         self._old = old
         self._synced = self._asked = 0.0
-        self._grown = time.monotonic()
+        self._grown = self._answered = time.monotonic()
         self._size = -1
         self._seen: Optional[Tuple[Tuple[str, int], float, float]] = None  # where the server was, since when, until when
         self._begun = ""  # the log of which it is known that it follows on the line
@@ -91,7 +92,10 @@ class Follower:
             self._settle(name, size)
         if now - self._asked >= _ASK_EVERY:
             self._asked = now
-            self._ask(name, size)
+            if self._ask(name, size):
+                self._answered = now
+            elif now - self._answered > _STALLED:
+                raise StillpointError("the server has not answered for %d s: %s" % (_STALLED, self._progress.error))
             if self._progress.lag_bytes and now - self._grown > _STALLED:
                 raise StillpointError("nothing has arrived for %d s, and the server has written more" % _STALLED)
             if self._archive.restored():
@@ -111,12 +115,12 @@ class Follower:
     def _server_now(self) -> Source:
         """Return what the server says of its logs now, for the size of one that it has just closed; without any log where it can't be
         asked, as when it stops: the log's own end has to do then."""
-        if self._session is not None:
+        if not self._lost:
             try:
                 self._there = source.read(self._session)
                 return self._there
             except ServerError:
-                self._session = None
+                self._lost = True
         return replace(self._there, logs=())
 
     def _replace_old(self, name: str) -> None:
@@ -142,15 +146,18 @@ class Follower:
                 shutil.rmtree(stream)
             self._old = []
 
-    def _ask(self, name: str, size: int) -> None:
-        if self._session is None:
-            return
+    def _ask(self, name: str, size: int) -> bool:
+        """Ask the server how far it is, and return whether it has answered; as long as it does not, nobody knows how far behind this is."""
         began = time.time()
         try:
+            if self._lost:
+                self._session.renew()
             file, position = source.position(self._session, self._there)
-        except ServerError:
-            self._session = None
-            return
+        except StillpointError as error:
+            self._lost, self._progress.error, self._progress.lag_bytes = True, str(error), None
+            return False
+        if self._lost:
+            self._lost, self._progress.error = False, None
         behind = sequence(file) < sequence(name) or (file == name and position < size)
         if behind or source.differ(self._there.original(name), self._path(name)):
             raise Again("the server has begun its binary logs anew")  # it does not tell its clients: the stream just stands still
@@ -160,6 +167,7 @@ class Follower:
         self._progress.lag_bytes = max(position - size, 0) if file == name else position
         if file == name and position <= size:
             self._progress.error = None
+        return True
 
     def _note(self, file: str, position: int, now: float) -> None:
         """Keep at which time the server was seen at a position first, and last."""

@@ -62,15 +62,19 @@ class Session:
         :raises StillpointError: the server refuses or does not answer
         """
         self._pymysql = pymysql()
-        arguments = _arguments(login)
+        self._read_timeout = read_timeout
         self.login = login
+        self._connect()
+
+    def _connect(self) -> None:
+        arguments = _arguments(self.login)
         self.where = arguments.get("unix_socket") or "%s:%d" % (arguments.get("host"), arguments.get("port") or 3306)
         self.user = arguments.get("user") or ""
         try:
             self._connection = self._pymysql.connect(
                 autocommit=True,
-                connect_timeout=login.connect_timeout,
-                read_timeout=read_timeout,
+                connect_timeout=self.login.connect_timeout,
+                read_timeout=self._read_timeout,
                 write_timeout=READ_TIMEOUT,
                 charset="utf8mb4",
                 **arguments,
@@ -112,6 +116,14 @@ class Session:
         """Return the only value of the only row; None without a row."""
         rows = self.rows(statement)
         return next(iter(rows[0].values())) if rows else None
+
+    def renew(self) -> None:
+        """Connect anew, where the connection may be lost; what was set in the session is gone.
+
+        :raises StillpointError: as at first
+        """
+        self.close()
+        self._connect()
 
     def close(self) -> None:
         """Close at once, whatever state the session is in. The farewell is sent and not waited for: without it, the server

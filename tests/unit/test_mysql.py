@@ -151,6 +151,28 @@ def test_a_statement_is_in_the_way_of_the_locks_that_wait_for_it(text: str, meth
     assert guard.in_the_way(guard.Statement(7, "app", 20, text), method, flavour, AUDIT) is waits
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("SELECT SLEEP(200) FROM wf_workflow.LOGIN_LOG LIMIT 1", "SELECT SLEEP(200) FROM wf_workflow.LOGIN_LOG LIMIT 1"),
+        ("ALTER USER 'shop'@'%' IDENTIFIED BY 'Hunter2!'", "ALTER USER ?@? IDENTIFIED BY ?"),
+        ('SET PASSWORD = PASSWORD("Hunter2!")', "SET PASSWORD = PASSWORD(?)"),
+        ("UPDATE `it's` SET p = 'Hunter2!'", "UPDATE `it's` SET p = ?"),
+        ("SELECT 'it''s', 'Hunter2!', \"a'b\", 1", "SELECT ?, ?, ?, 1"),
+        ("INSERT INTO t VALUES ('Hunter2!%s', 1)" % ("x" * 100), "INSERT INTO t VALUES (?, 1)"),
+        ("SELECT 'Hunter2!", "SELECT ?"),
+        ("SELECT 'Hunter2!\\", "SELECT ?"),
+        ("SELECT 'a\\\\', b, 'Hunter2!'", "SELECT ?, b, ?"),
+        ("SELECT 'it\\'s Hunter2!', b", "SELECT ?"),
+        ("SELECT 'C:\\', 'Hunter2!'", "SELECT ?"),  # two literals under NO_BACKSLASH_ESCAPES
+        ("/* don't */ SELECT 'Hunter2!' -- isn't\n , 'Hunter2!' # wasn't\n, /* can't", "SELECT ? , ? ,"),
+        ("CREATE USER a /*!80000 IDENTIFIED BY 'Hunter2!' */", "CREATE USER a /*!80000 IDENTIFIED BY ? */"),
+    ],
+)
+def test_a_statement_is_shown_without_its_literals(text: str, shown: str) -> None:
+    assert str(guard.Statement(7, "root", 20, text)) == "root's statement 7, running for 20 s: " + shown
+
+
 def test_only_statements_of_others_that_have_run_long_enough_are_looked_at() -> None:
     def row(**changes):
         return {**dict(ID=1, USER="app", COMMAND="Query", TIME=30, TIME_MS=30000.0, INFO="UPDATE t SET a = 1"), **changes}

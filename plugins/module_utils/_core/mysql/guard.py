@@ -20,10 +20,19 @@ _POLL = 0.5
 _READS = re.compile(r"\s*(?:/\*.*?\*/\s*)*\(*\s*(select|show|explain|desc|describe|help|with|analyze\s+format|set|use)\b", re.IGNORECASE | re.DOTALL)
 _DDL = re.compile(r"\s*(?:/\*.*?\*/\s*)*(alter|create|drop|truncate|rename|optimize|repair|analyze)\b", re.IGNORECASE | re.DOTALL)
 
+# A name in backticks, which stays; a literal; a comment, as an apostrophe in one begins no literal. /*! */ is executed, and so none. An
+# escaped quote ends a literal under NO_BACKSLASH_ESCAPES: with one in it, where it ends is not known, and all that follows is hidden.
+_HIDDEN = re.compile(
+    r"""(?P<name>`[^`]*`?)"""
+    r"""|(?P<literal>'(?:[^'\\]+|\\[^']|'')*(?:'|\\.*)?|"(?:[^"\\]+|\\[^"]|"")*(?:"|\\.*)?)"""
+    r"""|/\*(?!M?!).*?(?:\*/|\Z)|(?:--\s|\#)[^\n]*""",
+    re.DOTALL,
+)
+
 
 @dataclass(frozen=True)
 class Statement:
-    """A running statement."""
+    """A running statement. As text it shows no literal: one may be a password."""
 
     id: int
     user: str
@@ -31,7 +40,7 @@ class Statement:
     text: str
 
     def __str__(self) -> str:
-        shown = " ".join(self.text.split())
+        shown = " ".join(_HIDDEN.sub(lambda found: found["name"] or ("?" if found["literal"] else " "), self.text).split())
         return "%s's statement %d, running for %d s: %s" % (self.user, self.id, self.seconds, shown if len(shown) <= 60 else shown[:57] + "...")
 
 

@@ -15,7 +15,8 @@ from _core.errors import UsageError
 from _core.repository import verify
 from _core.storage.layout import FILES
 from _core.storage.leftovers import Owner
-from _core.storage.snapshots import Hold, Snapshot
+from _core.storage.lvm import LogicalVolume
+from _core.storage.snapshots import Hold, Snapshot, Target
 from trees import Quiet, back_up, facts, job, needs_root, small_disk, write
 
 OWNER = Owner("run", "job", "boot", 1, 1)
@@ -119,3 +120,16 @@ def test_a_directory_in_another_is_a_part_of_it_and_one_behind_a_link_is_refused
     assert [tree.source for tree in snapshot_copy._file_trees(request)] == [opt]
     with pytest.raises(UsageError, match="name it as %s/elsewhere" % tmp_path):
         snapshot_copy._file_trees(snapshot_copy.CopyRequest(dest="/backups", src=(opt, opt + "/link")))
+
+
+def test_in_check_mode_the_copy_of_a_snapshot_that_does_not_exist_yet_is_planned(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows").write_bytes(b"12345")
+    (tmp_path / "backups").mkdir()
+    volume = LogicalVolume("vg00", "data", "u", "", "vg00-data", "", 1 << 30, ("linear",), ("public",), (), 253, 0, "", "", None, None, 1 << 30, 1 << 22, 0)
+    hold = Hold("datadir", str(tmp_path / "data"), "")
+    returned = [plan.target_facts(Target(volume, size, "ext4", "/", (hold,))) for size in (1 << 30, None)]
+    for each in returned:
+        planned = snapshot_copy.copy_plan(snapshot_copy.CopyRequest(dest=str(tmp_path / "backups"), snapshots=(each,)))
+        assert (planned["removed"], planned["bytes"]) == (["vg00/(a new snapshot of data)"], 5)
+        assert os.listdir(str(tmp_path / "backups")) == []

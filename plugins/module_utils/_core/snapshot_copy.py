@@ -114,10 +114,14 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
 
 def copy_plan(request: CopyRequest) -> Dict[str, Any]:
     """Return what `copy` would do, as far as it can be known, with nothing changed."""
-    if request.snapshots:
+    if any(facts.get("name") for facts in request.snapshots):
         given = _checked(request)
         trees = _trees(request, given)
         removed = [snapshot.full_name for snapshot in given]
+    elif request.snapshots:
+        planned = _planned(request)
+        trees = _trees(request, planned)
+        removed = ["%s/(a new snapshot of %s)" % (snapshot.vg, snapshot.origin) for snapshot in planned]
     else:
         targets = _targets(request)
         trees = _file_trees(request)
@@ -210,6 +214,13 @@ def _checked(request: CopyRequest) -> List[Snapshot]:
                 "%s is not a snapshot of %s/%s that mysql_quiesce_snapshot made" % (snapshot.full_name, snapshot.vg, snapshot.origin)
             )
     return given
+
+
+def _planned(request: CopyRequest) -> List[Snapshot]:
+    """Return the snapshots that were given without names: mysql_quiesce_snapshot would make them, and was in check mode too."""
+    require("rsync", "mount")
+    unknown = {"name": "", "device": "", "dm_name": ""}
+    return [snapshot_values.from_dict({**facts, **unknown, "size_bytes": facts.get("size_bytes") or 0}) for facts in request.snapshots]
 
 
 def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:

@@ -13,6 +13,8 @@ description:
   - Mounts LVM snapshots read-only where only this module sees them, copies trees from them with rsync, unmounts and removes them.
   - The snapshots are those of M(stillpoint.backup.mysql_quiesce_snapshot); or, with O(src) alone, the module takes them
     itself (sync, snapshot), which is the backup of a file tree that changes while it is being copied.
+  - They are removed at the end, also when the copy fails; see O(keep_snapshot). An argument that is wrong, such as an O(dest)
+    that does not exist, is refused before that, and leaves snapshots that were given as they were.
   - With O(layout=generations) each run adds a new directory below O(dest) that shares unchanged files with the last one and
     is there whole or not at all. With O(layout=mirror) there is one copy, kept in step.
   - A thick snapshot is watched while rsync runs and extended while the volume group has room. A copy of which the snapshot
@@ -65,7 +67,9 @@ options:
     type: bool
     default: false
   keep_snapshot:
-    description: Leave the snapshots there when the copy is done. M(stillpoint.backup.mysql_quiesce_snapshot) with O(ignore:state=absent) removes them.
+    description:
+      - Leave the snapshots there when the copy is done, and those that were given also when it fails.
+      - M(stillpoint.backup.mysql_quiesce_snapshot) with O(ignore:state=absent) removes them.
     type: bool
     default: false
 extends_documentation_fragment:

@@ -19,8 +19,8 @@ description:
     O(long_query_action).
   - That the lock was still held when the snapshot was taken is proven before the snapshots are handed over; if it was not,
     for example because somebody killed the session, they are removed and the module fails.
-  - The snapshots stay until O(state=absent), or until M(stillpoint.backup.lvm_snapshot_rsync) has copied what they hold.
-    They carry LVM tags, by which O(state=absent) finds them again; somebody else's snapshots are never touched.
+  - The snapshots stay until O(state=absent), or until M(stillpoint.backup.lvm_snapshot_rsync) has copied what they hold, or has
+    failed while it did. They carry LVM tags, by which O(state=absent) finds them again; somebody else's snapshots are never touched.
 options:
   volumes:
     description:

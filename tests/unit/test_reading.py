@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 from _core import plan, reading, snapshot_copy
 from _core.copy import rsync
-from _core.errors import UsageError
+from _core.errors import StillpointError, UsageError
 from _core.repository import verify
+from _core.storage import dm, lvm
 from _core.storage.layout import FILES
 from _core.storage.leftovers import Owner
 from _core.storage.lvm import LogicalVolume
@@ -133,3 +134,72 @@ def test_in_check_mode_the_copy_of_a_snapshot_that_does_not_exist_yet_is_planned
         planned = snapshot_copy.copy_plan(snapshot_copy.CopyRequest(dest=str(tmp_path / "backups"), snapshots=(each,)))
         assert (planned["removed"], planned["bytes"]) == (["vg00/(a new snapshot of data)"], 5)
         assert os.listdir(str(tmp_path / "backups")) == []
+
+
+class Group:
+    """A volume group with one kept snapshot, that of `live`; it lists what is done to the snapshot."""
+
+    def __init__(self, root: Path) -> None:
+        for name in ("live", "frozen", "backups"):
+            (root / name).mkdir()
+        write(str(root / "frozen" / "rows"))
+        self.dest = str(root / "backups")
+        self.snapshot = snapshot(0, root / "frozen", (FILES, str(root / "live"), ""))
+        self.done: List[str] = []
+
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        pass
+
+    def volumes(self) -> List[LogicalVolume]:
+        tags = (*OWNER.tags(), "stillpoint.kept")
+        made = self.snapshot
+        return [LogicalVolume(made.vg, made.name, "u", "", "", "", 0, (), (), tags, 253, 1, made.origin, "", 0.0, None, 1 << 30, 1 << 22, 0)]
+
+    def state(self, _name: str) -> dm.State:
+        return dm.State(False, False, "snapshot", "16/2097152 16")
+
+    def retag(self, full_name: str, **_tags: Any) -> None:
+        self.done.append("taken over")
+
+    def remove(self, full_name: str) -> None:
+        self.done.append("removed")
+
+    def copy(self, **changes: Any) -> Any:
+        asked = {"dest": self.dest, "snapshots": (self.snapshot.as_dict(),), **changes}
+        return snapshot_copy.copy(snapshot_copy.CopyRequest(**asked), Quiet())
+
+
+@pytest.fixture
+def group(root: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
+    group = Group(root)
+    for name in ("volumes", "retag", "remove"):
+        monkeypatch.setattr(lvm, name, getattr(group, name))
+    monkeypatch.setattr(lvm, "settle", lambda: None)
+    monkeypatch.setattr(dm, "Control", lambda: group)
+    return group
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dest": "/nowhere"}, {"src": ("/opt/not-held",)}, {"rsync_opts": ("--inplace",)}, {"point": {"time": "noon"}}],
+    ids=["dest", "src", "rsync_opts", "point"],
+)
+def test_an_argument_that_is_wrong_leaves_the_snapshots_that_were_given_as_they_were(group, wrong):
+    with pytest.raises(UsageError):
+        group.copy(**wrong)
+    assert group.done == []
+
+
+@needs_root
+def test_a_copy_removes_the_snapshots_that_it_was_given_and_so_does_one_that_fails(group, monkeypatch):
+    assert os.listdir(group.copy()["path"] + "/files" + group.snapshot.holds[0].path) == ["rows"]
+    assert group.done == ["taken over", "removed"]
+    group.done.clear()
+    monkeypatch.setattr(group, "state", lambda _name: dm.State(False, False, "snapshot", "Invalid"))
+    with pytest.raises(StillpointError, match="nothing was published"):
+        group.copy()
+    assert group.done == ["taken over", "removed"]

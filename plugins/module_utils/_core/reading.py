@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Dict, Iterator, Mapping, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import StillpointError
 from .storage.layout import FILES
 from .storage.leftovers import Owner
 from .storage.mounts import Tree, bound_over, enter_private_namespace, is_below, mounted_read_only, mounted_writable, place
 from .storage.snapshots import Hold, Snapshot, Target
+
+NOT_HELD = "none of the snapshots holds %s: name it in volumes when they are taken"
 
 
 class Mounted:
@@ -36,14 +38,14 @@ class Mounted:
         """
         path = self.find(source)
         if path is None:
-            raise StillpointError("none of the snapshots holds %s: name it in volumes when they are taken" % source)
+            raise StillpointError(NOT_HELD % source)
         if not os.path.isdir(path):
             raise StillpointError("%s is not a directory in its snapshot" % source)
         return path
 
     def find(self, source: str) -> Optional[str]:
         """Return where a live path that the snapshots were asked to hold lies on them; None where it does on none."""
-        holding = [(snapshot, hold) for snapshot in self._snapshots for hold in snapshot.holds if is_below(source, _plain(hold))]
+        holding = holds_of(source, self._snapshots)
         if not holding:
             return None
         # of /opt and of /opt/data, which is mounted in it, the latter: on the former's own volume there is an empty directory
@@ -105,6 +107,11 @@ def _mounted_in_each_other(snapshots: Sequence[Snapshot], roots: Mapping[str, st
                     raise StillpointError("%s is not a directory in the snapshot of %s" % (hold.path, outer.path))
                 stack.enter_context(bound_over(os.path.join(roots[snapshot.full_name], hold.below), point))
         yield
+
+
+def holds_of(source: str, snapshots: Sequence[Snapshot]) -> List[Tuple[Snapshot, Hold]]:
+    """Return which of the snapshots hold a live path, each with what it was asked to hold."""
+    return [(snapshot, hold) for snapshot in snapshots for hold in snapshot.holds if is_below(source, _plain(hold))]
 
 
 def _plain(hold: Hold) -> str:

@@ -21,7 +21,7 @@ from .observe.text import iso
 from .point import Point, new_run_id, point_in_time
 from .process import require, undisturbed
 from .quiesce import MODULE_JOB
-from .reading import mounted
+from .reading import NOT_HELD, holds_of, mounted
 from .repository.generations import JobDirectory
 from .storage import dm, layout, leftovers, lvm, sizes
 from .storage import snapshots as snapshot_values
@@ -56,14 +56,17 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     """Copy from the snapshots and return what the module returns. Snapshots are removed at the end, also after a failure,
     unless keep_snapshot asks for them to stay.
 
+    :raises UsageError: an argument is wrong; snapshots that were given are as they were
     :raises StillpointError: nothing was published; a mirror may be half way
     """
     started = time.monotonic()
     owner = this_process(new_run_id(), MODULE_JOB)
+    given = _checked(request) if request.snapshots else []
+    trees = _trees(request, given) if request.snapshots else _file_trees(request)
+    planning.check_repository(request.dest, [tree.source for tree in trees])
+    rsync.check_options(request.rsync_opts)
     with ExitStack() as stack:
-        point = stack.enter_context(_given(request, owner) if request.snapshots else _taken(request, owner, reporter))
-        trees = _trees(request, point.snapshots)
-        planning.check_repository(request.dest, [tree.source for tree in trees])
+        point = stack.enter_context(_given(request, given, owner) if request.snapshots else _taken(request, owner, reporter))
         watch = Watch(list(point.snapshots), stack.enter_context(dm.Control()))
         directory = JobDirectory(request.dest)
         total, _new = estimate(trees, {})
@@ -171,16 +174,16 @@ def _taken(request: CopyRequest, owner: Owner, reporter: Reporter) -> Iterator[P
 
 
 @contextmanager
-def _given(request: CopyRequest, owner: Owner) -> Iterator[Point]:
+def _given(request: CopyRequest, given: List[Snapshot], owner: Owner) -> Iterator[Point]:
     """Make the snapshots that a playbook holds this process's own for as long as it lasts, and remove them at the end."""
-    given = _checked(request)
+    facts = request.point or {}
+    moment = _moment(facts.get("time"))
     for snapshot in given if not request.keep_snapshot else ():  # what is kept stays what it is: an undo point too
         _hand(snapshot, add=owner.tags())
-    facts = request.point or {}
     try:
         yield Point(
             run_id=str(facts.get("run_id") or owner.run_id),
-            time=_moment(facts.get("time")),
+            time=moment,
             snapshots=given,
             lock=facts.get("lock"),
             coordinates=facts.get("coordinates"),
@@ -229,7 +232,11 @@ def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:
     paths = _paths(request.src or tuple(roles))
     if not paths:
         raise UsageError("the snapshots hold no path that was asked for: name the paths to copy in src")
-    return list(planning.trees_for([(roles.get(path, FILES), path) for path in paths], request.exclude))
+    trees = list(planning.trees_for([(roles.get(path, FILES), path) for path in paths], request.exclude))
+    for tree in trees:
+        if not holds_of(tree.source, given):
+            raise UsageError(NOT_HELD % tree.source)
+    return trees
 
 
 def _file_trees(request: CopyRequest) -> List[Tree]:

@@ -31,7 +31,7 @@ def failure(error: BaseException) -> Dict[str, Any]:
     if isinstance(error, StillpointError):
         return {"msg": str(error), "exit_code": error.exit_code}
     if isinstance(error, Stopped):
-        return {"msg": "%s; what had been opened was closed, and nothing was published" % error, "exit_code": 1}
+        return {"msg": "; ".join(filter(None, (str(error), "what had been opened was closed", error.outcome))), "exit_code": 1}
     return {
         "msg": "unexpected %s: %s (a fault in stillpoint.backup: please report it with the traceback that -vvv shows)" % (type(error).__name__, error),
         "exit_code": 1,

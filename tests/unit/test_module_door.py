@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("ansible")
 
 from ansible_collections.stillpoint.backup.plugins.module_utils import _module  # noqa: E402
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import CommandError, NotNowError, StillpointError  # noqa: E402
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import CommandError, NotNowError, StillpointError, Stopped  # noqa: E402
 
 
 class Module:
@@ -72,6 +72,13 @@ def test_a_signal_lets_what_was_opened_be_closed_and_a_second_one_does_not_distu
             closed.append(True)
     assert closed
     assert "SIGTERM" in failed.value.result["msg"]
+
+
+def test_a_signal_says_of_what_was_done_by_then_only_what_is_known() -> None:
+    stopped = Stopped("SIGTERM")
+    assert through_the_door(stopped) == {"msg": "stopped by SIGTERM; what had been opened was closed", "exit_code": 1}
+    stopped.outcome = "the copy /b/2026 was complete by then, and stays"
+    assert through_the_door(stopped)["msg"] == "stopped by SIGTERM; what had been opened was closed; the copy /b/2026 was complete by then, and stays"
 
 
 def test_a_module_that_is_done_leaves_by_itself() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
@@ -11,8 +12,9 @@ from typing import Any, Iterator, List, Tuple
 import pytest
 from _core import plan, reading, snapshot_copy
 from _core.copy import rsync
-from _core.errors import StillpointError, UsageError
+from _core.errors import StillpointError, Stopped, UsageError
 from _core.repository import verify
+from _core.repository.generations import JobDirectory
 from _core.storage import dm, lvm
 from _core.storage.layout import FILES
 from _core.storage.leftovers import Owner
@@ -203,3 +205,31 @@ def test_a_copy_removes_the_snapshots_that_it_was_given_and_so_does_one_that_fai
     with pytest.raises(StillpointError, match="nothing was published"):
         group.copy()
     assert group.done == ["taken over", "removed"]
+
+
+@needs_root
+@pytest.mark.parametrize("layout", ["generations", "mirror"])
+def test_a_signal_that_comes_while_the_snapshots_are_removed_tells_that_the_copy_is_there(group, monkeypatch, layout):
+    def stop(_number: int, _frame: Any) -> None:
+        raise Stopped("SIGTERM")
+
+    monkeypatch.setattr(lvm, "remove", lambda _name: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Stopped) as stopped:
+            group.copy(layout=layout)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    path = group.dest if layout == "mirror" else JobDirectory(group.dest).generations()[0].path
+    assert stopped.value.outcome == "the copy %s was complete by then, and stays" % path
+
+
+@needs_root
+def test_a_signal_that_comes_before_the_copy_is_complete_tells_of_none(group, monkeypatch):
+    def stop(_name: str) -> None:
+        raise Stopped("SIGTERM")
+
+    monkeypatch.setattr(group, "state", stop)
+    with pytest.raises(Stopped) as stopped:
+        group.copy()
+    assert (stopped.value.outcome, JobDirectory(group.dest).generations()) == ("", [])

@@ -54,8 +54,12 @@ def fail(error: StillpointError) -> NoReturn:
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end. Not an Exception, so that nothing on the way treats it as a failure to be survived."""
+    """A signal asked the process to end. Not an Exception, so that nothing on the way treats it as a failure to be survived.
+
+    :ivar outcome: what had been done by then, where that is known
+    """
 
     def __init__(self, signal_name: str) -> None:
         super().__init__("stopped by %s" % signal_name)
         self.signal_name = signal_name
+        self.outcome = ""

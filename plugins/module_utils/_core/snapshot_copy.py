@@ -14,7 +14,7 @@ from . import plan as planning
 from .copy import rsync
 from .copy.estimate import estimate
 from .copy.trees import copy_trees
-from .errors import StillpointError, UsageError
+from .errors import StillpointError, Stopped, UsageError
 from .job import host_name
 from .observe.progress import Reporter
 from .observe.text import iso
@@ -65,7 +65,8 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     trees = _trees(request, given) if request.snapshots else _file_trees(request)
     planning.check_repository(request.dest, [tree.source for tree in trees])
     rsync.check_options(request.rsync_opts)
-    with ExitStack() as stack:
+    complete: List[str] = []
+    with _told_when_stopped(complete), ExitStack() as stack:
         point = stack.enter_context(_given(request, given, owner) if request.snapshots else _taken(request, owner, reporter))
         watch = Watch(list(point.snapshots), stack.enter_context(dm.Control()))
         directory = JobDirectory(request.dest)
@@ -82,6 +83,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
                     watch=watch,
                 )
                 watch.check()
+            complete.append(request.dest)
             result = {
                 # snapshots that were handed over and are removed are a change, and so are new ones that are kept
                 "changed": bool(copied.changes) or bool(request.snapshots) != request.keep_snapshot,
@@ -99,6 +101,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
                     with mounted(point.snapshots, owner) as to_snapshot:
                         copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)
                     generation = partial.publish(point.time, _summary(point, request, watch, started))
+                    complete.append(generation.path)
                     if partial.trouble:
                         reporter.warn(partial.trouble)
             result = {
@@ -159,6 +162,17 @@ def _targets(request: CopyRequest) -> List[Target]:
     if inside is not None:
         own_writes[inside.full_name] = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(JobDirectory(request.dest)))[1]
     return layout.targets(located, [], sizes.parse(request.snapshot_size), own_writes, known)
+
+
+@contextmanager
+def _told_when_stopped(complete: List[str]) -> Iterator[None]:
+    """Have a signal tell of a copy that was complete by then."""
+    try:
+        yield
+    except Stopped as stopped:
+        if complete:
+            stopped.outcome = "the copy %s was complete by then, and stays" % complete[0]
+        raise
 
 
 @contextmanager

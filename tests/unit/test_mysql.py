@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from _core import plan
@@ -332,6 +333,26 @@ def test_an_option_file_that_is_none_is_refused_without_showing_what_is_in_it(tm
     arguments = connection._arguments(connection.Login(config_file=str(file)))
     assert (arguments["user"], arguments["unix_socket"]) == ("stillpoint", "/run/a.sock")
     assert "secret" not in repr(connection.Login(login_password="secret"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[client]\nuser = a\npassword = secret\n[client]\nhost = b\n", "repeats a section or a key in line 4: have each once"),
+        ("[client]\npassword = secret\npassword = secret2\n", "repeats a section or a key in line 3: have each once"),
+        ("[client]\nport = secret\n", "is not a number from 1 to 65535"),
+        ("[client]\nsocket = /run/a.sock\nport = secret\n", "is not a number from 1 to 65535"),
+        ("[client]\nport = 65536\n", "is not a number from 1 to 65535"),
+        ("[client]\npassword = secret\nuser\n", "names user without a value"),
+    ],
+)
+def test_an_option_file_that_would_not_be_understood_is_refused_by_name_without_a_value_of_it(tmp_path, text: str, why: str) -> None:
+    file = tmp_path / "my.cnf"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(why)) as refused:
+        connection.Session(connection.Login(config_file=str(file)))
+    assert str(file) in str(refused.value)
+    assert "secret" not in str(refused.value) and "65536" not in str(refused.value)
 
 
 def test_with_nothing_given_the_login_is_root_at_the_local_socket() -> None:

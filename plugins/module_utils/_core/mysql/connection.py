@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from configparser import DuplicateOptionError, DuplicateSectionError
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -183,25 +184,35 @@ def _arguments(login: Login) -> Dict[str, Any]:
 
 
 def _option_file(path: str) -> Dict[str, str]:
-    """Return the [client] section of an option file.
+    """Return where to connect and as whom, from the [client] section of an option file.
 
-    :raises UsageError: it can't be read
+    :raises UsageError: it can't be read, or PyMySQL would not understand it; no value is shown
     """
     from pymysql.optionfile import Parser  # pylint: disable=import-outside-toplevel
 
-    parser = Parser(strict=False)
+    parser = Parser()  # as strict as PyMySQL, which reads the file again
     try:
         with open(path, encoding="utf-8") as file:
             parser.read_file(file)
     except OSError as error:
         raise UsageError("the option file %s can't be read: %s" % (path, error.strerror)) from error
+    except (DuplicateSectionError, DuplicateOptionError) as error:
+        raise UsageError("the option file %s repeats a section or a key in line %s: have each once" % (path, error.lineno)) from None
     except Exception as error:  # configparser.Error and UnicodeDecodeError; their texts quote the line, and with it a password
         raise UsageError(
             "the option file %s is not an option file (%s): it needs a line [client] and lines of the form key = value" % (path, type(error).__name__)
         ) from None
     if not parser.has_section("client"):
         raise UsageError("the option file %s has no section [client]" % path)
-    return {key: parser.get("client", key) for key in ("user", "host", "port", "socket") if parser.has_option("client", key)}
+    wanted = [key for key in ("user", "host", "port", "socket") if parser.has_option("client", key)]
+    for key in wanted:
+        if dict(parser.items("client"))[key] is None:
+            raise UsageError("the option file %s names %s without a value" % (path, key))
+    found = {key: parser.get("client", key) for key in wanted}
+    port = found.get("port", "1")
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UsageError("the port in the option file %s is not a number from 1 to 65535" % path)
+    return found
 
 
 def _why_not(error: Exception, user: str, where: str) -> str:

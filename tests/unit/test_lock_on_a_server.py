@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Thread
 from typing import Iterator
 
 import pytest
 from _core import plan
-from _core.errors import NotNowError, StillpointError
+from _core.errors import NotNowError, StillpointError, Stopped
 from _core.mysql import locks
 from _core.mysql.connection import ServerError, Session
 from _core.mysql.locks import Lock, Method
@@ -91,6 +92,104 @@ def test_a_lock_that_is_granted_is_held_beyond_the_limit_of_its_waiting(server: 
             time.sleep(1.5)
             lock.release()
             assert lock.waited < 1 < lock.held
+
+
+LONG = "SELECT BENCHMARK(1000000000, MD5('x'))"  # minutes, in which the server does not look whether the client is there
+
+
+def free_within(server: RealServer, seconds: float) -> bool:
+    began = time.monotonic()
+    with suppress(StillpointError), Session(server.login, read_timeout=20) as session:
+        session.do("INSERT INTO d.c VALUES (1)")
+    return time.monotonic() - began < seconds
+
+
+@pytest.fixture
+def impatient(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An answer under the lock is waited for half a second, and what a test has left running is ended."""
+    monkeypatch.setattr(locks, "_ANSWER_LIMIT", 0.5)
+    yield
+    with Session(server.login) as session:
+        for row in session.rows("SELECT ID FROM information_schema.PROCESSLIST WHERE INFO = %s", (LONG,)):
+            session.do("KILL %d" % row["ID"])
+
+
+@pytest.mark.parametrize("method", [STAGE, FTWRL, locks._FTWRL], ids=["backup_stage", "ftwrl", "ftwrl without a limit"])
+def test_a_statement_under_the_lock_that_is_not_answered_is_ended_and_the_lock_with_it(server: RealServer, impatient: None, method: Method) -> None:
+    with Session(server.login, read_timeout=35) as session, Lock(session, method, 5) as lock:
+        lock.prepare()
+        lock.take()
+        with pytest.raises(StillpointError, match="the session that held the lock was ended .*timed out"), lock.held_or_lost():
+            session.do(LONG)
+        assert 0.5 < lock.held < 4
+        assert free_within(server, 1)
+
+
+def test_the_lock_of_a_process_that_is_stopped_under_a_statement_does_not_outlive_it(server: RealServer, impatient: None) -> None:
+    def stop(_number: int, _frame: object) -> None:
+        raise Stopped("SIGALRM")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(Stopped), Session(server.login, read_timeout=35) as session, Lock(session, STAGE, 5) as lock:
+            lock.prepare()
+            lock.take()
+            session.answer_within(35)
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            session.do(LONG)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert free_within(server, 1)
+
+
+def test_what_prepares_the_lock_and_is_not_answered_is_ended_too(server: RealServer, impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "FLUSH_ENGINE_LOGS", LONG)
+    with pytest.raises(ServerError), Session(server.login, read_timeout=1) as session, Lock(session, STAGE, 5) as lock:
+        lock.prepare()
+    with Session(server.login) as session:
+        session.do("SET SESSION lock_wait_timeout = 1", "BACKUP STAGE START", "BACKUP STAGE END")
+
+
+def test_where_the_session_can_not_be_ended_it_is_the_first_failure_that_is_told(
+    server: RealServer, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_login: object, **_options: object) -> Session:
+        raise ValueError("no connection free")
+
+    with Session(server.login) as session, Lock(session, STAGE, 5) as lock:
+        lock.prepare()
+        lock.take()
+        monkeypatch.setattr(locks, "Session", refused)
+        with pytest.raises(StillpointError, match="the session that held the lock was ended .*timed out"), lock.held_or_lost():
+            session.do(LONG)
+        assert lock.held > 0.5
+
+
+def test_a_lock_that_was_given_back_or_whose_session_was_ended_by_others_is_not_ended_again(
+    server: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_GONE_LIMIT", 60)
+    with Session(server.login) as session, Lock(session, STAGE, 5) as lock:
+        lock.prepare()
+        lock.take()
+        server.do("KILL %d" % session.id)
+        began = time.monotonic()
+        with pytest.raises(StillpointError, match="the session that held the lock was ended"):
+            lock.release()
+        assert time.monotonic() - began < 2
+    monkeypatch.setattr(Lock, "_end", lambda _self: pytest.fail("there is nothing to end"))
+    with Session(server.login) as session, Lock(session, STAGE, 5) as lock:
+        lock.prepare()
+        lock.take()
+        lock.release()
+
+
+def test_on_a_server_that_was_started_meanwhile_nobody_elses_session_is_ended(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session(server.login) as session, Lock(session, STAGE, 5) as lock, Session(server.login) as somebody:
+        monkeypatch.setattr(Session, "id", somebody.id)  # of both: what a new server may have given them
+        session.unanswered = True
+        lock.drop()
+        assert somebody.value("SELECT 1") == 1
 
 
 def test_without_a_lock_too_an_account_that_can_not_see_whether_this_is_a_replica_is_refused_with_the_grant(server: RealServer) -> None:

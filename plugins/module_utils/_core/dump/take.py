@@ -159,8 +159,8 @@ def _start(
         stack.enter_context(source)
         source.wait_begun(_BEGIN_TIMEOUT)
         return facts, None
-    with Session(plan.login, read_timeout=plan.options.lock_wait_timeout + 30) as session:
-        lock = Lock(session, plan.choice.method, plan.options.lock_wait_timeout)
+    limit = plan.options.lock_wait_timeout
+    with Session(plan.login, read_timeout=limit + 30) as session, Lock(session, plan.choice.method, limit) as lock:
         lock.prepare()
         with urgent(), lock:
             lock.take()

@@ -54,7 +54,11 @@ def pymysql() -> Any:
 
 
 class Session:
-    """A connection in autocommit. The server drops what it locked when it is closed, or when this process dies."""
+    """A connection in autocommit. The server drops what it locked when it is closed, or when this process dies: at once, unless a
+    statement runs in it, which the server goes on with to its end.
+
+    :ivar unanswered: a statement was sent whose answer did not come; it may be running still
+    """
 
     def __init__(self, login: Login, *, read_timeout: int = READ_TIMEOUT) -> None:
         """Connect.
@@ -69,6 +73,7 @@ class Session:
 
     def _connect(self) -> None:
         arguments = _arguments(self.login)
+        self.unanswered = False
         self.where = arguments.get("unix_socket") or "%s:%d" % (arguments.get("host"), arguments.get("port") or 3306)
         self.user = arguments.get("user") or ""
         try:
@@ -100,12 +105,17 @@ class Session:
 
         :raises ServerError: the server's own error, or a lost connection
         """
+        self.unanswered = True
         try:
             with self._connection.cursor(self._pymysql.cursors.DictCursor) as cursor:
                 cursor.execute(statement, arguments or None)
-                return list(cursor.fetchall() or ())
+                rows = list(cursor.fetchall() or ())
+            self.unanswered = False
+            return rows
         except self._pymysql.err.MySQLError as error:
-            raise ServerError(statement, *_number_and_text(error)) from None
+            failure = ServerError(statement, *_number_and_text(error))
+            self.unanswered = failure.connection_lost
+            raise failure from None
         except OSError as error:
             raise ServerError(statement, 2013, str(error)) from None
 
@@ -125,6 +135,10 @@ class Session:
         """
         self.close()
         self._connect()
+
+    def answer_within(self, seconds: float) -> None:
+        """Give up on statements from now on whose answer does not come in so many seconds."""
+        self._connection._read_timeout = seconds  # PyMySQL looks at it anew for each answer, and has no other way to change it
 
     def close(self) -> None:
         """Close at once, whatever state the session is in. The farewell is sent and not waited for: without it, the server

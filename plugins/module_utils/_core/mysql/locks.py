@@ -11,6 +11,7 @@ from threading import Timer
 from typing import ContextManager, Dict, Iterator, List, Optional, Tuple
 
 from ..errors import NotNowError, StillpointError, UsageError
+from ..process import undisturbed
 from .connection import ServerError, Session
 from .server import Server, Version
 
@@ -27,6 +28,8 @@ FLUSH_ENGINE_LOGS = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
 _REDO_WRITTEN = "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')"
 
 _IDLE_LIMIT = 30  # seconds that a session which stops writers may say nothing; more than a snapshot may take under the lock
+_ANSWER_LIMIT = 10  # seconds that a statement under the lock may take: it answers at once on a healthy server, and users are waiting
+_GONE_LIMIT = 10  # seconds that a session which was ended is waited for
 # lock_wait_timeout; max_statement_time; KILL QUERY
 _NOT_GRANTED = (1205, 1969, 1317)
 _LEAST = 0.01  # seconds: none at all would mean no limit
@@ -155,6 +158,7 @@ class Lock:
         self._expired = False
         self._redo_limit: Optional[int] = None  # seconds after which all that was committed is written out; None where a commit does it
         self._asked: Optional[float] = None
+        self._ended = False
         self.waited = 0.0
         self.held = 0.0
 
@@ -193,6 +197,7 @@ class Lock:
             self._asked = time.monotonic()
             self._send(self._method.late)
             self.waited = time.monotonic() - self._asked
+        self._session.answer_within(_ANSWER_LIMIT)
         self._session.do(FLUSH_ENGINE_LOGS)
         if self._redo_limit:
             self._wait_for_redo(self._redo_limit)
@@ -226,11 +231,24 @@ class Lock:
             ) from None
 
     def drop(self) -> None:
-        """Free whatever is held at once, by closing the session. May be called at any time, more than once."""
+        """Free whatever is held at once, by closing the session, and by ending it where a statement may still run in it: the server would
+        notice after that. May be called at any time, more than once."""
         self._session.close()
+        if self._session.unanswered and not self._ended:
+            self._ended = True
+            self._end()
         if self._asked is not None:
             self.held = time.monotonic() - self._asked
             self._asked = None
+
+    def _end(self) -> None:
+        """End the session from another one, and wait until it is gone, for a bounded time."""
+        number, limit = self._session.id, time.monotonic() + _GONE_LIMIT
+        # whatever becomes of it, what went wrong before is what has to be told
+        with undisturbed(), suppress(Exception), Session(self._session.login, read_timeout=_ANSWER_LIMIT) as other:
+            while other.id > number and time.monotonic() < limit:  # a server that was started meanwhile counts from the beginning
+                other.do("KILL %d" % number)  # an error once it is gone
+                time.sleep(0.05)
 
     def _send(self, statements: Tuple[str, ...]) -> None:
         for statement in statements:

@@ -201,7 +201,7 @@ def test_a_snapshot_that_overflows_while_the_server_stops_is_noticed_before_anot
 
 def test_half_a_set_that_has_gone_back_ends_with_the_way_out_and_not_in_a_circle(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch, tmp_path)
-    rollback._write(fake.plan)
+    rollback._write(replace(fake.plan, merging=(fake.known[0].full_name,)))
     fake.known = fake.known[1:]
     fake.overflows = [0]
     going = rollback.begun()
@@ -210,6 +210,97 @@ def test_half_a_set_that_has_gone_back_ends_with_the_way_out_and_not_in_a_circle
         rollback.execute(going, Quiet())
     assert not any(call.startswith(("merge", "allow", "start")) for call in fake.calls)
     assert rollback.begun() is None
+
+
+def test_snapshots_that_were_removed_before_they_were_merged_are_not_taken_for_merged(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    log = tmp_path / "bin.000001"
+    log.write_bytes(b"events")
+    index = tmp_path / "bin.index"
+    index.write_text(str(log) + "\n")
+    plan = replace(fake.plan, about=points.About("mariadb.service", str(tmp_path), str(tmp_path / "bin"), str(index)))
+
+    def killed(_snapshot: LogicalVolume) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollback, "_give_away", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rollback.execute(plan, Quiet())
+    assert not log.exists()
+    fake.calls.clear()
+    fake.known.clear()
+    with pytest.raises(StillpointError, match="the snapshot data/stillpoint-%s-0 is gone and was never merged; nothing has gone back$" % RUN):
+        rollback.execute(rollback.make(), Quiet())
+    assert fake.calls == ["stop", "forbid mariadb.service", "allow mariadb.service", "start mariadb.service"]
+    assert log.exists() and index.exists() and rollback.begun() is None
+
+
+@pytest.mark.parametrize("merged", [1, 2])
+def test_what_was_merged_before_a_kill_counts_and_what_was_only_removed_does_not(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, merged: int) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+
+    def merge(volume: rollback.Volume, _control: Any) -> None:
+        if len(rollback.begun().merging) == merged:  # type: ignore[union-attr, arg-type]
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollback, "_merge", merge)
+        with pytest.raises(KeyboardInterrupt):
+            rollback.execute(fake.plan, Quiet())
+    fake.calls.clear()
+    fake.known.clear()
+    if merged == 2:
+        assert rollback.execute(rollback.make(), Quiet())["volumes"] == ["data/db", "data/tree"]
+        assert fake.calls[-1] == "start mariadb.service"
+    else:
+        with pytest.raises(StillpointError, match="-1 was gone, and never merged, when another volume of the set had gone back, .* stillpoint restore JOB"):
+            rollback.execute(rollback.make(), Quiet())
+        assert fake.calls == ["stop", "forbid mariadb.service"]
+    assert rollback.begun() is None
+
+
+def test_a_journal_of_an_earlier_version_is_finished_where_all_snapshots_are_left_and_else_leaves_the_server_stopped(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+
+    def begin() -> None:
+        rollback._write(fake.plan)
+        facts = durable.read_json(str(tmp_path / "rollback.json")) or {}
+        del facts["merging"]
+        durable.write_json(str(tmp_path / "rollback.json"), facts)
+
+    begin()
+    rollback.execute(rollback.make(), Quiet())
+    assert fake.calls[-3:] == ["merge tree", "allow mariadb.service", "start mariadb.service"]
+    begin()
+    fake.calls.clear()
+    fake.known.pop()
+    with pytest.raises(StillpointError, match="earlier version, does not say whether it was merged: .* removing /etc/systemd/.*/stillpoint-restore.conf$"):
+        rollback.execute(rollback.make(), Quiet())
+    assert fake.calls == ["stop", "forbid mariadb.service"] and rollback.begun() is None
+
+
+def test_one_that_is_confirmed_when_another_one_has_ended_stops_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    rollback._write(fake.plan)
+    going = rollback.begun()
+    assert going is not None
+    rollback.execute(going, Quiet())
+    fake.calls.clear()
+    fake.known.clear()
+    for plan, said in ((going, "has been ended by another run"), (fake.plan, "-0 has been merged or removed by somebody meanwhile; nothing was stopped")):
+        with pytest.raises(StillpointError, match=said):
+            rollback.execute(plan, Quiet())
+    assert fake.calls == []
+
+
+def test_one_that_is_confirmed_when_another_one_was_interrupted_goes_on_with_that(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    rollback._write(replace(fake.plan, merging=tuple(each.full_name for each in fake.known)))
+    fake.known.clear()
+    assert rollback.execute(fake.plan, Quiet())["volumes"] == ["data/db", "data/tree"]
 
 
 def test_a_rollback_that_is_ended_when_all_has_gone_back_only_starts_the_server(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

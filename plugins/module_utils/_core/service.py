@@ -137,7 +137,7 @@ def forbid(unit: str) -> None:
 
     :raises StillpointError: it can't be forbidden
     """
-    path = _forbidding(unit)
+    path = forbidding(unit)
     text = (
         "# A restore replaces the data of this server. If it was interrupted, `stillpoint restore JOB` finishes it and removes this file.\n"
         "[Unit]\nAssertPathExists=!%s\n" % path.replace("%", "%%")
@@ -166,7 +166,7 @@ def allow(unit: str) -> None:
 
     :raises StillpointError: it can't be taken back
     """
-    path = _forbidding(unit)
+    path = forbidding(unit)
     directory = os.path.dirname(path)
     try:
         if os.path.lexists(path):
@@ -179,7 +179,8 @@ def allow(unit: str) -> None:
     run(["systemctl", "daemon-reload"])  # also where the file is gone: who removed it may have been killed before this
 
 
-def _forbidding(unit: str) -> str:
+def forbidding(unit: str) -> str:
+    """Return the file that has systemd refuse to start a unit."""
     return os.path.join(UNITS, unit + ".d", _FORBIDDEN)
 
 

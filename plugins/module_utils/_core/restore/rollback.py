@@ -65,6 +65,8 @@ class RollbackPlan:
     :ivar time: of the undo point, for people
     :ivar resumes: an earlier run was interrupted
     :ivar gtids: the last that a MariaDB server gave out, which it goes on from where its binary logs are set aside; None where it does not
+    :ivar merging: the snapshots whose merge was begun: LVM removes what is merged, and so can anybody else; None where the journal, of an earlier
+        version, does not say
     :ivar merged: the volumes have gone back, and the server may have been started since
     :ivar kept: what was set aside
     """
@@ -78,6 +80,7 @@ class RollbackPlan:
     resumes: bool
     warnings: Tuple[str, ...] = ()
     gtids: Optional[str] = None
+    merging: Optional[Tuple[str, ...]] = ()
     merged: bool = False
     kept: Tuple[str, ...] = ()
 
@@ -228,6 +231,7 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
     :raises StillpointError: it says how far it came
     """
     with journals.alone():
+        plan = _as_it_is_now(plan)
         if not plan.resumes:
             _write(plan)
         if not plan.merged:
@@ -246,6 +250,25 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
     }
 
 
+def _as_it_is_now(plan: RollbackPlan) -> RollbackPlan:
+    """Return the plan as its journal is now: another run may have come while somebody was asked.
+
+    :raises StillpointError: there is nothing left to go back to
+    """
+    going = begun()
+    if going is not None and going.run_id == plan.run_id:
+        return replace(going, warnings=plan.warnings)
+    if plan.resumes:
+        raise StillpointError("going back to %s, which was interrupted, has been ended by another run" % plan.run_id)
+    if going is not None or journals.pending():
+        raise StillpointError("another rollback or restore was interrupted meanwhile: run this again")
+    known = lvm.volumes()
+    for volume in plan.volumes:
+        if lvm.by_name(known, volume.snapshot_name) is None:
+            raise StillpointError("the snapshot %s has been merged or removed by somebody meanwhile; nothing was stopped" % volume.snapshot_name)
+    return plan
+
+
 def _go_back(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
     """Stop the server, merge the volumes and mount them; return the plan as it is then."""
     plan = _stop(plan, reporter)
@@ -258,6 +281,8 @@ def _go_back(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
             _give_away(snapshot)  # all of them before the first is merged: nobody may clean up half of a set
         with dm.Control() as control:
             for volume in plan.volumes:
+                plan = replace(plan, merging=tuple(sorted({*(plan.merging or ()), volume.snapshot_name})))
+                _write(plan)
                 _merge(volume, control)
         for volume in plan.volumes:
             _mount(volume)
@@ -298,10 +323,12 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
                 _unmount(volume, "; nothing has gone back" if not plan.resumes else "")
         _look_again(plan)
     except BaseException as error:
-        if not plan.resumes or isinstance(error, _Overflowed):
+        if not plan.resumes or isinstance(error, _Lost):
             with undisturbed():
                 for volume in plan.volumes:
                     _mount(volume)
+                if plan.logs and plan.logs.way_back():
+                    plan.logs.put_back()
                 if plan.unit:
                     _start_again(plan, plan.unit, reporter)
                 _forget()
@@ -309,26 +336,38 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
     return plan
 
 
-class _Overflowed(StillpointError):
-    """A snapshot holds nothing any more, and nothing has gone back yet."""
+class _Lost(StillpointError):
+    """A snapshot holds nothing any more, or is gone, and nothing has gone back yet."""
 
 
 def _look_again(plan: RollbackPlan) -> None:
-    """Make sure that the snapshots of all volumes still hold what they did: a server that stops writes, and so does an unmount.
+    """Make sure that the snapshots of all volumes still hold what they did, or are being merged, or were: a server that stops writes, and so does an
+    unmount, and what a run that was interrupted has left is in reach of anybody.
 
     :raises StillpointError: one does not
     """
     known = lvm.volumes()
-    snapshots = [lvm.by_name(known, volume.snapshot_name) for volume in plan.volumes]
-    lost = [each for each in snapshots if each is not None and not points.is_merging(each) and points.is_invalid(each)]
-    if not lost:
+    snapshots = {volume.snapshot_name: lvm.by_name(known, volume.snapshot_name) for volume in plan.volumes}
+    begun_with = {name for name, each in snapshots.items() if (points.is_merging(each) if each is not None else name in (plan.merging or ()))}
+    gone = [name for name, each in snapshots.items() if each is None and name not in begun_with]
+    lost = [name for name, each in snapshots.items() if each is not None and name not in begun_with and points.is_invalid(each)]
+    if not gone and not lost:
         return
-    if all(each is not None and not points.is_merging(each) for each in snapshots):
-        raise _Overflowed("the snapshot %s overflowed while the server was stopped, and holds nothing any more; nothing has gone back" % lost[0].full_name)
+    if gone and plan.merging is None:
+        _forget()
+        raise StillpointError(
+            "the snapshot %s is gone, and the journal, of an earlier version, does not say whether it was merged: the server stays stopped until a backup "
+            "is put back, with stillpoint restore JOB, or until it is allowed to start on what there is%s"
+            % (gone[0], ", by removing %s" % service.forbidding(plan.unit) if plan.unit else "")
+        )
+    if not begun_with:
+        if gone:
+            raise _Lost("the snapshot %s is gone and was never merged; nothing has gone back" % gone[0])
+        raise _Lost("the snapshot %s overflowed while the server was stopped, and holds nothing any more; nothing has gone back" % lost[0])
     _forget()
     raise StillpointError(
-        "the snapshot %s overflowed when another volume of the set had gone back, so that they are of two moments: the server stays stopped until a "
-        "backup is put back, with stillpoint restore JOB" % lost[0].full_name
+        "the snapshot %s %s when another volume of the set had gone back, so that they are of two moments: the server stays stopped until a "
+        "backup is put back, with stillpoint restore JOB" % ((gone + lost)[0], "was gone, and never merged," if gone else "overflowed")
     )
 
 
@@ -451,6 +490,7 @@ def _write(plan: RollbackPlan) -> None:
         "triggers": list(plan.triggers),
         "about": asdict(plan.about),
         "gtids": plan.gtids,
+        "merging": None if plan.merging is None else list(plan.merging),
         "merged": plan.merged,
         "kept": list(plan.kept),
     }
@@ -465,6 +505,8 @@ def begun() -> Optional[RollbackPlan]:
     volumes = tuple(Volume(**each) for each in facts["volumes"])
     about = points.About(**facts["about"])
     begun_with = RollbackPlan(facts["run_id"], facts["time"], volumes, facts["unit"], tuple(facts["triggers"]), about, True)
+    merging = facts.get("merging")
+    begun_with = replace(begun_with, merging=None if merging is None else tuple(merging))
     return replace(begun_with, gtids=facts.get("gtids"), merged=bool(facts.get("merged")), kept=tuple(facts.get("kept") or ()))
 
 

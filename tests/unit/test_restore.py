@@ -20,10 +20,11 @@ from _core import durable, service
 from _core.copy import rsync
 from _core.errors import BusyError, CommandError, StillpointError, UsageError
 from _core.repository.generations import Generation
-from _core.restore import journal
+from _core.restore import journal, rollback
 from _core.restore import plan as planning
 from _core.restore.execute import execute
 from _core.restore.kept import discard, replaced
+from _core.storage import mounts, points
 from trees import (
     Quiet,
     awkward,
@@ -295,6 +296,31 @@ def test_another_file_system_inside_what_is_replaced_is_refused(host):
 
 
 # -- refusing
+
+
+def test_an_empty_mount_point_is_not_taken_for_the_data_that_lies_on_its_volume(host, monkeypatch):
+    plan = host.make()
+    write(host.root + "/fstab", b"/dev/data/db %s ext4 noauto 0 0\n" % os.path.dirname(host.datadir).encode())
+    monkeypatch.setattr(mounts, "FSTAB", host.root + "/fstab")
+    with pytest.raises(UsageError, match="%s lies on the file system of .*/live/lib, which /etc/fstab names .* is not mounted now" % host.datadir):
+        host.make()
+    host.make(parts="files")
+    host.make(to=host.root + "/elsewhere")
+    monkeypatch.undo()
+    execute(plan, Quiet())
+
+
+def test_nothing_is_restored_in_place_while_a_rollback_is_half_done(host, monkeypatch):
+    monkeypatch.setattr(journal, "STATE", host.state)
+    os.makedirs(host.state)
+    plan = host.make()
+    rollback._write(rollback.RollbackPlan("R", "then", (), None, (), points.About(), False))
+    with pytest.raises(UsageError, match="going back to R was interrupted: finish it first, with stillpoint rollback R$"):
+        host.make()
+    with pytest.raises(UsageError, match="going back to R was interrupted"):
+        execute(plan, Quiet())
+    host.make(to=host.root + "/elsewhere")
+    assert {path: facts(path) for path in host.lived} == host.lived
 
 
 def test_a_repository_in_what_would_be_replaced_is_refused(tmp_path):

@@ -212,6 +212,18 @@ def test_half_a_set_that_has_gone_back_ends_with_the_way_out_and_not_in_a_circle
     assert rollback.begun() is None
 
 
+def test_half_a_set_that_has_gone_back_is_mounted_and_merged_before_a_backup_is_put_back_to_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    monkeypatch.setattr(rollback, "_mount", lambda volume: fake.calls.append("mount " + volume.origin))
+    rollback._write(replace(fake.plan, merging=(fake.known[0].full_name,)))
+    fake.known[0] = LogicalVolume(**{**vars(fake.known[0]), "attr": "Swi-a-s---"})
+    fake.overflows = [1]
+    with pytest.raises(StillpointError, match="are of two moments: the server stays stopped until a backup is put back, with stillpoint restore JOB"):
+        rollback.execute(rollback.make(), Quiet())
+    assert fake.calls == ["stop", "forbid mariadb.service", "merge db", "mount db", "mount tree"]
+    assert rollback.begun() is None
+
+
 def test_snapshots_that_were_removed_before_they_were_merged_are_not_taken_for_merged(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch, tmp_path)
     log = tmp_path / "bin.000001"

@@ -225,6 +225,20 @@ def test_mounts_are_read_with_their_escapes_undone() -> None:
     assert mounts.mounted_below("/var/lib/mysql", mounts.table(MOUNTINFO)) == []
 
 
+def test_a_mount_point_that_fstab_names_and_nothing_is_mounted_at_is_found(tmp_path, monkeypatch) -> None:
+    fstab = tmp_path / "fstab"
+    monkeypatch.setattr(mounts, "FSTAB", str(fstab))
+    known = mounts.table(MOUNTINFO)
+    assert mounts.unmounted("/srv/db", known) is None
+    fstab.write_text(
+        "# /dev/a /srv/no ext4\n\nUUID=1 / ext4 defaults 0 1\n/dev/a /srv/my\\040data ext4 defaults\n"
+        "/dev/b\t/srv/a\\040b\text4 noauto\n/dev/c none swap sw 0 0\n/dev/d swap swap sw\n/dev/e /var ext4\n"
+    )
+    assert [mounts.unmounted(path, known) for path in ("/srv/a b", "/srv/a b/mysql", "/var/log")] == ["/srv/a b", "/srv/a b", "/var"]
+    for path in ("/srv/db", "/srv/no", "/srv/my data/mysql", "/srv/a bc", "/none", "/var/lib/mysql/shop"):  # the last is mounted below what is not
+        assert mounts.unmounted(path, known) is None
+
+
 def test_a_file_system_inside_a_path_has_to_be_named_beside_it(monkeypatch) -> None:
     inside = mounts.Mount(253, 0, "/", "/opt/data", "ext4", "x")
     monkeypatch.setattr(layout, "table", lambda: [inside])

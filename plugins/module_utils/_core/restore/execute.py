@@ -24,7 +24,7 @@ from ..storage.mounts import is_below
 from . import copying, exchange, places
 from . import journal as journals
 from .kept import record
-from .plan import ALL, DATABASE, FILES, RestorePlan
+from .plan import ALL, DATABASE, FILES, RestorePlan, refuse_going_back
 
 
 def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
@@ -51,6 +51,7 @@ def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
 
 def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
     with journals.alone(plan.state):
+        refuse_going_back(plan.state)  # one may have begun since
         journal = journals.read(plan.state)
         if plan.resumes:
             if journal is None or journal["path"] != plan.generation.path:

@@ -11,7 +11,7 @@ from typing import List, Optional, Sequence, Set, Tuple
 from .. import service
 from ..errors import StillpointError, UsageError
 from ..repository.generations import Generation, RecordedTree
-from ..storage.mounts import is_below, mounted_below, table
+from ..storage.mounts import is_below, mounted_below, table, unmounted
 
 # How names are made; rsync.OWN_NAMES keeps those inside a tree out of backups.
 NEW, REPLACED, INCOMPLETE, LATER = ".stillpoint-new", ".stillpoint-replaced-", ".incomplete", ".later"
@@ -80,6 +80,14 @@ def refuse_torn(generation: Generation, targets: Sequence[Target]) -> None:
         for other in targets:
             if other is not target and is_below(other.path, target.path):
                 raise UsageError("%s lies in %s, which would be replaced as a whole: %s" % (other.path, target.path, elsewhere))
+
+
+def refuse_unmounted(targets: Sequence[Target]) -> None:
+    """Refuse to take the empty directory that a volume is mounted on for what lies on it."""
+    for target in targets:
+        point = unmounted(target.path)
+        if point is not None:
+            raise UsageError("%s lies on the file system of %s, which /etc/fstab names and which is not mounted now: mount it first" % (target.path, point))
 
 
 def databases(targets: Sequence[Target]) -> List[str]:

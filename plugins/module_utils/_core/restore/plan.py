@@ -147,11 +147,13 @@ def make(
     trees = _chosen(generation, parts)
     if to is not None:
         return _plan_elsewhere(generation, trees, os.path.abspath(to), replay, state)
+    refuse_going_back(state)
     journal = journals.pending(state=state)
     if journal:
         return _plan_resumption(generation, parts, journal, archives, moment, state)
     refuse_damaged(generation)
     targets = places.targets_of(trees)
+    places.refuse_unmounted(targets)
     places.refuse_torn(generation, targets)
     unit = _unit(generation, targets)
     needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
@@ -184,6 +186,15 @@ def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
 
 def _is_of(tree: RecordedTree, parts: str) -> bool:
     return parts == ALL or tree.is_files == (parts == FILES)
+
+
+def refuse_going_back(state: str) -> None:
+    """Raise UsageError where a rollback was interrupted: its volumes are not mounted, or about to be what they were."""
+    from . import rollback  # pylint: disable=import-outside-toplevel,cyclic-import  # it warns of what this does
+
+    going = rollback.begun(state)
+    if going is not None:
+        raise UsageError("going back to %s was interrupted: finish it first, with stillpoint rollback %s" % (going.run_id, going.run_id))
 
 
 def refuse_damaged(generation: Generation) -> None:
@@ -347,6 +358,7 @@ def _plan_resumption(
     if journal["path"] != generation.path or names != asked or dict(journal.get("moment") or {}) != dict(moment or {}):
         raise journals.refuse_another(journal, "this asks for another one")
     targets = journals.targets(journal)
+    places.refuse_unmounted(targets)
     logs = Logs(**{**journal["logs"], "replaced": tuple(journal["logs"]["replaced"])}) if journal.get("logs") else None
     told = tuple(archive for archive in archives if archive.path in journal["archives"])
     return RestorePlan(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .. import durable, service
 from .. import job as jobs
@@ -354,7 +354,7 @@ def _look_again(plan: RollbackPlan) -> None:
     if not gone and not lost:
         return
     if gone and plan.merging is None:
-        _forget()
+        _leave_stopped(plan, snapshots)
         raise StillpointError(
             "the snapshot %s is gone, and the journal, of an earlier version, does not say whether it was merged: the server stays stopped until a backup "
             "is put back, with stillpoint restore JOB, or until it is allowed to start on what there is%s"
@@ -364,11 +364,24 @@ def _look_again(plan: RollbackPlan) -> None:
         if gone:
             raise _Lost("the snapshot %s is gone and was never merged; nothing has gone back" % gone[0])
         raise _Lost("the snapshot %s overflowed while the server was stopped, and holds nothing any more; nothing has gone back" % lost[0])
-    _forget()
+    _leave_stopped(plan, snapshots)
     raise StillpointError(
         "the snapshot %s %s when another volume of the set had gone back, so that they are of two moments: the server stays stopped until a "
         "backup is put back, with stillpoint restore JOB" % ((gone + lost)[0], "was gone, and never merged," if gone else "overflowed")
     )
+
+
+def _leave_stopped(plan: RollbackPlan, snapshots: Mapping[str, Optional[lvm.LogicalVolume]]) -> None:
+    """End a rollback that can't be finished with every volume in its place, where a backup can be put back to it: no merge waits to undo that."""
+    with undisturbed():
+        with dm.Control() as control:
+            for volume in plan.volumes:
+                snapshot = snapshots[volume.snapshot_name]
+                if snapshot is not None and points.is_merging(snapshot):
+                    _merge(volume, control)
+        for volume in plan.volumes:
+            _mount(volume)
+        _forget()
 
 
 def _start_again(plan: RollbackPlan, unit: str, reporter: Reporter) -> None:
@@ -497,9 +510,9 @@ def _write(plan: RollbackPlan) -> None:
     durable.write_json(_path(), facts)
 
 
-def begun() -> Optional[RollbackPlan]:
+def begun(state: Optional[str] = None) -> Optional[RollbackPlan]:
     """Return the plan for finishing what was interrupted; None when nothing was."""
-    facts = durable.read_json(_path())
+    facts = durable.read_json(os.path.join(state or journals.STATE, _JOURNAL))
     if not isinstance(facts, dict):
         return None
     volumes = tuple(Volume(**each) for each in facts["volumes"])

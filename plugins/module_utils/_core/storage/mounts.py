@@ -15,6 +15,7 @@ from ..errors import CommandError, StillpointError, UsageError
 from ..process import run, undisturbed
 
 RUN_DIRECTORY = "/run/stillpoint"
+FSTAB = "/etc/fstab"
 
 _CLONE_NEWNS = 0x00020000  # sched.h
 _MS_REC, _MS_SLAVE = 0x4000, 0x80000  # mount.h
@@ -128,6 +129,19 @@ def mounted_below(path: str, mounts: Optional[List[Mount]] = None) -> List[str]:
     return sorted(
         {mount.mount_point for mount in (table() if mounts is None else mounts) if is_below(mount.mount_point, path) and mount.mount_point != path}
     )
+
+
+def unmounted(path: str, mounts: Optional[List[Mount]] = None) -> Optional[str]:
+    """Return the mount point in /etc/fstab that a path lies at or below, where nothing is mounted there now nor further down; else None."""
+    try:
+        with open(FSTAB, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.split() for line in file if not line.lstrip().startswith("#")]
+    except OSError:
+        return None
+    named = {os.path.realpath(_plain(fields[1])) for fields in lines if len(fields) > 1 and fields[1].startswith("/")}  # not none, nor swap
+    mounted = {mount.mount_point for mount in (table() if mounts is None else mounts)}
+    deepest = max((point for point in named | mounted if is_below(path, point)), key=len, default="")
+    return deepest if deepest in named - mounted else None
 
 
 def enter_private_namespace() -> None:

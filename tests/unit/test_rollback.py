@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from _core.restore import journal, rollback
 from _core.storage import leftovers, lvm, points
 from _core.storage.holders import holders
 from _core.storage.lvm import LogicalVolume
-from trees import Quiet, needs_root, small_disk
+from trees import Quiet, needs_root, read, small_disk, write
 
 RUN = "20261122t020004-3f9a"
 ABOUT = points.About("mariadb@one\\x2dtwo.service", "/srv/db & more/mysql", "/var/log/mysql/mysql-bin", "/var/log/mysql/mysql-bin.index")
@@ -313,6 +314,63 @@ def test_one_that_is_confirmed_when_another_one_was_interrupted_goes_on_with_tha
     rollback._write(replace(fake.plan, merging=tuple(each.full_name for each in fake.known)))
     fake.known.clear()
     assert rollback.execute(fake.plan, Quiet())["volumes"] == ["data/db", "data/tree"]
+
+
+def fill(directory: str) -> str:
+    """Write until there is no room, and return what is to be removed for some."""
+    path = directory + "/full"
+    for size in (1 << 16, 1):
+        with pytest.raises(OSError, match="No space"), open(path, "ab", buffering=0) as file:
+            while True:
+                file.write(bytes(size))
+    return path
+
+
+def refused(path: str, *_more: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+@needs_root
+@pytest.mark.parametrize("step", ["set_aside", "leave"])
+def test_logs_that_can_not_be_set_aside_on_a_full_disk_leave_all_as_it_was(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    for disk in small_disk(str(tmp_path / "logs")):
+        write(disk + "/bin.000001", b"events")
+        write(disk + "/bin.index", b"./bin.000001\n")
+        write(disk + "/bin.state", b"0-1-7\n")
+        about = points.About("mariadb.service", disk, disk + "/bin", disk + "/bin.index")
+        plan = replace(fake.plan, about=about, gtids="0-1-7")
+        full = fill(disk)
+        before = sorted(name for name in os.listdir(disk) if name.startswith("bin.") and "replaced" not in name)
+        with monkeypatch.context() as patch:
+            if step == "set_aside":  # a directory takes no room on the file system of this test
+                patch.setattr(os, "mkdir", refused)
+            with pytest.raises(StillpointError, match="going back could not begin: No space left on device .%s/bin.*.; nothing has gone back" % disk):
+                rollback.execute(plan, Quiet())
+        assert fake.calls == ["stop", "forbid mariadb.service", "allow mariadb.service", "start mariadb.service"]
+        os.unlink(full)
+        assert [name for name in sorted(os.listdir(disk)) if name.startswith("bin.") and not name.endswith(".new")] == before
+        assert read(disk + "/bin.state") == b"0-1-7\n" and rollback.begun() is None
+
+
+@needs_root
+def test_a_full_disk_in_the_middle_is_named_with_the_way_out(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, tmp_path)
+    for disk in small_disk(str(tmp_path / "state")):
+        monkeypatch.setattr(journal, "STATE", disk)
+        full = fill(disk)
+        with pytest.raises(StillpointError, match="the journal of the rollback can't be kept: No space left .*/rollback.json.*; nothing was stopped"):
+            rollback.execute(fake.plan, Quiet())
+        assert fake.calls == []
+        os.unlink(full)
+        monkeypatch.setattr(rollback, "_give_away", lambda _snapshot, disk=disk: os.path.exists(disk + "/full") or fill(disk))
+        said = "going back was interrupted: No space left on device .%s/rollback.json.*.; mend that, then finish it with stillpoint rollback %s" % (disk, RUN)
+        with pytest.raises(StillpointError, match=said):
+            rollback.execute(fake.plan, Quiet())
+        assert fake.calls == ["stop", "forbid mariadb.service"]
+        os.unlink(full)
+        monkeypatch.setattr(rollback, "_give_away", lambda _snapshot: None)
+        assert rollback.execute(rollback.make(), Quiet())["volumes"] == ["data/db", "data/tree"]
 
 
 def test_a_rollback_that_is_ended_when_all_has_gone_back_only_starts_the_server(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,17 @@ def _sync_parents(old: str, new: str) -> None:
 
 
 @contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Let an OSError say which file it is about: the kernel does not when a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
+
+
+@contextmanager
 def used(path: str) -> Iterator[None]:
     """Have a directory that is ours known as such for as long as this process lives, however it ends."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -137,7 +148,7 @@ def inode(path: str) -> Optional[int]:
 def write_json(path: str, value: Any) -> None:
     """Replace a file by a JSON text, as a whole or not at all, readable by root alone."""
     new = path + ".new"
-    with open(new, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    with naming(path), open(new, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         json.dump(value, file, indent=1, sort_keys=False)
         file.write("\n")
         file.flush()

@@ -97,7 +97,7 @@ def leave(basename: str, state: str, like: str) -> None:
     if not os.path.isdir(like):
         return
     path, owner = basename + _SUFFIX, os.stat(like)
-    with open(path + ".new", "wb", opener=lambda name, flags: os.open(name, flags, 0o660)) as file:
+    with durable.naming(path), open(path + ".new", "wb", opener=lambda name, flags: os.open(name, flags, 0o660)) as file:
         file.write("".join(each + "\n" for each in state.split(",")).encode("ascii"))
         os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         file.flush()

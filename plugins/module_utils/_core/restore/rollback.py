@@ -233,9 +233,18 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
     with journals.alone():
         plan = _as_it_is_now(plan)
         if not plan.resumes:
-            _write(plan)
+            try:
+                _write(plan)
+            except OSError as error:
+                raise StillpointError("the journal of the rollback can't be kept: %s; nothing was stopped" % _reason(error)) from error
         if not plan.merged:
-            plan = _go_back(plan, reporter)
+            try:
+                plan = _go_back(plan, reporter)
+            except OSError as error:
+                raise StillpointError(
+                    "going back was interrupted: %s; mend that, then finish it with stillpoint rollback %s: the server stays stopped until then"
+                    % (_reason(error), plan.run_id)
+                ) from error
         if plan.unit:
             reporter.stage("start")
             service.allow(plan.unit)
@@ -269,13 +278,16 @@ def _as_it_is_now(plan: RollbackPlan) -> RollbackPlan:
     return plan
 
 
+def _reason(error: OSError) -> str:
+    name = error.filename2 or error.filename
+    return "%s%s" % (error.strerror or error, " (%s)" % name if name else "")
+
+
 def _go_back(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
     """Stop the server, merge the volumes and mount them; return the plan as it is then."""
     plan = _stop(plan, reporter)
     reporter.stage("merge")
     with undisturbed():
-        logs = plan.logs
-        kept = logs.set_aside() if logs else []
         known = lvm.volumes()
         for snapshot in filter(None, (lvm.by_name(known, volume.snapshot_name) for volume in plan.volumes)):
             _give_away(snapshot)  # all of them before the first is merged: nobody may clean up half of a set
@@ -288,10 +300,8 @@ def _go_back(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
             _mount(volume)
         if plan.about.datadir:
             onward.renew(plan.about.datadir)
-        if logs and plan.gtids:
-            onward.leave(logs.basename, plan.gtids, os.path.dirname(logs.basename))
         _note(plan, reporter)
-        plan = replace(plan, merged=True, kept=tuple(kept))
+        plan = replace(plan, merged=True)
         _write(plan)
     return plan
 
@@ -306,9 +316,9 @@ def _give_away(snapshot: lvm.LogicalVolume) -> None:
 
 
 def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
-    """Stop the server, note what it gave out last, and unmount every volume; return the plan with that.
+    """Stop the server, note what it gave out last, unmount every volume, and set the logs aside; return the plan with that.
 
-    :raises StillpointError: something else uses one; where nothing was merged yet, all is as it was
+    :raises StillpointError: something else uses one, or a disk is full; where nothing was merged yet, all is as it was
     """
     reporter.stage("stop")
     try:
@@ -322,6 +332,8 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
             if volume.mount_point and os.path.ismount(volume.mount_point):
                 _unmount(volume, "; nothing has gone back" if not plan.resumes else "")
         _look_again(plan)
+        with undisturbed():
+            plan = _set_aside(plan)
     except BaseException as error:
         if not plan.resumes or isinstance(error, _Lost):
             with undisturbed():
@@ -332,8 +344,21 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
                 if plan.unit:
                     _start_again(plan, plan.unit, reporter)
                 _forget()
+            if isinstance(error, OSError):
+                raise StillpointError("going back could not begin: %s; nothing has gone back" % _reason(error)) from error
         raise
     return plan
+
+
+def _set_aside(plan: RollbackPlan) -> RollbackPlan:
+    """Set the binary logs aside, with what the server is to go on from in their place; return the plan with what is kept."""
+    logs = plan.logs
+    if not logs:
+        return plan
+    kept = logs.set_aside()
+    if plan.gtids:
+        onward.leave(logs.basename, plan.gtids, os.path.dirname(logs.basename))
+    return replace(plan, kept=tuple(kept))
 
 
 class _Lost(StillpointError):

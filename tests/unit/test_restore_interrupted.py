@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 from _core import durable, service
 from _core.binlog.index import Archive
 from _core.errors import StillpointError, Stopped, UsageError
-from _core.restore import exchange, journal, undo
+from _core.restore import copying, exchange, journal, undo
 from _core.restore import plan as planning
 from _core.restore.execute import execute
 from _core.restore.kept import discard, replaced
@@ -106,6 +107,37 @@ def test_where_systemd_can_not_be_told_the_live_data_is_not_touched(host: Host, 
     assert {path: facts(path) for path in host.lived} == host.lived
     assert host.names() == ["app", "mysql"] and journal.pending(state=host.state) is None
     assert service.running_in(host.datadir)
+
+
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_disk_that_is_full_when_the_server_has_stopped_does_not_keep_it_down(
+    host: Host, server: FakeServer, monkeypatch: pytest.MonkeyPatch, removable: bool
+) -> None:
+    server.begin()
+    real = service.start
+
+    def full(path: str, *_more: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    def kept(_journal: Any) -> None:
+        raise StillpointError("the copy can't be removed")
+
+    def forbid(unit: str) -> None:
+        monkeypatch.setattr(journal, "write", full)
+        raise StillpointError("systemd can't be told to leave %s stopped: No space left on device" % unit)
+
+    def start(*args: Any) -> None:
+        assert not removable or host.names() == ["app", "mysql"], "the server is to have the room that the copy took"
+        real(*args)
+
+    monkeypatch.setattr(service, "forbid", forbid)
+    monkeypatch.setattr(service, "start", start)
+    if not removable:
+        monkeypatch.setattr(copying, "drop", kept)
+    with pytest.raises(StillpointError, match="systemd can't be told to leave mariadb.service stopped: No space left on device"):
+        host.restore()
+    assert service.running_in(host.datadir) and journal.pending(state=host.state) is None
+    assert {path: facts(path) for path in host.lived} == host.lived
 
 
 def test_a_drop_in_that_systemd_does_not_read_is_noticed(host: Host, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,14 +227,28 @@ def _stopped(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> 
             service.stop(plan.unit, plan.triggers)
             service.forbid(plan.unit)
         places.refuse_running(plan.targets)
-    except BaseException:
+    except BaseException as error:
         if not plan.resumes:
-            journals.write(plan.state, {**journal, "phase": journals.COPYING})
-            if stopped and plan.unit:
-                _start_again(plan, plan.unit, reporter)
-            copying.drop(journal)
-            journals.forget(plan.state)
+            with undisturbed():
+                _give_back(plan, journal, plan.unit if stopped else None, reporter)
+            if isinstance(error, OSError):
+                raise _untouched(plan, error) from error
         raise
+
+
+def _give_back(plan: RestorePlan, journal: Dict[str, Any], unit: Optional[str], reporter: Reporter) -> None:
+    """Remove the copy, which may have filled the disk that the server needs, and start the server again."""
+    try:
+        journals.write(plan.state, {**journal, "phase": journals.COPYING})  # before anything is removed: what is left of a copy is not to be put back
+    except OSError:
+        journals.forget(plan.state)  # that takes no room
+    try:
+        copying.drop(journal)
+    except StillpointError as error:
+        reporter.warn("what was copied is left beside the live data: %s" % error)
+    if unit:
+        _start_again(plan, unit, reporter)
+    journals.forget(plan.state)
 
 
 def _start_again(plan: RestorePlan, unit: str, reporter: Reporter) -> None:

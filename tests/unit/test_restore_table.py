@@ -11,7 +11,7 @@ import time
 import traceback
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 from _core.errors import StillpointError, UsageError
@@ -22,7 +22,7 @@ from _core.repository.generations import Generation
 from _core.restore import overlay, table
 from _core.storage import mounts
 from real_server import RealServer, needed, real_server
-from trees import Quiet, job, shape, summary, tree
+from trees import Quiet, job, shape, small_disk, summary, tree
 
 pytestmark = needed
 
@@ -274,6 +274,53 @@ def test_a_scratch_server_that_does_nothing_any_more_is_not_waited_for(shop: Sho
     monkeypatch.setattr(table._Work, "_dump_command", stopped)
     with pytest.raises(StillpointError, match="the scratch server stopped working: .*; shop.isam was not touched"):
         shop.restore("shop.isam")
+
+
+def test_a_table_that_does_not_fit_is_refused_before_a_server_is_started(shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = os.statvfs
+    free: Dict[Any, int] = {}
+    size = sum(entry.size for entry in table._own_files(shop.generation, ("shop", "isam")))
+    opened = table._opened_files(shop.generation, shop.plan("shop.isam").settings)
+    assert size > 300000 and {b"mysql/ibdata1", b"mysql/ib_logfile0"} <= {entry.path for entry in opened}
+    assert not any(entry.path.startswith(b"mysql/shop/") for entry in opened)
+
+    def statvfs(path: Any) -> os.statvfs_result:
+        found = real(path)
+        blocks = free.get(path, found.f_bavail * found.f_frsize) // found.f_frsize
+        return os.statvfs_result((*found[:3], blocks, blocks, *found[5:]))
+
+    for disk in small_disk(str(tmp_path / "state")):
+        monkeypatch.setattr(shop, "state", disk + "/not made yet")
+        with pytest.raises(StillpointError, match="the file system of %s has .* free and the restore of shop.isam needs .* there: free some space" % disk):
+            shop.plan("shop.isam")
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    for disk in small_disk(str(tmp_path / "elsewhere"), "1g"):  # of its own, or the two needs are added up
+        monkeypatch.setattr(shop, "state", disk)
+        live = shop.plan("shop.isam").live
+        assert live == shop.rows("SELECT @@datadir")[0][0].rstrip("/")
+        free[live] = 2 * size + (64 << 20)
+        shop.plan("shop.isam")
+        free[live] = 64 << 20
+        with pytest.raises(StillpointError, match="the file system of %s has 64.0 MiB free and the restore of shop.isam needs 64.[1-9] MiB there" % live):
+            shop.plan("shop.isam")
+
+
+def test_a_table_that_takes_more_room_than_there_is_ends_before_the_disk_is_full(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = shop.rows("SELECT * FROM shop.isam")
+    real = table._Work._dump_command
+
+    def slowly(self: Any, *arguments: Any) -> List[str]:
+        argv = real(self, *arguments)
+        self._scratch.process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((4096, 4096, 1 << 20, 10, 10, 10, 10, 10, 0, 255)))
+        return argv
+
+    monkeypatch.setattr(table._Work, "_dump_command", slowly)
+    said = "the restore takes more room than there is: only 40.0 KiB are left on the file system of %s; .*; shop.isam was not touched" % shop.state
+    with pytest.raises(StillpointError, match=said):
+        shop.restore("shop.isam")
+    assert shop.rows("SELECT * FROM shop.isam") == before
+    assert not [name for name in shop.tables() if "stillpoint" in name]
 
 
 def test_a_damaged_table_is_refused_before_the_server_is_touched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,11 +181,17 @@ def settings_of(generation: Generation) -> Settings:
 
 
 class Floor:
-    """How much room a replay leaves on a file system: what it needs is only an estimate, and others may live there too."""
+    """How much room a replay leaves on a file system: what it needs is only an estimate, and others may live there too.
 
-    def __init__(self, path: str) -> None:
+    :param what: which takes the room
+    :param named: a path on the file system that people know it by; default: the directory that the first one lies in
+    """
+
+    def __init__(self, path: str, what: str = "the replay", named: str = "") -> None:
         figures = os.statvfs(path)
         self._path = path
+        self._what = what
+        self._named = named or os.path.dirname(path)
         self._least = min(_ROOM_LEFT, int(figures.f_blocks * figures.f_frsize * _SHARE_LEFT), figures.f_bavail * figures.f_frsize // 2)
 
     def check(self) -> None:
@@ -194,8 +200,8 @@ class Floor:
         left = figures.f_bavail * figures.f_frsize
         if left < self._least:
             raise StillpointError(
-                "the replay takes more room than there is: only %s are left on the file system of %s; free some, discard what earlier restores "
-                "replaced (--discard-replaced), or restore into a directory elsewhere (--to DIR)" % (size(left), os.path.dirname(self._path))
+                "%s takes more room than there is: only %s are left on the file system of %s; free some, discard what earlier restores "
+                "replaced (--discard-replaced), or restore into a directory elsewhere (--to DIR)" % (self._what, size(left), self._named)
             )
 
 

@@ -18,9 +18,10 @@ import termios
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from ..binlog.replay import settings_of
+from .. import service
+from ..binlog.replay import Floor, settings_of
 from ..copy import rsync
 from ..dump import client
 from ..dump.client import Program
@@ -34,8 +35,9 @@ from ..observe.progress import Reporter
 from ..process import sentence, start, undisturbed
 from ..repository import manifest, verify
 from ..repository.generations import Generation
-from ..repository.manifest import Fault
+from ..repository.manifest import Entry, Fault
 from ..storage.mounts import is_below
+from ..storage.sizes import human
 from . import journal as journals
 from . import overlay
 from .plan import refuse_damaged
@@ -48,6 +50,11 @@ _MOST_NAMED = 5
 _ERROR = re.compile(r"ERROR \d+|(?:mariadb|mysql)(?:-?dump)?: (?:Error|Got error)")  # a client quotes the statement, and with it data, after that
 _LONGEST = 300
 _COUNT_TIMEOUT = 6 * 3600
+
+# What a server opens for writing when it starts, whatever it is asked for. Of a file that is opened so, overlayfs copies all (Linux,
+# Documentation/filesystems/overlayfs.rst, "Non-directories").
+_OPENED = r"ibdata[^/]*|undo[^/]*|[^/]*\.ibu|ib_logfile\d+|#ib_redo[^/]*|mysql\.ibd|aria_log[^/]*"
+_MARGIN_SHARE, _MARGIN = 0.05, 64 << 20  # what a recovery writes, temporary tables, the system's own tables
 
 # Seconds that a statement waits in the live server for what somebody's transaction uses. Everybody else who wants the table queues behind it, and
 # the server's own limit is a day on MariaDB and a year on MySQL.
@@ -62,6 +69,7 @@ class TablePlan:
 
     :ivar into: the name that it gets; the same as `table` unless another one was asked for
     :ivar there: a table of that name is in the live server
+    :ivar live: the directory of its data; "" where that is not on this host
     """
 
     generation: Generation
@@ -75,6 +83,7 @@ class TablePlan:
     settings: Settings
     warnings: Tuple[str, ...]
     state: str
+    live: str = ""
 
     @property
     def beside(self) -> bool:
@@ -119,7 +128,7 @@ def make(generation: Generation, login: Login, table: str, into: Optional[str] =
     :param table: ``DATABASE.TABLE``, or both in backquotes
     :param into: the same, the name that it gets
     :raises UsageError: that is no name, or the backup holds no such database
-    :raises StillpointError: the server can't be reached, or is another product
+    :raises StillpointError: the server can't be reached, or is another product, or there is no room
     """
     refuse_damaged(generation)
     key = parse(table)
@@ -141,8 +150,11 @@ def make(generation: Generation, login: Login, table: str, into: Optional[str] =
             raise UsageError("the server has a table %s already: name another one with --as, or drop it first" % _named(target))
         warnings = _warnings(session, target != key)
         where = session.where
+        datadir = str(session.value("SELECT @@GLOBAL.datadir")).rstrip("/")
+    live = datadir if service.running_in(datadir) else ""
+    _refuse_narrow(generation, key, settings, state, live)
     programs = client.dumper(flavour), client.loader(flavour)
-    return TablePlan(generation, key, target, login, where, version, there, programs, settings, tuple(warnings), state)
+    return TablePlan(generation, key, target, login, where, version, there, programs, settings, tuple(warnings), state, live)
 
 
 def parse(text: str) -> Key:
@@ -171,6 +183,51 @@ def _refuse_missing(generation: Generation, key: Key) -> None:
     if key[0].lower() not in [name.lower() for name in found]:
         users = [name for name in found if name not in ("mysql", "performance_schema", "sys", "lost+found")]
         raise UsageError("the generation %s holds no database %s; it holds %s" % (generation.name, shown(key[0]), ", ".join(users) or "none"))
+
+
+def _own_files(generation: Generation, key: Key) -> List[Entry]:
+    """Return the files of a table; none where only a server knows what they are called."""
+    if not all(re.fullmatch(r"[0-9A-Za-z_]+", name) for name in key):
+        return []
+    return _files(generation, "mysql/%s/%s(?:#.*|\\.[^/]*)" % key)
+
+
+def _opened_files(generation: Generation, settings: Settings) -> List[Entry]:
+    """Return the files that a server opens for writing when it starts."""
+    own = [part.split(":")[0] for part in dict(settings.variables).get("innodb_data_file_path", "").split(";")]
+    return _files(generation, r"mysql[^/]*/(?:#[^/]*/)?(?:%s)" % "|".join([_OPENED, *map(re.escape, filter(None, own))]))
+
+
+def _files(generation: Generation, pattern: str) -> List[Entry]:
+    wanted = re.compile(pattern.encode(), re.IGNORECASE | re.DOTALL)
+    return [entry for entry in manifest.entries(generation.path) if entry.type == manifest.FILE and wanted.fullmatch(entry.path)]
+
+
+def _refuse_narrow(generation: Generation, key: Key, settings: Settings, state: str, live: str) -> None:
+    """Refuse to fill a file system: that of the layer, or that of the server."""
+    table = _bytes(generation, _own_files(generation, key))
+    layer = os.fsencode(os.path.join(state, _LAYER))
+    left = sum(allocated for _entry, allocated in manifest.walk(layer)) if os.path.isdir(layer) else 0  # by a run that was killed; it is removed first
+    needed: Dict[int, Tuple[str, int]] = {}
+    for path, size in ((state, table + _bytes(generation, _opened_files(generation, settings)) - left), (live, table)):
+        while path and not os.path.isdir(path):
+            path = os.path.dirname(path)
+        if path:
+            first, before = needed.get(os.stat(path).st_dev, (path, 0))
+            needed[os.stat(path).st_dev] = (first, before + int(size * (1 + _MARGIN_SHARE)) + _MARGIN)
+    for path, size in needed.values():
+        figures = os.statvfs(path)
+        free = figures.f_bavail * figures.f_frsize
+        if free < size:
+            raise StillpointError(
+                "the file system of %s has %s free and the restore of %s needs %s there: free some space, or restore the generation into a directory "
+                "elsewhere (--to DIR)" % (path, human(free), _named(key), human(size))
+            )
+
+
+def _bytes(generation: Generation, entries: Sequence[Entry]) -> int:
+    """Return the bytes of disk that files take; holes are not copied."""
+    return sum(min(entry.size, os.lstat(os.path.join(os.fsencode(generation.path), entry.path)).st_blocks * 512) for entry in entries)
 
 
 def _exists(session: Session, key: Key) -> bool:
@@ -227,8 +284,16 @@ def execute(plan: TablePlan, reporter: Reporter) -> Dict[str, Any]:
         os.mkdir(room, 0o700)
         status = os.stat(where[plan.settings.datadir])
         os.chown(room, status.st_uid, status.st_gid)
-        scratch = stack.enter_context(scratch_server(plan.settings, where, discard=True, binary_log=_logs_are_there(plan.settings), room=room))
-        work = _Work(plan, scratch, reporter)
+        floors = [Floor(path, "the restore", path) for path in (plan.state, plan.live) if path]
+
+        def look() -> None:
+            for floor in floors:
+                floor.check()
+
+        scratch = stack.enter_context(
+            scratch_server(plan.settings, where, discard=True, binary_log=_logs_are_there(plan.settings), room=room, tick=look)
+        )
+        work = _Work(plan, scratch, reporter, look)
         rows = work.run()
     return {
         "generation": plan.generation.name,
@@ -259,11 +324,8 @@ def _verify(plan: TablePlan, reporter: Reporter) -> Tuple[int, int]:
 
     :raises StillpointError: one is not what was backed up
     """
-    if not all(re.fullmatch(r"[0-9A-Za-z_]+", name) for name in plan.table):
-        return 0, 0  # only a server knows what their files are called
     reporter.stage("verify")
-    wanted = re.compile(rb"mysql/%s/%s(#.*|\.[^/]*)" % (plan.table[0].encode(), plan.table[1].encode()), re.IGNORECASE | re.DOTALL)
-    expected = {entry.path: entry for entry in manifest.entries(plan.generation.path) if entry.type == manifest.FILE and wanted.fullmatch(entry.path)}
+    expected = {entry.path: entry for entry in _own_files(plan.generation, plan.table)}
     found: Dict[bytes, str] = {}
     with tempfile.NamedTemporaryFile() as paths:
         paths.write(b"".join(path + b"\0" for path in expected))
@@ -287,10 +349,12 @@ def _verify(plan: TablePlan, reporter: Reporter) -> Tuple[int, int]:
 class _Work:
     """The way of a table from a scratch server into the live one."""
 
-    def __init__(self, plan: TablePlan, scratch: Scratch, reporter: Reporter) -> None:
+    def __init__(self, plan: TablePlan, scratch: Scratch, reporter: Reporter, look: Callable[[], None]) -> None:
+        """:param look: called a few times a second while rows are on their way"""
         self._plan = plan
         self._scratch = scratch
         self._reporter = reporter
+        self._look_around = look
         digest = hashlib.sha256(repr(plan.into).encode("utf-8", "surrogateescape")).hexdigest()[:12]
         self._stage = (plan.into[0], "stillpoint_restored_%s" % digest)
 
@@ -515,6 +579,8 @@ class _Work:
         :raises ScratchFailed: the scratch server was needed, and failed
         """
         while process.poll() is None:
+            if dump is not None:
+                self._look_around()
             if dump is not None and dump.poll() is None:
                 if _unread(dump.stdout):
                     self._scratch.pulse.restart()

@@ -323,6 +323,23 @@ def test_a_table_that_takes_more_room_than_there_is_ends_before_the_disk_is_full
     assert not [name for name in shop.tables() if "stillpoint" in name]
 
 
+def test_a_server_that_closes_idle_sessions_soon_does_not_close_that_of_the_restore(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = table._Work._pipe
+
+    def slowly(self: Any, key: Any) -> None:
+        real(self, key)
+        time.sleep(3)
+
+    monkeypatch.setattr(table._Work, "_pipe", slowly)
+    wanted = shop.rows("SELECT * FROM shop.orders")
+    shop.do("DROP TABLE shop.lines", "DELETE FROM shop.orders", "SET GLOBAL wait_timeout = 1")
+    try:
+        shop.restore("shop.orders")
+    finally:
+        shop.do("SET GLOBAL wait_timeout = DEFAULT")
+    assert shop.rows("SELECT * FROM shop.orders") == wanted
+
+
 def test_a_damaged_table_is_refused_before_the_server_is_touched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     real = table.rsync.checksums
 

@@ -60,6 +60,7 @@ _MARGIN_SHARE, _MARGIN = 0.05, 64 << 20  # what a recovery writes, temporary tab
 # the server's own limit is a day on MariaDB and a year on MySQL.
 _LOCK_WAIT = 30
 _LOCK_WAIT_TIMEOUT = 1205
+_IDLE_LIMIT = 2147483  # seconds that a session may say nothing, while rows are on their way
 _HELD = "is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again" % _LOCK_WAIT
 
 
@@ -362,7 +363,7 @@ class _Work:
         """Do it, and return the number of rows."""
         plan = self._plan
         with Session(self._scratch.login, read_timeout=_COUNT_TIMEOUT) as there, Session(plan.login, read_timeout=_COUNT_TIMEOUT) as live:
-            live.do("SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT)
+            live.do("SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT, "SET SESSION wait_timeout = %d" % _IDLE_LIMIT)
             found = self._look(there)
             live.do(found.database)
             if found.view:
@@ -568,7 +569,7 @@ class _Work:
                 self._reporter.warn("%s is back, and not all of its triggers: %s" % (_named(self._plan.into), _text(said)))
 
     def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
-        settings = "SET SESSION foreign_key_checks=0, SESSION lock_wait_timeout=%d" % _LOCK_WAIT
+        settings = "SET SESSION foreign_key_checks=0, SESSION lock_wait_timeout=%d, SESSION wait_timeout=%d" % (_LOCK_WAIT, _IDLE_LIMIT)
         argv = [*client.load_command(self._plan.programs[1], options), "--init-command=" + settings, self._plan.into[0]]
         return start(argv, dies_with_us=True, stdin=source, stdout=subprocess.DEVNULL, stderr=said)
 

@@ -26,7 +26,7 @@ from _core import bundle, cli, durable, plan
 from _core.copy import rsync
 from _core.errors import CommandError, StillpointError
 from _core.repository.generations import JobDirectory
-from _core.storage import leftovers
+from _core.storage import leftovers, mounts
 from _core.storage.mounts import Tree
 from _core.version import VERSION
 from trees import small_disk
@@ -201,6 +201,16 @@ def test_a_job_that_does_not_exist_is_refused_by_every_command(host: Host, comma
 def test_a_wrong_job_and_a_missing_path_are_refused_before_anything_starts(host: Host, command: str) -> None:
     assert "excludes is not a key that a job has" in host.refusal(command, host.job(excludes=[]))
     assert "files has /missing, which does not exist" in host.refusal(command, host.job(files=["/missing"]))
+
+
+def test_no_backup_goes_to_the_directory_below_a_disk_that_is_not_mounted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    (host.var / "fstab").write_text("/dev/backups %s ext4 noauto\n" % host.repository)
+    monkeypatch.setattr(mounts, "FSTAB", str(host.var / "fstab"))
+    host.job()
+    for command in ("plan", "run"):
+        assert "lies on the file system of %s, which /etc/fstab names and which is not mounted now" % host.repository in host.refusal(command, "web")
+    assert os.listdir(host.repository) == []
+    assert host.run("list").returncode == 0, "what is there can be read and restored"
 
 
 def test_somebody_who_is_not_root_is_sent_to_sudo(host: Host) -> None:

@@ -39,7 +39,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
     """
     started = time.monotonic()
     planning.refuse_half_done()
-    directory = JobDirectory.open(job.repository, host_name(), job.name)
+    directory = JobDirectory.open(job.repository, host_name(), job.name, to_write=True)
     with directory.lock():
         owner = this_process(new_run_id(), job.name)
         reporter.stage("clean")

@@ -23,7 +23,7 @@ from .mysql.server import Server
 from .mysql.settings import Settings
 from .point import LockOptions, Quiesce
 from .process import require
-from .repository.generations import Generation, JobDirectory
+from .repository.generations import Generation, JobDirectory, refuse_absent
 from .restore import journal, rollback
 from .storage import layout, lvm, sizes
 from .storage.layout import FILES
@@ -169,7 +169,7 @@ def make(job: Job) -> Plan:
     """
     refuse_half_done()
     require("lvs", "rsync", "mount")
-    directory = JobDirectory.open(job.repository, host_name(), job.name)
+    directory = JobDirectory.open(job.repository, host_name(), job.name, to_write=True)
     server = None
     quiesce = None
     dump = dumps.make(job.mysql, directory) if job.mysql is not None and job.mysql.is_dump else None
@@ -339,9 +339,8 @@ def check_one_point(located: Sequence[layout.Located], extra: Sequence[LogicalVo
 
 
 def check_repository(repository: str, sources: Sequence[str]) -> None:
-    """Raise UsageError for a repository that does not exist, can't be written, or lies in what is backed up."""
-    if not os.path.isdir(repository):
-        raise UsageError("the repository %s does not exist: create it with mode 0700, or mount what should be there" % repository)
+    """Raise UsageError for a repository that does not exist, is not mounted, can't be written, or lies in what is backed up."""
+    refuse_absent(repository, to_write=True)
     source = layout.lies_in(repository, sources)
     if source is not None:
         raise UsageError(

@@ -54,7 +54,7 @@ def serve(job: Job, reporter: Reporter, *, once: bool = False) -> Dict[str, Any]
     """
     if job.mysql is None or job.binlog is None:
         raise UsageError("%s: the job does not archive binary logs: give it binlog: {archive: true}" % job.where)
-    directory = JobDirectory.open(job.repository, host_name(), job.name)
+    directory = JobDirectory.open(job.repository, host_name(), job.name, to_write=True)
     archive = Archive(directory.path)
     with archive.lock():
         service = Service(job, job.mysql, job.binlog.method, archive, directory, reporter)

@@ -32,7 +32,7 @@ from .. import durable
 from ..copy import rsync
 from ..errors import BusyError, CommandError, StillpointError, UsageError, fail
 from ..process import undisturbed
-from ..storage.mounts import Tree
+from ..storage.mounts import Tree, unmounted
 from . import manifest, retention
 
 GOOD, UNPROVEN, BAD = "good", "unproven", "bad"
@@ -247,6 +247,15 @@ class Generation:
             os.close(descriptor)
 
 
+def refuse_absent(repository: str, *, to_write: bool) -> None:
+    """Raise UsageError for a repository that does not exist, or, where something is to be written to it, whose file system is not mounted."""
+    if not os.path.isdir(repository):
+        raise UsageError("the repository %s does not exist: create it with mode 0700, or mount what should be there" % repository)
+    point = unmounted(repository) if to_write else None
+    if point is not None:
+        raise UsageError("the repository %s lies on the file system of %s, which /etc/fstab names and which is not mounted now: mount it" % (repository, point))
+
+
 class JobDirectory:
     """A job's generations. Whoever changes anything holds its `lock`."""
 
@@ -256,13 +265,12 @@ class JobDirectory:
         self._locked = False
 
     @classmethod
-    def open(cls, repository: str, host: str, job: str) -> "JobDirectory":
+    def open(cls, repository: str, host: str, job: str, *, to_write: bool = False) -> "JobDirectory":
         """Return the directory of a job, which need not exist before something is written to it.
 
-        :raises UsageError: the repository does not exist, or a name can't be one of a directory
+        :raises UsageError: the repository is absent (`refuse_absent`), or a name can't be one of a directory
         """
-        if not os.path.isdir(repository):
-            raise UsageError("the repository %s does not exist: create it with mode 0700, or mount what should be there" % repository)
+        refuse_absent(repository, to_write=to_write)
         for name in (host, job):
             if not name or "/" in name or name.startswith("."):
                 raise UsageError("%r can't be the name of a directory in the repository %s" % (name, repository))

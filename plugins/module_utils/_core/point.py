@@ -187,6 +187,7 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
         return _files_alone(takings, run_id)
     if not quiesce.choice.stops_commits or quiesce.choice.method is None:
         return _while_commits_go_on(takings, run_id, quiesce, note)
+    # pylint: disable-next=used-before-assignment  # it is not: the first context assigns it
     with _cleared(quiesce, note) as (session, cleared), Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout) as lock:
         lock.prepare()
         sync_shortly(targets)

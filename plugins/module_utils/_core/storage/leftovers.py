@@ -124,17 +124,17 @@ def clean(
             remove(volume.full_name)
         except StillpointError as error:
             on_trouble(error)
-            continue
-        whose = owner(volume.tags)
-        removed.append(
-            {
-                "vg": volume.vg,
-                "name": volume.name,
-                "origin": volume.origin,
-                "run_id": whose.run_id if whose else "",
-                "job": whose.job if whose else "",
-            }
-        )
+        else:
+            whose = owner(volume.tags)
+            removed.append(
+                {
+                    "vg": volume.vg,
+                    "name": volume.name,
+                    "origin": volume.origin,
+                    "run_id": whose.run_id if whose else "",
+                    "job": whose.job if whose else "",
+                }
+            )
     _clean_run_directory()
     return removed
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the role's tasks print of a job whose address to ping is a secret: the tasks as they are in the role, run on this host."""
+"""The tasks of the role as they are there, run on this host: what they print of a job whose address is a secret, what they make of variables."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_job_that_can_not_be_written_is_named_and_not_printed(workstation: Wor
 
 
 def test_diff_shows_the_jobs_that_tell_nobody_and_check_mode_and_a_second_run_tell_the_truth(workstation: Workstation) -> None:
-    for options, changed in ((("--check",), 3), ((), 3), ((), 0), (("--check",), 0)):
+    for options, changed in ((("--check",), 3), ((), 3), (("--check",), 0)):
         printed = workstation.play(written(), "-vvv", "--diff", *options)
         assert "failed=0" in printed, printed
         assert "changed=%d " % changed in printed
@@ -153,3 +153,13 @@ def test_switches_and_numbers_given_as_text_mean_what_they_say(workstation: Work
     assert "mysql: {}" in (workstation.top / "jobs" / "told.yml").read_text()
     text = (workstation.top / "units" / "one.service").read_text()
     assert "StartLimitIntervalSec=20min" in text and "StartLimitBurst=3" in text
+
+
+def test_the_agent_is_not_removed_where_a_restore_is_half_done(workstation: Workstation) -> None:
+    state = workstation.top / "state"
+    state.mkdir()
+    removing = yaml.safe_load((ROLE / "tasks" / "remove.yml").read_text(encoding="utf-8"))
+    looking = removing[: 1 + next(number for number, task in enumerate(removing) if "ansible.builtin.assert" in task)]
+    assert "failed=0" in workstation.play(looking, backup_client_state_directory=str(state))
+    (state / "rollback.json").write_text("{}")
+    assert "A restore on this host is half done" in workstation.play(looking, backup_client_state_directory=str(state))

@@ -113,7 +113,7 @@ def test_a_job_that_can_not_be_written_is_named_and_not_printed(workstation: Wor
 
 
 def test_diff_shows_the_jobs_that_tell_nobody_and_check_mode_and_a_second_run_tell_the_truth(workstation: Workstation) -> None:
-    for options, changed in ((("--check",), 3), ((), 3), (("--check",), 0)):
+    for options, changed in ((("--check",), 3), ((), 3), ((), 0), (("--check",), 0)):
         printed = workstation.play(written(), "-vvv", "--diff", *options)
         assert "failed=0" in printed, printed
         assert "changed=%d " % changed in printed

@@ -111,9 +111,9 @@ class Etrial:
     def faulty(self, faults: str, *arguments: str, signal: str = "SIGKILL", timeout: float = 300) -> Result:
         """Run the agent with faults injected into it."""
         script = FAULTY.replace("SIGNAL", f"signal.{signal}") + textwrap.dedent(faults) + f"\nsys.exit(cli.main({list(arguments)!r}))\n"
-        self.machine.put(script.encode(), "/root/faulty.py")
+        self.machine.put(script.encode(), "faulty.py")
         # two commands, so that a shell stays to tell of the signal that ended the first: 128 and its number
-        return self.machine.run("/usr/bin/python3 /root/faulty.py; exit $?", check=False, timeout=timeout)
+        return self.machine.run("/usr/bin/python3 faulty.py; exit $?", check=False, timeout=timeout)
 
     def sql(self, statement: str) -> str:
         """Return what a statement answers, tab-separated."""

@@ -74,13 +74,13 @@ def test_a_server_that_cannot_be_locked_is_refused_with_the_way_out(etrial: Etri
     machine = etrial.machine
     etrial.sql("CREATE USER lacking@localhost IDENTIFIED BY 'right'; GRANT PROCESS ON *.* TO lacking@localhost")
     options = "[client]\nuser = lacking\npassword = {}\n"
-    etrial.small_job(mysql="mysql: {method: snapshot, config_file: /root/my.cnf}")
-    refused(run(etrial), 2, "/root/my.cnf")
-    machine.put(options.format("wrong-and-secret").encode(), "/root/my.cnf", mode="0600")
+    etrial.small_job(mysql="mysql: {method: snapshot, config_file: /etc/stillpoint/own.cnf}")
+    refused(run(etrial), 2, "/etc/stillpoint/own.cnf")
+    machine.put(options.format("wrong-and-secret").encode(), "/etc/stillpoint/own.cnf", mode="0600")
     done = run(etrial)
     refused(done, 1, "lacking", "password")
     assert "wrong-and-secret" not in done.stdout + done.stderr
-    machine.put(options.format("right").encode(), "/root/my.cnf", mode="0600")
+    machine.put(options.format("right").encode(), "/etc/stillpoint/own.cnf", mode="0600")
     done = run(etrial)
     refused(done, 1, "GRANT RELOAD", "lacking")
     grant = done.stderr[done.stderr.index("GRANT ") :].splitlines()[0]
@@ -98,9 +98,9 @@ def test_what_is_missing_on_the_host_is_named_with_its_package(etrial: Etrial) -
         ("/usr/lib/python3/dist-packages/pymysql", "python3-pymysql"),
         ("/usr/lib/python3/dist-packages/yaml", "python3-yaml"),
     ):
-        etrial.machine.run(f"mv {path} /root/aside")
+        etrial.machine.run(f"mv {path} {path}.aside")
         refused(run(etrial), 1, package)
-        etrial.machine.run(f"mv /root/aside {path}")
+        etrial.machine.run(f"mv {path}.aside {path}")
 
 
 def test_a_second_run_of_the_same_job_is_refused_and_does_not_disturb_the_first(etrial: Etrial) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List
 from ansible.module_utils.basic import AnsibleModule
 
 from ._core.errors import CommandError, StillpointError, Stopped
+from ._core.observe.progress import Silent
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -48,6 +49,17 @@ def door(module: AnsibleModule) -> Iterator[None]:
         yield
     except (Stopped, Exception) as error:  # pylint: disable=broad-exception-caught
         module.fail_json(**failure(error))
+
+
+class Telling(Silent):
+    """Hands warnings to Ansible. A module can show nothing else before it ends."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        super().__init__()
+        self._module = module
+
+    def warn(self, text: str) -> None:
+        self._module.warn(text)
 
 
 def difference(header: str, before: List[str], after: List[str]) -> Dict[str, str]:

@@ -14,7 +14,8 @@ description:
   - The snapshots are those of M(stillpoint.backup.mysql_quiesce_snapshot); or, with O(src) alone, the module takes them
     itself (sync, snapshot), which is the backup of a file tree that changes while it is being copied.
   - They are removed at the end, also when the copy fails; see O(keep_snapshot). An argument that is wrong, such as an O(dest)
-    that does not exist, is refused before that, and leaves snapshots that were given as they were.
+    that does not exist, and an O(dest) that another run is writing to are refused before that, and leave snapshots that were given as they were.
+  - In check mode an O(dest) that does not exist is a warning, as a task before this one may have planned to make it.
   - With O(layout=generations) each run adds a new directory below O(dest) that shares unchanged files with the last one and
     is there whole or not at all. With O(layout=mirror) there is one copy, kept in step.
   - A thick snapshot is watched while rsync runs and extended while the volume group has room. A copy of which the snapshot
@@ -179,10 +180,10 @@ removed:
 
 from typing import Any, Dict, List
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, request, storage
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe.progress import Silent
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.snapshot_copy import CopyRequest, copy, copy_plan
-from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import Telling, difference, door
 
 OWN = ArgumentSpec(
     {
@@ -201,13 +202,14 @@ OWN = ArgumentSpec(
 )
 
 
-def perform(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+def perform(module: AnsibleModule) -> Dict[str, Any]:
     """Copy, or only plan it; return the module's result."""
+    params = module.params
     point = params["point"]
     if point and not params["snapshots"]:
         params = {**params, "snapshots": point.get("snapshots")}
     asked = request(CopyRequest, params)
-    result = copy_plan(asked) if check_mode else copy(asked, Silent())
+    result = (copy_plan if module.check_mode else copy)(asked, Telling(module))
     return {"diff": difference("generations", [], made(result) if params["layout"] == "generations" else []), **result}
 
 
@@ -219,7 +221,7 @@ def made(result: Dict[str, Any]) -> List[str]:
 def main() -> None:
     module = OWN.merge(storage()).module()
     with door(module):
-        result = perform(module.params, module.check_mode)
+        result = perform(module)
     module.exit_json(**result)
 
 

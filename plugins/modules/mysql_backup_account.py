@@ -132,8 +132,9 @@ actions:
 """
 
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, connection, request
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.account import Account, Extras, ensure
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.account import Account, ensure
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.connection import Login, Session
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.privileges import Extras
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
 
 OWN = ArgumentSpec(

@@ -327,11 +327,10 @@ from typing import Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, connection, request, storage
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe.progress import Silent
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.quiesce import QuiesceRequest, quiesce_plan, quiesce_snapshot, removable
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore import rollback
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore import rollback, rollback_plan
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.storage import leftovers
-from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import Telling, difference, door
 
 OWN = ArgumentSpec(
     {
@@ -350,10 +349,10 @@ OWN = ArgumentSpec(
 )
 
 
-def present(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+def present(module: AnsibleModule) -> Dict[str, Any]:
     """Take the snapshots, or only plan them; return the module's result."""
-    asked = request(QuiesceRequest, params)
-    result = quiesce_plan(asked) if check_mode else quiesce_snapshot(asked)
+    asked = request(QuiesceRequest, module.params)
+    result = quiesce_plan(asked) if module.check_mode else quiesce_snapshot(asked, Telling(module))
     return {"changed": True, "diff": difference("snapshots", [], lines(result["snapshots"])), **result}
 
 
@@ -365,13 +364,13 @@ def absent(run_id: Optional[str], check_mode: bool) -> Dict[str, Any]:
 
 def rolled_back(module: AnsibleModule, run_id: str) -> Dict[str, Any]:
     """Go back to the snapshots of a run, or only plan it; return the module's result."""
-    plan = rollback.make(run_id)
+    plan = rollback_plan.make(run_id)
     for warning in plan.warnings:
         module.warn(warning)
     names = [volume.name for volume in plan.volumes]
     diff = difference("volumes", names, ["%s as of %s" % (name, plan.time) for name in names])
     result = {"changed": True, "volumes": names, "diff": diff}
-    return result if module.check_mode else {**result, "replaced": rollback.execute(plan, Silent())["replaced"]}
+    return result if module.check_mode else {**result, "replaced": rollback.execute(plan, Telling(module))["replaced"]}
 
 
 def lines(snapshots: List[Dict[str, Any]]) -> List[str]:
@@ -384,7 +383,7 @@ def main() -> None:
     params = module.params
     with door(module):
         if params["state"] == "present":
-            result = present(params, module.check_mode)
+            result = present(module)
         elif params["state"] == "absent":
             result = absent(params["run_id"], module.check_mode)
         else:

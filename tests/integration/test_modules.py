@@ -37,6 +37,12 @@ CHECK = """
       register: copy
     - ansible.builtin.assert:
         that: [copy is changed, copy.generation is none, copy.bytes > 0]
+    - stillpoint.backup.lvm_snapshot_rsync:
+        point: "{{ point }}"
+        dest: /backups/that/a/task/before/has/planned
+      register: copy
+    - ansible.builtin.assert:
+        that: [copy is changed, copy.bytes > 0, "'has to be there by then' in copy.warnings | first"]
 """
 
 FAILURES = """

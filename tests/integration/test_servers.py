@@ -25,9 +25,10 @@ with Session(Login()) as session:
 SNAPSHOT_ALONE = f"""
 import json, sys
 sys.path.insert(0, {AGENT!r})
+from stillpoint.observe.progress import Silent
 from stillpoint.quiesce import QuiesceRequest, quiesce_snapshot
 from stillpoint.storage import leftovers
-point = quiesce_snapshot(QuiesceRequest(config_file="/etc/stillpoint/my.cnf"))
+point = quiesce_snapshot(QuiesceRequest(config_file="/etc/stillpoint/my.cnf"), Silent())
 leftovers.clean(run_id=point["run_id"], kept=True)
 print(json.dumps(point))
 """

@@ -19,7 +19,7 @@ from _core.mysql import coordinates, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import Session
 from _core.mysql.scratch import scratch_server
-from _core.repository.generations import Generation
+from _core.repository.generation import Generation
 from _core.restore import plan as planning
 from _core.restore.execute import execute
 from real_server import RealServer, needed

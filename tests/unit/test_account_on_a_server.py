@@ -14,7 +14,7 @@ from typing import Any, Iterator, List
 
 import pytest
 from _core.errors import StillpointError, UsageError
-from _core.mysql import account
+from _core.mysql import account, privileges
 from _core.mysql.account import Account
 from _core.mysql.connection import Login, ServerError, Session
 from real_server import INSTALL, PLUGINS, SERVER, USER, needed
@@ -114,14 +114,14 @@ def test_an_account_is_made_with_the_least_privileges_and_a_file_that_logs_in(se
     assert ensured.changed
     assert ensured.before == ()
     (line,) = held(session)
-    assert account.parse_grants([line]) == {"*.*": frozenset(MARIADB_10_11)}
+    assert privileges.parse_grants([line]) == {"*.*": frozenset(MARIADB_10_11)}
     info = os.stat(wanted.option_file)
     assert (stat.S_IMODE(info.st_mode), stat.S_IMODE(os.stat(os.path.dirname(wanted.option_file)).st_mode)) == (0o600, 0o700)
     assert os.listdir(os.path.dirname(wanted.option_file)) == ["my.cnf"]
     with Session(Login(config_file=wanted.option_file)) as its_own:
-        assert account.whoami(its_own) == ("stillpoint", "localhost")
-        assert account.missing_privileges(its_own, "mariadb", (10, 11, 19)) == []
-        assert account.missing_privileges(its_own, "mariadb", (10, 11, 19), extras=account.Extras(kill=True)) == ["CONNECTION ADMIN"]
+        assert privileges.whoami(its_own) == ("stillpoint", "localhost")
+        assert privileges.missing_privileges(its_own, "mariadb", (10, 11, 19)) == []
+        assert privileges.missing_privileges(its_own, "mariadb", (10, 11, 19), extras=privileges.Extras(kill=True)) == ["CONNECTION ADMIN"]
 
 
 def test_the_privileges_are_enough_for_what_a_backup_sends(session: Session, wanted: Account) -> None:
@@ -145,7 +145,7 @@ def test_each_privilege_is_needed(session: Session, wanted: Account, privilege: 
     account.ensure(session, wanted)
     session.do("REVOKE %s ON *.* FROM stillpoint@localhost" % privilege)
     with Session(Login(config_file=wanted.option_file)) as its_own:
-        assert account.missing_privileges(its_own, "mariadb", (10, 11, 19)) == [privilege]
+        assert privileges.missing_privileges(its_own, "mariadb", (10, 11, 19)) == [privilege]
         with pytest.raises(ServerError) as refused:
             its_own.do(
                 {"RELOAD": "BACKUP STAGE START", "BINLOG MONITOR": "SHOW MASTER STATUS", "SLAVE MONITOR": "SHOW ALL SLAVES STATUS"}[
@@ -159,9 +159,9 @@ def test_the_grant_that_is_printed_is_what_was_missing(session: Session, wanted:
     account.ensure(session, wanted)
     session.do("REVOKE RELOAD, BINLOG MONITOR ON *.* FROM stillpoint@localhost")
     with Session(Login(config_file=wanted.option_file)) as its_own:
-        lacking = account.missing_privileges(its_own, "mariadb", (10, 11, 19))
-        session.do(*account.grant_sql(*account.whoami(its_own), lacking).rstrip(";").split("; "))
-        assert account.missing_privileges(its_own, "mariadb", (10, 11, 19)) == []
+        lacking = privileges.missing_privileges(its_own, "mariadb", (10, 11, 19))
+        session.do(*privileges.grant_sql(*privileges.whoami(its_own), lacking).rstrip(";").split("; "))
+        assert privileges.missing_privileges(its_own, "mariadb", (10, 11, 19)) == []
 
 
 def test_a_second_time_changes_nothing(session: Session, wanted: Account) -> None:
@@ -195,11 +195,11 @@ def test_too_much_is_revoked_and_too_little_granted(session: Session, wanted: Ac
         "revoke SELECT (`a`) on `app`.`t`",
         "grant PROCESS on *.*",
     }
-    assert account.parse_grants(held(session)) == {"*.*": frozenset(MARIADB_10_11)}
+    assert privileges.parse_grants(held(session)) == {"*.*": frozenset(MARIADB_10_11)}
     assert text_of(wanted.option_file) == password
     session.do("GRANT ALL ON *.* TO stillpoint@localhost")
     account.ensure(session, wanted)
-    assert account.parse_grants(held(session)) == {"*.*": frozenset(MARIADB_10_11)}
+    assert privileges.parse_grants(held(session)) == {"*.*": frozenset(MARIADB_10_11)}
 
 
 def test_the_password_is_replaced_when_the_file_does_not_log_in(session: Session, wanted: Account) -> None:
@@ -224,7 +224,7 @@ def test_the_password_is_in_no_log_and_the_account_in_no_binary_log(admin: Login
     before = session.rows("SHOW MASTER STATUS")
     ensured = account.ensure(session, wanted)
     (password,) = [line.split("=", 1)[1] for line in text_of(wanted.option_file).splitlines() if line.startswith("password=")]
-    account.ensure(session, Account(option_file=wanted.option_file, extras=account.Extras(kill=True)))
+    account.ensure(session, Account(option_file=wanted.option_file, extras=privileges.Extras(kill=True)))
     account.ensure(session, Account(option_file=wanted.option_file, present=False))
     assert session.rows("SHOW MASTER STATUS") == before
     data = os.path.join(os.path.dirname(str(admin.login_unix_socket)), "data")

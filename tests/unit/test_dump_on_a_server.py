@@ -21,10 +21,12 @@ from _core.dump import plan as planning
 from _core.errors import NotNowError, StillpointError, UsageError
 from _core.job import Job
 from _core.mysql import account
-from _core.mysql.account import Account, Extras
+from _core.mysql.account import Account
 from _core.mysql.connection import ServerError, Session
+from _core.mysql.privileges import Extras
 from _core.observe.progress import Silent
-from _core.repository.generations import Generation, JobDirectory
+from _core.repository.generation import Generation
+from _core.repository.generations import JobDirectory
 from real_server import RealServer, needed, real_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "load"))

@@ -17,7 +17,8 @@ from _core.copy import rsync
 from _core.errors import BusyError, StillpointError, UsageError
 from _core.job import Keep
 from _core.repository import manifest, verify
-from _core.repository.generations import Generation, JobDirectory
+from _core.repository.generation import Generation
+from _core.repository.generations import JobDirectory
 from trees import (
     START,
     Quiet,
@@ -416,15 +417,15 @@ def test_latest_points_away_from_a_generation_that_turns_out_to_be_bad(directory
 def test_a_generation_that_a_run_publishes_while_latest_is_set_anew_is_the_one_it_points_to(directory, source, monkeypatch):
     older = back_up(directory, tree(source))
     bad = back_up(directory, tree(source), hours=1)
-    point, published = JobDirectory._point_latest, []
+    point, published = JobDirectory.point_latest, []
 
     def meanwhile(own: JobDirectory, name: str) -> None:
-        monkeypatch.setattr(JobDirectory, "_point_latest", point)
+        monkeypatch.setattr(JobDirectory, "point_latest", point)
         assert name == older.name
         published.append(back_up(JobDirectory(directory.path), tree(source), hours=2))
         point(own, name)
 
-    monkeypatch.setattr(JobDirectory, "_point_latest", meanwhile)
+    monkeypatch.setattr(JobDirectory, "point_latest", meanwhile)
     verify.record_proof(bad, {"ok": False, "reason": "it does not start"}, Quiet())
     assert os.readlink(directory.path + "/latest") == published[0].name
 

@@ -13,6 +13,7 @@ import pytest
 from _core import durable
 from _core.copy import rsync
 from _core.repository import manifest
+from _core.repository.sums import Sums, order
 from trees import (
     START,
     awkward,
@@ -101,7 +102,7 @@ def test_entries_are_in_the_order_of_their_keys_whatever_the_names_are(tmp_path)
         else:
             open(path, "wb").close()
     paths = [entry.path for entry, _allocated in manifest.walk(root)]
-    assert paths == sorted(paths, key=manifest.order)
+    assert paths == sorted(paths, key=order)
     assert len(paths) == len(set(paths)) == len(facts(os.fsdecode(root))) - 1
 
 
@@ -165,7 +166,7 @@ def test_the_summary_is_read_without_the_files(generation, monkeypatch):
 
 
 def test_a_sum_that_is_told_twice_is_the_later_one(tmp_path):
-    sums = manifest.Sums(str(tmp_path / "sums"))
+    sums = Sums(str(tmp_path / "sums"))
     sums.add(b"a/b", "old")
     sums.add(b"a-b", "other")
     sums.add(b"a/b", "new")
@@ -176,7 +177,7 @@ def test_a_sum_that_is_told_twice_is_the_later_one(tmp_path):
 
 
 def test_further_names_get_the_sum_of_the_first_also_where_that_was_not_copied(tmp_path):
-    sums = manifest.Sums()
+    sums = Sums()
     sums.add(b"first", "told")
     sums.add(b"second", "", b"first")
     sums.add(b"third", "", b"unchanged")
@@ -187,7 +188,7 @@ def test_further_names_get_the_sum_of_the_first_also_where_that_was_not_copied(t
 
 def test_a_list_of_sums_that_can_not_be_kept_is_an_error_of_the_disk(tmp_path):
     with pytest.raises(OSError, match="sqlite"):
-        manifest.Sums(str(tmp_path / "missing" / "sums"))
+        Sums(str(tmp_path / "missing" / "sums"))
 
 
 def changes(root: str) -> List[Any]:
@@ -210,7 +211,7 @@ def test_every_difference_is_found_and_named(generation, number):
     change, said = changes(generation.path + "/mysql")[number]
     change()
     copy = generation.path
-    sums = manifest.Sums()
+    sums = Sums()
     rsync.checksums(copy, algorithm=rsync.algorithm(), on_item=lambda item: sums.add(item.path, item.checksum))
     found = (entry for entry, _allocated in manifest.walk(os.fsencode(copy), leave_out=(b"manifest.json",)))
     faults = [fault.text() for fault in manifest.compare(manifest.entries(generation.path), found, sums)]
@@ -220,7 +221,7 @@ def test_every_difference_is_found_and_named(generation, number):
 @needs_root
 def test_another_owner_is_a_difference(tmp_path, generation):
     os.chown(generation.path + "/mysql/a", 1, 2)
-    sums = manifest.Sums()
+    sums = Sums()
     rsync.checksums(generation.path, algorithm=rsync.algorithm(), on_item=lambda item: sums.add(item.path, item.checksum))
     found = (entry for entry, _allocated in manifest.walk(os.fsencode(generation.path), leave_out=(b"manifest.json",)))
     assert [fault.text() for fault in manifest.compare(manifest.entries(generation.path), found, sums)] == [

@@ -12,7 +12,7 @@ from typing import Any, Iterator, List, Tuple
 import pytest
 from _core import plan, reading, snapshot_copy
 from _core.copy import rsync
-from _core.errors import StillpointError, Stopped, UsageError
+from _core.errors import BusyError, StillpointError, Stopped, UsageError
 from _core.repository import verify
 from _core.repository.generations import JobDirectory
 from _core.storage import dm, lvm
@@ -133,9 +133,12 @@ def test_in_check_mode_the_copy_of_a_snapshot_that_does_not_exist_yet_is_planned
     hold = Hold("datadir", str(tmp_path / "data"), "")
     returned = [plan.target_facts(Target(volume, size, "ext4", "/", (hold,))) for size in (1 << 30, None)]
     for each in returned:
-        planned = snapshot_copy.copy_plan(snapshot_copy.CopyRequest(dest=str(tmp_path / "backups"), snapshots=(each,)))
+        planned = snapshot_copy.copy_plan(snapshot_copy.CopyRequest(dest=str(tmp_path / "backups"), snapshots=(each,)), Quiet())
         assert (planned["removed"], planned["bytes"]) == (["vg00/(a new snapshot of data)"], 5)
         assert os.listdir(str(tmp_path / "backups")) == []
+    reporter, absent = Quiet(), str(tmp_path / "planned" / "backups")
+    assert snapshot_copy.copy_plan(snapshot_copy.CopyRequest(dest=absent, snapshots=(returned[0],)), reporter)["path"] == absent
+    assert reporter.warnings == ["%s does not exist: it has to be there by then" % absent]
 
 
 class Group:
@@ -193,6 +196,14 @@ def group(root: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
 def test_an_argument_that_is_wrong_leaves_the_snapshots_that_were_given_as_they_were(group, wrong):
     with pytest.raises(UsageError):
         group.copy(**wrong)
+    assert group.done == []
+
+
+@needs_root
+@pytest.mark.parametrize("layout", ["generations", "mirror"])
+def test_a_destination_that_another_run_writes_to_costs_no_snapshot(group, layout):
+    with rsync.alone(group.dest) if layout == "mirror" else JobDirectory(group.dest).lock(), pytest.raises(BusyError, match="another run"):
+        group.copy(layout=layout)
     assert group.done == []
 
 

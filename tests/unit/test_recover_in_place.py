@@ -12,7 +12,7 @@ from _core.binlog.aside import Logs
 from _core.binlog.index import Archive
 from _core.errors import StillpointError
 from _core.mysql.connection import Session
-from _core.repository.generations import Generation
+from _core.repository.generation import Generation
 from _core.restore import plan as planning
 from _core.restore.execute import execute
 from _core.restore.kept import discard, replaced

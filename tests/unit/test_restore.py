@@ -19,8 +19,8 @@ import pytest
 from _core import durable, service
 from _core.copy import rsync
 from _core.errors import BusyError, CommandError, StillpointError, UsageError
-from _core.repository.generations import Generation
-from _core.restore import journal, rollback
+from _core.repository.generation import Generation
+from _core.restore import journal, rollback_plan
 from _core.restore import plan as planning
 from _core.restore.execute import execute
 from _core.restore.kept import discard, replaced
@@ -314,7 +314,7 @@ def test_nothing_is_restored_in_place_while_a_rollback_is_half_done(host, monkey
     monkeypatch.setattr(journal, "STATE", host.state)
     os.makedirs(host.state)
     plan = host.make()
-    rollback._write(rollback.RollbackPlan("R", "then", (), None, (), points.About(), False))
+    rollback_plan.write(rollback_plan.RollbackPlan("R", "then", (), None, (), points.About(), False))
     with pytest.raises(UsageError, match="going back to R was interrupted: finish it first, with stillpoint rollback R$"):
         host.make()
     with pytest.raises(UsageError, match="going back to R was interrupted"):

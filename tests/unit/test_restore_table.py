@@ -18,8 +18,8 @@ from _core.errors import StillpointError, UsageError
 from _core.mysql import scratch, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import Login, Session
-from _core.repository.generations import Generation
-from _core.restore import overlay, table
+from _core.repository.generation import Generation
+from _core.restore import overlay, table, table_plan
 from _core.storage import mounts
 from real_server import RealServer, needed, real_server
 from trees import Quiet, job, shape, small_disk, summary, tree
@@ -81,7 +81,7 @@ class Shop:
             return [tuple(row.values()) for row in session.rows(statement)]
 
     def plan(self, name: str, into: Optional[str] = None) -> table.TablePlan:
-        return table.make(self.generation, self.login, name, into, state=self.state)
+        return table_plan.make(self.generation, self.login, name, into, state=self.state)
 
     def restore(self, name: str, into: Optional[str] = None) -> Quiet:
         reporter = Quiet()
@@ -279,8 +279,8 @@ def test_a_scratch_server_that_does_nothing_any_more_is_not_waited_for(shop: Sho
 def test_a_table_that_does_not_fit_is_refused_before_a_server_is_started(shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = os.statvfs
     free: Dict[Any, int] = {}
-    size = sum(entry.size for entry in table._own_files(shop.generation, ("shop", "isam")))
-    opened = table._opened_files(shop.generation, shop.plan("shop.isam").settings)
+    size = sum(entry.size for entry in table_plan.own_files(shop.generation, ("shop", "isam")))
+    opened = table_plan.opened_files(shop.generation, shop.plan("shop.isam").settings)
     assert size > 300000 and {b"mysql/ibdata1", b"mysql/ib_logfile0"} <= {entry.path for entry in opened}
     assert not any(entry.path.startswith(b"mysql/shop/") for entry in opened)
 

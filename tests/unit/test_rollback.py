@@ -15,7 +15,7 @@ import pytest
 from _core import durable
 from _core import job as jobs
 from _core.errors import StillpointError, UsageError
-from _core.restore import journal, rollback
+from _core.restore import journal, rollback, rollback_plan
 from _core.storage import leftovers, lvm, points
 from _core.storage.holders import holders
 from _core.storage.lvm import LogicalVolume
@@ -124,31 +124,31 @@ def test_who_works_on_a_file_system_is_named_and_nobody_else(tmp_path: Any) -> N
 
 def test_one_that_was_interrupted_is_finished_before_another_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "STATE", str(tmp_path))
-    volumes = (rollback.Volume("data", "db", "stillpoint-%s-0" % RUN, True, "/srv/db", "ext4", "rw,relatime"),)
-    plan = rollback.RollbackPlan(RUN, "2026-11-22 02:00:04 UTC", volumes, "mariadb.service", ("mariadb.socket",), ABOUT, False)
-    rollback._write(plan)
+    volumes = (rollback_plan.Volume("data", "db", "stillpoint-%s-0" % RUN, True, "/srv/db", "ext4", "rw,relatime"),)
+    plan = rollback_plan.RollbackPlan(RUN, "2026-11-22 02:00:04 UTC", volumes, "mariadb.service", ("mariadb.socket",), ABOUT, False)
+    rollback_plan.write(plan)
     with pytest.raises(UsageError, match="going back to %s was interrupted: finish that first, with stillpoint rollback %s" % (RUN, RUN)):
-        rollback.make("another")
-    again = rollback.make()
+        rollback_plan.make("another")
+    again = rollback_plan.make()
     assert again.resumes and vars(again) == {**vars(plan), "resumes": True}
     assert again.lines()[0] == "finish going back to the undo point %s of 2026-11-22 02:00:04 UTC:" % RUN
-    assert rollback.begun() == again
-    rollback._forget()
-    assert rollback.begun() is None
+    assert rollback_plan.begun() == again
+    rollback_plan.forget()
+    assert rollback_plan.begun() is None
     assert durable.read_json(str(tmp_path / "rollback.json")) is None
 
 
 def test_the_plan_says_what_is_lost_and_a_running_system_does_not_go_back() -> None:
-    root = rollback.Volume("vg00", "root", "stillpoint-%s-0" % RUN, False, "/", "ext4", "rw")
-    data = rollback.Volume("data", "db", "stillpoint-%s-1" % RUN, True, "/var/lib/mysql", "ext4", "rw")
-    rollback._refuse_system([data])
+    root = rollback_plan.Volume("vg00", "root", "stillpoint-%s-0" % RUN, False, "/", "ext4", "rw")
+    data = rollback_plan.Volume("data", "db", "stillpoint-%s-1" % RUN, True, "/var/lib/mysql", "ext4", "rw")
+    rollback_plan._refuse_system([data])
     way_out = "lvconvert --merge data/stillpoint-%s-1; lvconvert --merge vg00/stillpoint-%s-0$" % (RUN, RUN)
     with pytest.raises(StillpointError, match="vg00/root, mounted at /, holds the running system .* rescue system .*: " + way_out):
-        rollback._refuse_system([data, root])
+        rollback_plan._refuse_system([data, root])
     for path in ("/usr", "/etc", "/var", "/var/lib"):
         with pytest.raises(StillpointError, match="holds the running system"):
-            rollback._refuse_system([rollback.Volume("vg00", "v", "s", False, path)])
-    plan = rollback.RollbackPlan(RUN, "then", (data,), "mariadb.service", (), ABOUT, False)
+            rollback_plan._refuse_system([rollback_plan.Volume("vg00", "v", "s", False, path)])
+    plan = rollback_plan.RollbackPlan(RUN, "then", (data,), "mariadb.service", (), ABOUT, False)
     text = "\n".join(plan.lines())
     assert "data/db, mounted at /var/lib/mysql: everything that was written to it since is lost" in text
     assert "mariadb.service is stopped for it" in text and "mysql-bin.* are set aside" in text
@@ -164,8 +164,8 @@ class Fake:
         self.calls: List[str] = []
         self.overflows: List[int] = []
         self.after_stop: List[int] = []
-        volumes = tuple(rollback.Volume("data", each.origin, each.name, False) for each in self.known)
-        self.plan = rollback.RollbackPlan(RUN, "then", volumes, "mariadb.service", (), points.About("mariadb.service", str(top), "", ""), False)
+        volumes = tuple(rollback_plan.Volume("data", each.origin, each.name, False) for each in self.known)
+        self.plan = rollback_plan.RollbackPlan(RUN, "then", volumes, "mariadb.service", (), points.About("mariadb.service", str(top), "", ""), False)
 
         def call(name: str) -> Any:
             return lambda *args, **_more: self.calls.append(" ".join([name, *(each for each in args[:1] if isinstance(each, str))]))
@@ -197,32 +197,32 @@ def test_a_snapshot_that_overflows_while_the_server_stops_is_noticed_before_anot
     with pytest.raises(StillpointError, match="-1 overflowed while the server was stopped, and holds nothing any more; nothing has gone back"):
         rollback.execute(fake.plan, Quiet())
     assert fake.calls == ["stop", "forbid mariadb.service", "allow mariadb.service", "start mariadb.service"]
-    assert rollback.begun() is None
+    assert rollback_plan.begun() is None
 
 
 def test_half_a_set_that_has_gone_back_ends_with_the_way_out_and_not_in_a_circle(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch, tmp_path)
-    rollback._write(replace(fake.plan, merging=(fake.known[0].full_name,)))
+    rollback_plan.write(replace(fake.plan, merging=(fake.known[0].full_name,)))
     fake.known = fake.known[1:]
     fake.overflows = [0]
-    going = rollback.begun()
+    going = rollback_plan.begun()
     assert going is not None
     with pytest.raises(StillpointError, match="are of two moments: the server stays stopped until a backup is put back, with stillpoint restore JOB"):
         rollback.execute(going, Quiet())
     assert not any(call.startswith(("merge", "allow", "start")) for call in fake.calls)
-    assert rollback.begun() is None
+    assert rollback_plan.begun() is None
 
 
 def test_half_a_set_that_has_gone_back_is_mounted_and_merged_before_a_backup_is_put_back_to_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch, tmp_path)
     monkeypatch.setattr(rollback, "_mount", lambda volume: fake.calls.append("mount " + volume.origin))
-    rollback._write(replace(fake.plan, merging=(fake.known[0].full_name,)))
+    rollback_plan.write(replace(fake.plan, merging=(fake.known[0].full_name,)))
     fake.known[0] = LogicalVolume(**{**vars(fake.known[0]), "attr": "Swi-a-s---"})
     fake.overflows = [1]
     with pytest.raises(StillpointError, match="are of two moments: the server stays stopped until a backup is put back, with stillpoint restore JOB"):
-        rollback.execute(rollback.make(), Quiet())
+        rollback.execute(rollback_plan.make(), Quiet())
     assert fake.calls == ["stop", "forbid mariadb.service", "merge db", "mount db", "mount tree"]
-    assert rollback.begun() is None
+    assert rollback_plan.begun() is None
 
 
 def test_snapshots_that_were_removed_before_they_were_merged_are_not_taken_for_merged(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,17 +244,17 @@ def test_snapshots_that_were_removed_before_they_were_merged_are_not_taken_for_m
     fake.calls.clear()
     fake.known.clear()
     with pytest.raises(StillpointError, match="the snapshot data/stillpoint-%s-0 is gone and was never merged; nothing has gone back$" % RUN):
-        rollback.execute(rollback.make(), Quiet())
+        rollback.execute(rollback_plan.make(), Quiet())
     assert fake.calls == ["stop", "forbid mariadb.service", "allow mariadb.service", "start mariadb.service"]
-    assert log.exists() and index.exists() and rollback.begun() is None
+    assert log.exists() and index.exists() and rollback_plan.begun() is None
 
 
 @pytest.mark.parametrize("merged", [1, 2])
 def test_what_was_merged_before_a_kill_counts_and_what_was_only_removed_does_not(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, merged: int) -> None:
     fake = Fake(monkeypatch, tmp_path)
 
-    def merge(volume: rollback.Volume, _control: Any) -> None:
-        if len(rollback.begun().merging) == merged:  # type: ignore[union-attr, arg-type]
+    def merge(volume: rollback_plan.Volume, _control: Any) -> None:
+        if len(rollback_plan.begun().merging) == merged:  # type: ignore[union-attr, arg-type]
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -264,13 +264,13 @@ def test_what_was_merged_before_a_kill_counts_and_what_was_only_removed_does_not
     fake.calls.clear()
     fake.known.clear()
     if merged == 2:
-        assert rollback.execute(rollback.make(), Quiet())["volumes"] == ["data/db", "data/tree"]
+        assert rollback.execute(rollback_plan.make(), Quiet())["volumes"] == ["data/db", "data/tree"]
         assert fake.calls[-1] == "start mariadb.service"
     else:
         with pytest.raises(StillpointError, match="-1 was gone, and never merged, when another volume of the set had gone back, .* stillpoint restore JOB"):
-            rollback.execute(rollback.make(), Quiet())
+            rollback.execute(rollback_plan.make(), Quiet())
         assert fake.calls == ["stop", "forbid mariadb.service"]
-    assert rollback.begun() is None
+    assert rollback_plan.begun() is None
 
 
 def test_a_journal_of_an_earlier_version_is_finished_where_all_snapshots_are_left_and_else_leaves_the_server_stopped(
@@ -279,26 +279,26 @@ def test_a_journal_of_an_earlier_version_is_finished_where_all_snapshots_are_lef
     fake = Fake(monkeypatch, tmp_path)
 
     def begin() -> None:
-        rollback._write(fake.plan)
+        rollback_plan.write(fake.plan)
         facts = durable.read_json(str(tmp_path / "rollback.json")) or {}
         del facts["merging"]
         durable.write_json(str(tmp_path / "rollback.json"), facts)
 
     begin()
-    rollback.execute(rollback.make(), Quiet())
+    rollback.execute(rollback_plan.make(), Quiet())
     assert fake.calls[-3:] == ["merge tree", "allow mariadb.service", "start mariadb.service"]
     begin()
     fake.calls.clear()
     fake.known.pop()
     with pytest.raises(StillpointError, match="earlier version, does not say whether it was merged: .* removing /etc/systemd/.*/stillpoint-restore.conf$"):
-        rollback.execute(rollback.make(), Quiet())
-    assert fake.calls == ["stop", "forbid mariadb.service"] and rollback.begun() is None
+        rollback.execute(rollback_plan.make(), Quiet())
+    assert fake.calls == ["stop", "forbid mariadb.service"] and rollback_plan.begun() is None
 
 
 def test_one_that_is_confirmed_when_another_one_has_ended_stops_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch, tmp_path)
-    rollback._write(fake.plan)
-    going = rollback.begun()
+    rollback_plan.write(fake.plan)
+    going = rollback_plan.begun()
     assert going is not None
     rollback.execute(going, Quiet())
     fake.calls.clear()
@@ -311,7 +311,7 @@ def test_one_that_is_confirmed_when_another_one_has_ended_stops_nothing(tmp_path
 
 def test_one_that_is_confirmed_when_another_one_was_interrupted_goes_on_with_that(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch, tmp_path)
-    rollback._write(replace(fake.plan, merging=tuple(each.full_name for each in fake.known)))
+    rollback_plan.write(replace(fake.plan, merging=tuple(each.full_name for each in fake.known)))
     fake.known.clear()
     assert rollback.execute(fake.plan, Quiet())["volumes"] == ["data/db", "data/tree"]
 
@@ -350,7 +350,7 @@ def test_logs_that_can_not_be_set_aside_on_a_full_disk_leave_all_as_it_was(tmp_p
         assert fake.calls == ["stop", "forbid mariadb.service", "allow mariadb.service", "start mariadb.service"]
         os.unlink(full)
         assert [name for name in sorted(os.listdir(disk)) if name.startswith("bin.") and not name.endswith(".new")] == before
-        assert read(disk + "/bin.state") == b"0-1-7\n" and rollback.begun() is None
+        assert read(disk + "/bin.state") == b"0-1-7\n" and rollback_plan.begun() is None
 
 
 @needs_root
@@ -370,7 +370,7 @@ def test_a_full_disk_in_the_middle_is_named_with_the_way_out(tmp_path: Any, monk
         assert fake.calls == ["stop", "forbid mariadb.service"]
         os.unlink(full)
         monkeypatch.setattr(rollback, "_give_away", lambda _snapshot: None)
-        assert rollback.execute(rollback.make(), Quiet())["volumes"] == ["data/db", "data/tree"]
+        assert rollback.execute(rollback_plan.make(), Quiet())["volumes"] == ["data/db", "data/tree"]
 
 
 def test_a_rollback_that_is_ended_when_all_has_gone_back_only_starts_the_server(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,11 +385,11 @@ def test_a_rollback_that_is_ended_when_all_has_gone_back_only_starts_the_server(
             rollback.execute(fake.plan, Quiet())
     assert [call for call in fake.calls if call.startswith("merge")] == ["merge db", "merge tree"]
     fake.calls.clear()
-    going = rollback.begun()
+    going = rollback_plan.begun()
     assert going is not None and going.merged
     rollback.execute(going, Quiet())
     assert fake.calls == ["allow mariadb.service", "start mariadb.service"]
-    assert rollback.begun() is None
+    assert rollback_plan.begun() is None
 
 
 def test_a_damaged_archive_is_warned_of_and_keeps_no_server_down(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +399,7 @@ def test_a_damaged_archive_is_warned_of_and_keeps_no_server_down(tmp_path: Any, 
     archive.mkdir(parents=True)
     (archive / "index").write_text("no JSON\n")
     job = jobs.parse({"name": "shop", "mysql": {}, "repository": str(repository), "binlog": {"archive": True}})
-    monkeypatch.setattr(rollback, "_jobs", lambda: [job])
+    monkeypatch.setattr(rollback, "own_jobs", lambda: [job])
     reporter = Quiet()
     rollback.execute(replace(fake.plan, about=points.About("mariadb.service", str(tmp_path), "/nowhere/mysql-bin", "/nowhere/mysql-bin.index")), reporter)
     assert fake.calls[-1] == "start mariadb.service"

@@ -375,9 +375,9 @@ def test_a_mirror_that_is_in_step_already_is_not_changed_and_anything_else_is_co
 
 
 def test_a_mirror_is_written_by_one_run_at_a_time(tmp_path):
-    (tmp_path / "source").mkdir()
-    with rsync._alone(str(tmp_path / "mirror")), pytest.raises(BusyError, match="another run is writing to the mirror"):
-        rsync.mirror([tree(str(tmp_path / "source"))], str(tmp_path / "mirror"))
+    path, busy = str(tmp_path / "mirror"), pytest.raises(BusyError, match="another run is writing to the mirror")
+    with rsync.alone(path), busy, rsync.alone(path):
+        pytest.fail("two at once")
 
 
 ABOUT = """rsync  version %s  protocol version 31

@@ -18,7 +18,8 @@ from _core.errors import StillpointError, UsageError
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session
-from _core.repository.generations import Generation, JobDirectory
+from _core.repository.generation import Generation
+from _core.repository.generations import JobDirectory
 from _core.storage import leftovers, mounts
 from _core.storage.mounts import Tree
 from _core.verification import Asked, choose, complaint, perform

@@ -9,7 +9,7 @@ import pytest
 from _core.errors import UsageError
 from _core.observe import show
 from _core.repository import verify
-from _core.repository.generations import Generation
+from _core.repository.generation import Generation
 from trees import (
     Quiet,
     awkward,

@@ -15,7 +15,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import pytest
 from _core import durable
-from _core.repository.generations import Generation, JobDirectory
+from _core.repository.generation import Generation
+from _core.repository.generations import JobDirectory
 from _core.storage.mounts import Tree
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices can be set by root only")

@@ -24,7 +24,8 @@ from .plan import Plan
 from .point import Point, new_run_id, point_in_time
 from .proof import Claim, Proof, ProofFailed, prove
 from .reading import mounted
-from .repository.generations import JobDirectory, Partial
+from .repository.generations import JobDirectory
+from .repository.partial import Partial
 from .storage import dm, leftovers
 from .storage.leftovers import Owner, this_process
 from .storage.watch import Watch

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .binlog.index import Archive
     from .binlog.recover import Target as Moment
     from .binlog.replay import Replay
-    from .repository.generations import Generation
+    from .repository.generation import Generation
 
 # As in cli: what only some of it needs is imported there.
 # pylint: disable=import-outside-toplevel
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def restore(arguments: argparse.Namespace) -> int:
     """Put a generation back, or one table of it, or delete what earlier restores kept, or undo one that was interrupted."""
     from .dump import feed, load
-    from .restore import binlogs, plan, table
+    from .restore import binlogs, plan, table, table_plan
     from .restore import journal as journals
     from .restore.execute import execute as put_back
 
@@ -43,10 +43,10 @@ def restore(arguments: argparse.Namespace) -> int:
     replay = _replay(arguments, job, moment) if moment and not interrupted else None
     name = arguments.generation or (interrupted["generation"] if interrupted and interrupted["job"] == job.name else None)
     generation = replay.recovery.generation if replay else _directory(job, arguments.host).find(name)
-    made: Union[plan.RestorePlan, load.LoadPlan, table.TablePlan]
+    made: Union[plan.RestorePlan, load.LoadPlan, table_plan.TablePlan]
     if _is_table(arguments, generation):
         login = load.login(job, arguments.server_socket, arguments.server_config)
-        made = table.make(generation, login, arguments.table, arguments.into)
+        made = table_plan.make(generation, login, arguments.table, arguments.into)
     elif load.applies(generation, to=arguments.to, parts=arguments.parts, asked=_of_a_dump(arguments)):
         login = load.login(job, arguments.server_socket, arguments.server_config)
         made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
@@ -65,12 +65,12 @@ def restore(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         _print_lines(made.lines())
     if arguments.to is None:  # elsewhere, nothing is replaced
-        beside = isinstance(made, table.TablePlan) and made.beside
+        beside = isinstance(made, table_plan.TablePlan) and made.beside
         what = "put a table beside those that are there, from" if beside else "replace what is there now with"
         _confirm(arguments, "%s %s of %s" % (what, generation.name, job.name))
     reporter = _reporter(arguments, job)
     try:
-        if isinstance(made, table.TablePlan):
+        if isinstance(made, table_plan.TablePlan):
             done = table.execute(made, reporter)
         else:
             done = feed.execute(made, reporter) if isinstance(made, load.LoadPlan) else put_back(made, reporter)
@@ -105,8 +105,9 @@ def restore(arguments: argparse.Namespace) -> int:
 def rollback(arguments: argparse.Namespace) -> int:
     """Go back to an undo point."""
     from .restore import rollback as rolling
+    from .restore import rollback_plan
 
-    made = rolling.make(arguments.run)
+    made = rollback_plan.make(arguments.run)
     if arguments.dry_run:
         if arguments.json:
             _print_json(made.as_dict())

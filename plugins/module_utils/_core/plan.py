@@ -15,7 +15,7 @@ from .dump.plan import DumpPlan
 from .dump.stream import ALGORITHM
 from .errors import StillpointError, UsageError
 from .job import Job, host_name
-from .mysql import account, checking, guard, locks, settings, topology
+from .mysql import checking, guard, locks, privileges, settings, topology
 from .mysql import server as servers
 from .mysql.connection import Login, Session
 from .mysql.locks import Choice
@@ -23,8 +23,9 @@ from .mysql.server import Server
 from .mysql.settings import Settings
 from .point import LockOptions, Quiesce
 from .process import require
-from .repository.generations import Generation, JobDirectory, refuse_absent
-from .restore import journal, rollback
+from .repository.generation import Generation
+from .repository.generations import JobDirectory, refuse_absent
+from .restore import journal, rollback_plan
 from .storage import layout, lvm, sizes
 from .storage.layout import FILES
 from .storage.lvm import LogicalVolume
@@ -157,7 +158,7 @@ def refuse_half_done() -> None:
             "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: %s"
             % (half_done["job"], journal.ways_out(half_done))
         )
-    going_back = rollback.begun()
+    going_back = rollback_plan.begun()
     if going_back:
         raise StillpointError("going back to %s was interrupted: finish it first, with stillpoint rollback" % going_back.run_id)
 
@@ -270,17 +271,17 @@ def doubts(quiesce: Quiesce) -> List[str]:
 
 def check_privileges(session: Session, server: Server, choice: Choice, options: LockOptions) -> None:
     """Raise StillpointError with the GRANT that is needed where the account lacks a privilege."""
-    wanted = account.Extras(
+    wanted = privileges.Extras(
         kill=options.long_query_action == guard.KILL,
         stop_replica=options.stop_replica and server.is_replica,
         desync=options.desync and server.node is not None,
     )
-    missing = account.missing_privileges(session, server.flavour, server.version, choice.name, wanted)
+    missing = privileges.missing_privileges(session, server.flavour, server.version, choice.name, wanted)
     if missing:
         user, _at, at_host = str(session.value("SELECT CURRENT_USER()")).rpartition("@")
         raise StillpointError(
             "the account %s@%s lacks privileges for %s; run as an administrator: %s"
-            % (user, at_host, "the lock %s" % choice.name if choice.method else "a backup without a lock", account.grant_sql(user, at_host, missing))
+            % (user, at_host, "the lock %s" % choice.name if choice.method else "a backup without a lock", privileges.grant_sql(user, at_host, missing))
         )
 
 

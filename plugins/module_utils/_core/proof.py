@@ -25,7 +25,8 @@ from .mysql.scratch import Recovery, Scratch, ScratchFailed, is_of_host, scratch
 from .mysql.settings import Settings
 from .observe.text import iso
 from .repository import manifest
-from .repository.generations import DOUBTFUL, GOOD, Generation
+from .repository.generation import GOOD, Generation
+from .repository.partial import DOUBTFUL
 from .storage.mounts import is_below
 from .storage.snapshots import Target
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from . import plan as planning
 from .mysql import topology
 from .mysql.connection import Login, Session
+from .observe.progress import Reporter
 from .point import Quiesce, new_run_id, point_in_time
 from .process import require
 from .storage import layout, leftovers, lvm, points, sizes
@@ -35,17 +36,17 @@ class QuiesceRequest(Login):
     desync: bool = False
 
 
-def quiesce_snapshot(request: QuiesceRequest, note: Callable[[str], None] = lambda text: None) -> Dict[str, Any]:
+def quiesce_snapshot(request: QuiesceRequest, reporter: Reporter) -> Dict[str, Any]:
     """Take the snapshots, leave them in place, and return the point in time as the module does.
 
     :raises StillpointError: nothing was left behind
     """
     for text in topology.put_back_leftovers(Login.of(request)):
-        note(text)
+        reporter.warn(text)
     quiesce, targets = _prepare(request)
     owner = this_process(new_run_id(), MODULE_JOB)
     about = _about(quiesce)
-    with point_in_time(targets, owner, quiesce, note, hand_over=True) as point:
+    with point_in_time(targets, owner, quiesce, reporter.note, hand_over=True) as point:
         for snapshot in point.snapshots:
             lvm.retag(snapshot.full_name, add=points.tags(len(point.snapshots), about))
     return point.as_dict()

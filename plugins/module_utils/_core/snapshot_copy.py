@@ -57,6 +57,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     unless keep_snapshot asks for them to stay.
 
     :raises UsageError: an argument is wrong; snapshots that were given are as they were
+    :raises BusyError: another run is writing to `dest`; the same
     :raises StillpointError: nothing was published; a mirror may be half way
     """
     started = time.monotonic()
@@ -66,10 +67,11 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     planning.check_repository(request.dest, [tree.source for tree in trees])
     rsync.check_options(request.rsync_opts)
     complete: List[str] = []
+    directory = JobDirectory(request.dest)
     with _told_when_stopped(complete), ExitStack() as stack:
+        stack.enter_context(rsync.alone(request.dest) if request.layout == MIRROR else directory.lock())
         point = stack.enter_context(_given(request, given, owner) if request.snapshots else _taken(request, owner, reporter))
         watch = Watch(list(point.snapshots), stack.enter_context(dm.Control()))
-        directory = JobDirectory(request.dest)
         total, _new = estimate(trees, {})
         if request.layout == MIRROR:
             with mounted(point.snapshots, owner) as to_snapshot:
@@ -95,15 +97,14 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
                 "bytes_transferred": copied.bytes_transferred,
             }
         else:
-            with directory.lock():
-                directory.clean(lambda error: reporter.warn(str(error)))
-                with directory.begin(owner.run_id) as partial:
-                    with mounted(point.snapshots, owner) as to_snapshot:
-                        copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)
-                    generation = partial.publish(point.time, _summary(point, request, watch, started))
-                    complete.append(generation.path)
-                    if partial.trouble:
-                        reporter.warn(partial.trouble)
+            directory.clean(lambda error: reporter.warn(str(error)))
+            with directory.begin(owner.run_id) as partial:
+                with mounted(point.snapshots, owner) as to_snapshot:
+                    copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)
+                generation = partial.publish(point.time, _summary(point, request, watch, started))
+                complete.append(generation.path)
+            for text in filter(None, (*partial.warnings, partial.trouble)):
+                reporter.warn(text)
             result = {
                 "changed": True,
                 "changes": sum(copied.changes for copied in copies),
@@ -113,13 +114,16 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
                 "bytes": sum(copied.bytes for copied in copies),
                 "bytes_transferred": sum(copied.bytes_transferred for copied in copies),
             }
+    for text in (*point.warnings, *watch.warnings):
+        reporter.warn(text)
     used = max(watch.used_percent.values(), default=None)
     removed = [] if request.keep_snapshot else [snapshot.full_name for snapshot in point.snapshots]
     return {**result, "duration_s": round(time.monotonic() - started, 1), "snapshot_used_percent": used, "removed": removed}
 
 
-def copy_plan(request: CopyRequest) -> Dict[str, Any]:
-    """Return what `copy` would do, as far as it can be known, with nothing changed."""
+def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
+    """Return what `copy` would do, as far as it can be known, with nothing changed. A destination that is not there may be what a task before this
+    one has planned to make: that is a warning."""
     if any(facts.get("name") for facts in request.snapshots):
         given = _checked(request)
         trees = _trees(request, given)
@@ -132,7 +136,10 @@ def copy_plan(request: CopyRequest) -> Dict[str, Any]:
         targets = _targets(request)
         trees = _file_trees(request)
         removed = ["%s/(a new snapshot of %s)" % (target.volume.vg, target.volume.name) for target in targets]
-    planning.check_repository(request.dest, [tree.source for tree in trees])
+    if os.path.lexists(request.dest):
+        planning.check_repository(request.dest, [tree.source for tree in trees])
+    else:
+        reporter.warn("%s does not exist: it has to be there by then" % request.dest)
     directory = JobDirectory(request.dest)
     total, new = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(directory))
     return {

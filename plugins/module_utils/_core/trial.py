@@ -20,7 +20,8 @@ from .mysql.settings import Settings
 from .observe.progress import Reporter
 from .process import run, sentence, start, undisturbed
 from .proof import Claim, Proof, prove, writes
-from .repository.generations import TRIAL, Generation, RecordedTree
+from .repository.generation import Generation, RecordedTree
+from .repository.generations import TRIAL
 from .repository.verify import record_proof
 from .storage import sizes
 from .storage.leftovers import process_start

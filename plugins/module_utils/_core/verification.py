@@ -11,7 +11,8 @@ from .job import Job
 from .observe import show
 from .observe.progress import Reporter
 from .observe.text import count, duration, size
-from .repository.generations import BAD, GOOD, UNPROVEN, Generation, Gone, JobDirectory
+from .repository.generation import BAD, GOOD, UNPROVEN, Generation, Gone
+from .repository.generations import JobDirectory
 from .repository.verify import Verdict, verify
 
 

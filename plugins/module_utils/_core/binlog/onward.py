@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Iterator, Optional, Sequence
 
 from .. import durable
 from ..errors import StillpointError
-from ..repository.generations import Generation
+from ..repository.generation import Generation
 from . import events
 from .aside import Logs
 from .gtid import MariaState

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import StillpointError, UsageError
-from ..repository.generations import BAD, Generation
+from ..repository.generation import BAD, Generation
 from ..storage.sizes import human as size
 from . import events, gtid, timeline
 from .events import Facts, Transaction

@@ -30,7 +30,8 @@ from ..mysql.scratch import Scratch, make_directory, scratch_server, user_of
 from ..mysql.settings import Settings
 from ..observe.progress import Reporter
 from ..process import PATH, undisturbed
-from ..repository.generations import Generation, JobDirectory
+from ..repository.generation import Generation
+from ..repository.generations import JobDirectory
 from ..restore.places import ROOM
 from ..storage.sizes import human as size
 from . import gtid, onward, source

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..errors import StillpointError
 from ..observe.text import age, iso
-from ..repository.generations import BAD, Generation
+from ..repository.generation import BAD, Generation
 from .index import Archive, Line, Piece
 
 # A log says in whole seconds when it was begun.

@@ -300,34 +300,39 @@ def mirror(
 ) -> Copied:
     """Bring DEST/mysql, DEST/files/opt/…, one directory for each tree, in step with their sources: what is not there is deleted.
 
-    :raises BusyError: another run is writing to `dest`
+    Called by whoever has it `alone`.
+
     :raises CommandError: as `copy_tree`; the mirror is then half way between two states
     """
     check_options(options)
     algorithm_here = algorithm()
     total = Copied(0, 0, 0)
-    with _alone(dest):
-        for tree in trees:
-            path = os.path.join(dest, tree.name)
-            try:
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            except OSError as error:
-                raise StillpointError("the mirror %s can't be written: %s" % (dest, error.strerror)) from error
-            source, target, _links = _ends(tree.path, path, ())
-            argv = [*_command(tree, algorithm_here, bwlimit, options), "--delete", *(["--checksum"] if checksum else []), source, target]
-            before = total.bytes_transferred
-            copied = _copy(argv, tree.source, _no_item, lambda done, before=before: on_progress(before + done), watch)  # type: ignore[misc]
-            total = Copied(
-                total.files + copied.files,
-                total.bytes + copied.bytes,
-                total.bytes_transferred + copied.bytes_transferred,
-                total.changes + copied.changes,
-            )
+    for tree in trees:
+        path = os.path.join(dest, tree.name)
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StillpointError("the mirror %s can't be written: %s" % (dest, error.strerror)) from error
+        source, target, _links = _ends(tree.path, path, ())
+        argv = [*_command(tree, algorithm_here, bwlimit, options), "--delete", *(["--checksum"] if checksum else []), source, target]
+        before = total.bytes_transferred
+        copied = _copy(argv, tree.source, _no_item, lambda done, before=before: on_progress(before + done), watch)  # type: ignore[misc]
+        total = Copied(
+            total.files + copied.files,
+            total.bytes + copied.bytes,
+            total.bytes_transferred + copied.bytes_transferred,
+            total.changes + copied.changes,
+        )
     return total
 
 
 @contextmanager
-def _alone(dest: str) -> Iterator[None]:
+def alone(dest: str) -> Iterator[None]:
+    """Be the only one that writes to a mirror.
+
+    :raises BusyError: another run is
+    :raises StillpointError: it can't be written
+    """
     try:
         os.makedirs(dest, mode=0o700, exist_ok=True)
         descriptor = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -7,7 +7,7 @@ from typing import Any, List, Sequence
 
 from ..errors import StillpointError
 from ..observe.progress import Reporter
-from ..repository.generations import Partial
+from ..repository.partial import Partial
 from ..storage.watch import Watch
 from .rsync import Copied
 

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Dict, List, Sequence, Tuple
 
-from ..mysql.account import account_name
 from ..mysql.connection import ServerError, Session
+from ..mysql.privileges import account_name
 from ..mysql.server import Server
 from .sections import statements
 

@@ -17,7 +17,7 @@ from ..observe.progress import Reporter
 from ..plan import Plan
 from ..point import Point, point_in_time
 from ..reading import mounted
-from ..repository.generations import Partial
+from ..repository.partial import Partial
 from ..storage import dm
 from ..storage.leftovers import Owner
 from ..storage.mounts import Tree

@@ -14,7 +14,7 @@ from ..mysql import server as servers
 from ..mysql.connection import Login, Session
 from ..observe.text import count, size
 from ..process import require
-from ..repository.generations import Generation
+from ..repository.generation import Generation
 from ..restore import journal
 from ..restore.plan import ALL, FILES, RestorePlan, refuse_damaged
 from ..restore.plan import make as plan_restore

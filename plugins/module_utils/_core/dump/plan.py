@@ -8,14 +8,15 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from ..errors import StillpointError, UsageError
 from ..job import MysqlOptions
-from ..mysql import account, locks
+from ..mysql import locks, privileges
 from ..mysql import server as servers
 from ..mysql.connection import Login, ServerError, Session
 from ..mysql.locks import Choice
 from ..mysql.server import SYSTEM_SCHEMAS, Server, Table
 from ..observe.text import count, size
 from ..process import require
-from ..repository.generations import BAD, JobDirectory
+from ..repository.generation import BAD
+from ..repository.generations import JobDirectory
 from . import client
 from .client import Program
 
@@ -194,11 +195,11 @@ def _stopping_commits(server: Server, reason: str) -> Choice:
 
 def check_privileges(session: Session, server: Server, choice: Choice, *, kill: bool) -> None:
     """Raise StillpointError with the GRANT that is needed where the account lacks a privilege."""
-    missing = account.missing_privileges(session, server.flavour, server.version, choice.name, account.Extras(kill=kill, dump=True))
+    missing = privileges.missing_privileges(session, server.flavour, server.version, choice.name, privileges.Extras(kill=kill, dump=True))
     if missing:
-        user, host = account.whoami(session)
+        user, host = privileges.whoami(session)
         raise StillpointError(
-            "the account %s@%s lacks privileges for a dump; run as an administrator: %s" % (user, host, account.grant_sql(user, host, missing))
+            "the account %s@%s lacks privileges for a dump; run as an administrator: %s" % (user, host, privileges.grant_sql(user, host, missing))
         )
 
 

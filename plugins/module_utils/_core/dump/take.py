@@ -20,7 +20,7 @@ from ..mysql.locks import Lock
 from ..observe.progress import Reporter
 from ..observe.text import size
 from ..process import urgent
-from ..repository.generations import Partial
+from ..repository.partial import Partial
 from . import accounts, client, sections
 from . import plan as planning
 from .client import LARGEST_PACKET

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import StillpointError
-from ..repository.generations import BAD, GOOD, UNPROVEN, Generation
+from ..repository.generation import BAD, GOOD, UNPROVEN, Generation
 from .notify import Outcome
 
 if TYPE_CHECKING:

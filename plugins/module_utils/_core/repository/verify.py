@@ -9,15 +9,16 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..copy import rsync
 from ..errors import StillpointError, UsageError
 from ..observe.progress import Reporter
 from . import manifest
-from .generations import Generation, JobDirectory
-from .manifest import Fault, Sums
+from .generation import Generation, now
+from .generations import JobDirectory
+from .manifest import Fault
+from .sums import Sums
 
 # The first of them are kept; where everything is wrong, a list of everything says no more.
 MOST_FAULTS = 100
@@ -101,7 +102,7 @@ def verify(generation: Generation, reporter: Reporter, percent: Optional[float] 
                         faults.append(fault)
                     if fault.contents:
                         spoilt.append(fault)
-        verdict = Verdict(generation.name, _now(), files, size, tuple(faults), total, round(time.monotonic() - started, 1), percent, *of)
+        verdict = Verdict(generation.name, now(), files, size, tuple(faults), total, round(time.monotonic() - started, 1), percent, *of)
         record(generation, verdict, reporter)
         _record_shared(generation, verdict, spoilt, reporter)
     return verdict
@@ -134,7 +135,7 @@ def _write(generation: Generation, value: Mapping[str, Any], reporter: Reporter)
 def found_damaged(generation: Generation, faults: List[Fault], reporter: Reporter) -> None:
     """Record faults that came up while a generation was used."""
     total = sum(tree.files for tree in generation.trees)
-    verdict = Verdict(generation.name, _now(), total, generation.size_bytes, tuple(faults[:MOST_FAULTS]), len(faults), 0.0)
+    verdict = Verdict(generation.name, now(), total, generation.size_bytes, tuple(faults[:MOST_FAULTS]), len(faults), 0.0)
     record(generation, verdict, reporter)
     _record_shared(generation, verdict, faults, reporter)
 
@@ -213,7 +214,3 @@ def _faults(generation: Generation, size: int, reporter: Reporter, drawn: Option
         raise StillpointError("%s can't be verified: %s" % (generation.path, error.strerror)) from error
     finally:
         sums.close()
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

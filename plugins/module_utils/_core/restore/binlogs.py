@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
 from .. import service
 from ..binlog.aside import Logs
-from ..repository.generations import Generation
+from ..repository.generation import Generation
 from . import places
 from .places import Target
 

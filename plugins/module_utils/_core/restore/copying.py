@@ -12,8 +12,9 @@ from ..copy import rsync
 from ..errors import StillpointError
 from ..observe.progress import Reporter
 from ..repository import manifest, verify
-from ..repository.generations import Generation
+from ..repository.generation import Generation
 from ..repository.manifest import Entry, Fault
+from ..repository.sums import Ahead, Sums, order
 from ..storage.mounts import Tree
 from .places import ROOM, SINGLE, Target
 
@@ -25,7 +26,7 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
     """
     name = os.fsencode(target.tree.name)
     source = os.path.join(generation.path, target.tree.name)
-    sums = manifest.Sums()
+    sums = Sums()
     single = not os.path.isdir(source) or os.path.islink(source)
     untold = False
 
@@ -89,7 +90,7 @@ def _confirmed(generation: Generation, target: Target, faults: List[Fault]) -> L
     def in_doubt(entries: Iterable[Entry]) -> Iterator[Entry]:
         return (entry for entry in entries if manifest.shown(entry.path) in doubted)
 
-    sums = manifest.Sums()
+    sums = Sums()
     try:
         _read(generation, in_doubt(_expected(generation, target)), sums)
         found = (entry for entry, _allocated in manifest.walk(os.fsencode(generation.path), os.fsencode(target.tree.name)))
@@ -98,13 +99,13 @@ def _confirmed(generation: Generation, target: Target, faults: List[Fault]) -> L
         sums.close()
 
 
-def _read_untold(generation: Generation, target: Target, sums: manifest.Sums) -> None:
+def _read_untold(generation: Generation, target: Target, sums: Sums) -> None:
     """Read the files whose checksum rsync did not tell: names of hard links that look like its own arrow between names."""
-    told = manifest.Ahead(sums.in_order())
-    _read(generation, (entry for entry in _expected(generation, target) if told.at(manifest.order(entry.path)) is None), sums)
+    told = Ahead(sums.in_order())
+    _read(generation, (entry for entry in _expected(generation, target) if told.at(order(entry.path)) is None), sums)
 
 
-def _read(generation: Generation, entries: Iterable[Entry], sums: manifest.Sums) -> None:
+def _read(generation: Generation, entries: Iterable[Entry], sums: Sums) -> None:
     """Read files of a generation and keep their checksums."""
     with tempfile.NamedTemporaryFile() as paths:
         for entry in entries:
@@ -124,7 +125,7 @@ def _expected(generation: Generation, target: Target) -> Iterator[Entry]:
     return (entry for entry in manifest.entries(generation.path) if entry.path == name or entry.path.startswith(name + b"/"))
 
 
-def _compared(generation: Generation, target: Target, sums: manifest.Sums) -> Iterator[Fault]:
+def _compared(generation: Generation, target: Target, sums: Sums) -> Iterator[Fault]:
     name = os.fsencode(target.tree.name)
     root, below = os.path.split(os.fsencode(target.staging))
 

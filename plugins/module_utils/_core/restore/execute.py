@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import durable, service
@@ -20,6 +19,7 @@ from ..binlog import onward
 from ..errors import StillpointError
 from ..observe.progress import Reporter
 from ..process import undisturbed
+from ..repository.generation import now
 from ..storage.mounts import is_below
 from . import copying, exchange, places
 from . import journal as journals
@@ -89,7 +89,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         "generation": plan.generation.name,
         "path": plan.generation.path,
         "parts": _parts(plan),
-        "time": _now(),
+        "time": now(),
         "moment": plan.moment,
         "unit": plan.unit,
         "triggers": plan.triggers,
@@ -355,7 +355,3 @@ def _elsewhere(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Option
         if isinstance(error, OSError):
             raise _untouched(plan, error) from error
         raise
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 from .. import durable
 from ..errors import BusyError, StillpointError, UsageError
 from ..job import host_name
-from ..repository.generations import RecordedTree
+from ..repository.generation import RecordedTree
 from .places import Target
 
 STATE = "/var/lib/stillpoint/restore"

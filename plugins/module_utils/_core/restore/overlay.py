@@ -11,7 +11,7 @@ from typing import Dict, Iterator, Sequence
 from .. import durable
 from ..errors import CommandError, StillpointError
 from ..process import run, undisturbed
-from ..repository.generations import Generation, RecordedTree
+from ..repository.generation import Generation, RecordedTree
 from ..storage.leftovers import process_start
 from ..storage.mounts import enter_private_namespace, make_run_directory, unmount
 

@@ -10,7 +10,7 @@ from typing import List, Optional, Sequence, Set, Tuple
 
 from .. import service
 from ..errors import StillpointError, UsageError
-from ..repository.generations import Generation, RecordedTree
+from ..repository.generation import Generation, RecordedTree
 from ..storage.mounts import is_below, mounted_below, table, unmounted
 
 # How names are made; rsync.OWN_NAMES keeps those inside a tree out of backups.

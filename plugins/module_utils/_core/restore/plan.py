@@ -12,7 +12,8 @@ from ..binlog.aside import Logs
 from ..errors import StillpointError, UsageError
 from ..job import host_name
 from ..repository import manifest
-from ..repository.generations import BAD, Generation, JobDirectory, RecordedTree
+from ..repository.generation import BAD, Generation, RecordedTree
+from ..repository.generations import JobDirectory
 from ..storage.mounts import is_below
 from ..storage.sizes import human
 from . import binlogs, places
@@ -190,9 +191,9 @@ def _is_of(tree: RecordedTree, parts: str) -> bool:
 
 def refuse_going_back(state: str) -> None:
     """Raise UsageError where a rollback was interrupted: its volumes are not mounted, or about to be what they were."""
-    from . import rollback  # pylint: disable=import-outside-toplevel,cyclic-import  # it warns of what this does
+    from . import rollback_plan  # pylint: disable=import-outside-toplevel,cyclic-import  # it warns of what this does
 
-    going = rollback.begun(state)
+    going = rollback_plan.begun(state)
     if going is not None:
         raise UsageError("going back to %s was interrupted: finish it first, with stillpoint rollback %s" % (going.run_id, going.run_id))
 

@@ -3,226 +3,29 @@
 
 Everything that was written to those volumes since is lost, for good. A journal on another file system, and LVM's own metadata, say how
 far it has come: the same command finishes what a kill has interrupted.
-
-A volume that holds the running system does not go back. LVM would merge it when it is activated at the next boot, in the initramfs. Debian 12's was
-seen to end LVM there while it finished the merge, with the root volume still suspended: the boot hung.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import replace
+from typing import Any, Dict, Mapping, Optional, Sequence
 
-from .. import durable, service
 from .. import job as jobs
+from .. import service
 from ..binlog import onward
-from ..binlog.aside import Logs
-from ..errors import CommandError, StillpointError, UsageError
+from ..errors import CommandError, StillpointError
 from ..observe.progress import Reporter
 from ..process import run, undisturbed
-from ..storage import dm, layout, lvm, mounts, points
+from ..storage import dm, lvm, mounts, points
 from ..storage.holders import Holder, holders
-from ..storage.mounts import Mount, is_below
 from . import journal as journals
-from .plan import REPLICAS
+from .rollback_plan import RollbackPlan, Volume, begun, forget, own_jobs, write
 
-_JOURNAL = "rollback.json"
-
-# A file system with one of these can't be unmounted under a running system, or holds what the way back is led by.
-_SYSTEM = ("/usr/bin", "/etc", "/var/lib/stillpoint", "/run")
 _TRIES = 3
 _PATIENCE = 15  # looks, a second apart
 _MOST_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A volume that goes back, and where it is mounted ("" where it is not)."""
-
-    vg: str
-    origin: str
-    snapshot: str
-    thin: bool
-    mount_point: str = ""
-    fs_type: str = ""
-    options: str = ""
-
-    @property
-    def name(self) -> str:
-        return "%s/%s" % (self.vg, self.origin)
-
-    @property
-    def snapshot_name(self) -> str:
-        return "%s/%s" % (self.vg, self.snapshot)
-
-
-@dataclass(frozen=True)
-class RollbackPlan:
-    """A rollback that nothing is known to be against.
-
-    :ivar time: of the undo point, for people
-    :ivar resumes: an earlier run was interrupted
-    :ivar gtids: the last that a MariaDB server gave out, which it goes on from where its binary logs are set aside; None where it does not
-    :ivar merging: the snapshots whose merge was begun: LVM removes what is merged, and so can anybody else; None where the journal, of an earlier
-        version, does not say
-    :ivar merged: the volumes have gone back, and the server may have been started since
-    :ivar kept: what was set aside
-    """
-
-    run_id: str
-    time: str
-    volumes: Tuple[Volume, ...]
-    unit: Optional[str]
-    triggers: Tuple[str, ...]
-    about: points.About
-    resumes: bool
-    warnings: Tuple[str, ...] = ()
-    gtids: Optional[str] = None
-    merging: Optional[Tuple[str, ...]] = ()
-    merged: bool = False
-    kept: Tuple[str, ...] = ()
-
-    @property
-    def logs(self) -> Optional[Logs]:
-        """The server's binary logs, where they stay as they are on a volume that does not go back."""
-        if not self.about.log:
-            return None
-        replaced = tuple(os.path.realpath(volume.mount_point) for volume in self.volumes if volume.mount_point)
-        logs = Logs(self.about.log, self.about.index, self.about.datadir, replaced, self.run_id)
-        return logs if logs.outside(logs.basename) else None
-
-    def as_dict(self) -> Dict[str, Any]:
-        """Return it for programs."""
-        return {
-            "run_id": self.run_id,
-            "volumes": [{"vg": each.vg, "origin": each.origin, "snapshot": each.snapshot, "mount_point": each.mount_point or None} for each in self.volumes],
-            "service": self.unit,
-            "resumes": self.resumes,
-            "warnings": list(self.warnings),
-        }
-
-    def lines(self) -> List[str]:
-        """Return it for people."""
-        lines = ["%s to the undo point %s of %s:" % ("finish going back" if self.resumes else "go back", self.run_id, self.time)]
-        for each in self.volumes:
-            at = ", mounted at %s" % each.mount_point if each.mount_point else ""
-            lines.append("  %s%s: everything that was written to it since is lost, and can't be had back" % (each.name, at))
-        if self.unit:
-            lines.append("  %s is stopped for it, and started after that" % " and ".join([self.unit, *self.triggers]))
-        if self.logs:
-            lines.append("  the server's binary logs %s.* are set aside: they do not follow on what it goes back to" % self.logs.basename)
-        return lines + ["  warning: " + warning for warning in self.warnings]
-
-
-# -- planning
-
-
-def make(run_id: Optional[str] = None) -> RollbackPlan:
-    """Return the plan for going back. Nothing is changed.
-
-    :param run_id: as mysql_quiesce_snapshot returned it; default: the only one that there is
-    :raises UsageError: there is no such point
-    :raises StillpointError: it is not whole, a repository lies on it, or something else is against it
-    """
-    pending = journals.pending()
-    if pending:
-        raise journals.refuse_another(pending, "this asks for something else")
-    going = begun()
-    if going is not None:
-        if run_id not in (None, going.run_id):
-            raise UsageError("going back to %s was interrupted: finish that first, with stillpoint rollback %s" % (going.run_id, going.run_id))
-        return going
-    known = lvm.volumes()
-    point = points.find(known, run_id)
-    points.check(point)
-    volumes = tuple(_volume(each, known) for each in point.snapshots)
-    _refuse_repositories(volumes, known)
-    _refuse_system(volumes)
-    unit = point.about.unit if point.about.unit and service.exists(point.about.unit) else None
-    for volume in volumes:
-        _refuse_inside(volume)
-    triggers = service.triggers(unit) if unit else ()
-    return RollbackPlan(point.run_id, point.time, volumes, unit, triggers, point.about, False, tuple(_warnings(point, known)))
-
-
-def _volume(snapshot: lvm.LogicalVolume, known: Sequence[lvm.LogicalVolume]) -> Volume:
-    origin = lvm.by_name(known, "%s/%s" % (snapshot.vg, snapshot.origin))
-    if origin is None:
-        raise StillpointError("the origin of %s is gone: there is nothing to merge it into" % snapshot.full_name)
-    found = [mount for mount in mounts.table() if (mount.major, mount.minor) == (origin.major, origin.minor)]
-    own = Volume(snapshot.vg, snapshot.origin, snapshot.name, snapshot.thin)
-    if not found:
-        return own
-    whole = [mount for mount in found if mount.root == "/"]
-    first = whole[0] if whole else found[0]
-    if len(found) > 1 and first.mount_point != "/":
-        raise StillpointError(
-            "%s is mounted at %s: unmount it at all places but one first" % (origin.full_name, " and ".join(mount.mount_point for mount in found))
-        )
-    return Volume(own.vg, own.origin, own.snapshot, own.thin, first.mount_point, first.fs_type, _options(first))
-
-
-def _options(mount: Mount) -> str:
-    return ",".join(mount.options) or "rw"
-
-
-def _refuse_system(volumes: Sequence[Volume]) -> None:
-    """Refuse a volume that holds what the running system can't be without."""
-    for volume in volumes:
-        if volume.mount_point and any(is_below(path, volume.mount_point) for path in _SYSTEM):
-            commands = "; ".join("lvconvert --merge %s" % each.snapshot_name for each in volumes)
-            raise StillpointError(
-                "%s, mounted at %s, holds the running system and can't go back while that runs: boot a rescue system from another disk and say there: %s"
-                % (volume.name, volume.mount_point, commands)
-            )
-
-
-def _refuse_inside(volume: Volume) -> None:
-    inside = mounts.mounted_below(volume.mount_point) if volume.mount_point else []
-    if inside:
-        raise StillpointError("%s can't be unmounted: %s is mounted inside it; unmount that first" % (volume.mount_point, inside[0]))
-
-
-def _refuse_repositories(volumes: Sequence[Volume], known: Sequence[lvm.LogicalVolume]) -> None:
-    """Refuse to take back a repository of one of this host's jobs."""
-    names = {volume.name for volume in volumes}
-    for path in sorted({job.repository for job in _jobs()}):
-        if not os.path.isdir(path):
-            continue
-        lies_on = layout.volume_of(path, known)
-        if lies_on is not None and lies_on.full_name in names:
-            raise StillpointError(
-                "the repository %s lies on %s, and the backups that were taken since would be lost with it: move it to another volume first"
-                % (path, lies_on.full_name)
-            )
-
-
-def _jobs() -> List[jobs.Job]:
-    found = []
-    for name in jobs.names():
-        try:
-            found.append(jobs.load(name))
-        except StillpointError:
-            continue  # it backs nothing up as long as it can't be read
-    return found
-
-
-def _warnings(point: points.UndoPoint, known: Sequence[lvm.LogicalVolume]) -> List[str]:
-    found = [REPLICAS] if point.about.log else []
-    origins = {(each.vg, each.origin) for each in point.snapshots}
-    others = [
-        each.full_name
-        for each in known
-        if each.is_snapshot and (each.vg, each.origin) in origins and each.name not in {own.name for own in point.snapshots} and not each.thin
-    ]
-    if others:
-        found.append("%s are snapshots of the same volumes: what is merged is kept for them too, and may make them overflow" % ", ".join(others))
-    return found
-
-
-# -- executing
 
 
 def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
@@ -234,7 +37,7 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
         plan = _as_it_is_now(plan)
         if not plan.resumes:
             try:
-                _write(plan)
+                write(plan)
             except OSError as error:
                 raise StillpointError("the journal of the rollback can't be kept: %s; nothing was stopped" % _reason(error)) from error
         if not plan.merged:
@@ -249,7 +52,7 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
             reporter.stage("start")
             service.allow(plan.unit)
             service.start(plan.unit, plan.about.datadir, plan.triggers)
-        _forget()
+        forget()
     return {
         "run_id": plan.run_id,
         "volumes": [each.name for each in plan.volumes],
@@ -294,7 +97,7 @@ def _go_back(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
         with dm.Control() as control:
             for volume in plan.volumes:
                 plan = replace(plan, merging=tuple(sorted({*(plan.merging or ()), volume.snapshot_name})))
-                _write(plan)
+                write(plan)
                 _merge(volume, control)
         for volume in plan.volumes:
             _mount(volume)
@@ -302,7 +105,7 @@ def _go_back(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
             onward.renew(plan.about.datadir)
         _note(plan, reporter)
         plan = replace(plan, merged=True)
-        _write(plan)
+        write(plan)
     return plan
 
 
@@ -327,7 +130,7 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
             service.forbid(plan.unit)
         if plan.logs and plan.gtids is None and os.path.isdir(plan.about.datadir):
             plan = replace(plan, gtids=onward.ahead(plan.logs) or "")
-            _write(plan)
+            write(plan)
         for volume in plan.volumes:
             if volume.mount_point and os.path.ismount(volume.mount_point):
                 _unmount(volume, "; nothing has gone back" if not plan.resumes else "")
@@ -343,7 +146,7 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
                     plan.logs.put_back()
                 if plan.unit:
                     _start_again(plan, plan.unit, reporter)
-                _forget()
+                forget()
             if isinstance(error, OSError):
                 raise StillpointError("going back could not begin: %s; nothing has gone back" % _reason(error)) from error
         raise
@@ -406,7 +209,7 @@ def _leave_stopped(plan: RollbackPlan, snapshots: Mapping[str, Optional[lvm.Logi
                     _merge(volume, control)
         for volume in plan.volumes:
             _mount(volume)
-        _forget()
+        forget()
 
 
 def _start_again(plan: RollbackPlan, unit: str, reporter: Reporter) -> None:
@@ -505,7 +308,7 @@ def _note(plan: RollbackPlan, reporter: Reporter) -> None:
     from ..binlog.index import Archive  # pylint: disable=import-outside-toplevel  # only where there is one
 
     directory, stem = os.path.split(plan.about.log)
-    for archive in (Archive(os.path.join(job.repository, jobs.host_name(), job.name)) for job in _jobs() if job.mysql and job.binlog):
+    for archive in (Archive(os.path.join(job.repository, jobs.host_name(), job.name)) for job in own_jobs() if job.mysql and job.binlog):
         try:
             known = [str(line.server.get("basename") or "") for line in archive.lines()[-1:]] if archive.exists else []
             if not plan.about.log or known != [plan.about.log]:
@@ -514,45 +317,3 @@ def _note(plan: RollbackPlan, reporter: Reporter) -> None:
             archive.note_restore("the undo point %s" % plan.run_id, sorted(name for name in there if name.startswith(stem + ".")))
         except (OSError, StillpointError) as error:
             reporter.warn("the archive of binary logs in %s can't be told of it (%s): have it begin anew, by moving it away" % (archive.path, error))
-
-
-# -- journal
-
-
-def _write(plan: RollbackPlan) -> None:
-    facts = {
-        "run_id": plan.run_id,
-        "time": plan.time,
-        "volumes": [asdict(volume) for volume in plan.volumes],
-        "unit": plan.unit,
-        "triggers": list(plan.triggers),
-        "about": asdict(plan.about),
-        "gtids": plan.gtids,
-        "merging": None if plan.merging is None else list(plan.merging),
-        "merged": plan.merged,
-        "kept": list(plan.kept),
-    }
-    durable.write_json(_path(), facts)
-
-
-def begun(state: Optional[str] = None) -> Optional[RollbackPlan]:
-    """Return the plan for finishing what was interrupted; None when nothing was."""
-    facts = durable.read_json(os.path.join(state or journals.STATE, _JOURNAL))
-    if not isinstance(facts, dict):
-        return None
-    volumes = tuple(Volume(**each) for each in facts["volumes"])
-    about = points.About(**facts["about"])
-    begun_with = RollbackPlan(facts["run_id"], facts["time"], volumes, facts["unit"], tuple(facts["triggers"]), about, True)
-    merging = facts.get("merging")
-    begun_with = replace(begun_with, merging=None if merging is None else tuple(merging))
-    return replace(begun_with, gtids=facts.get("gtids"), merged=bool(facts.get("merged")), kept=tuple(facts.get("kept") or ()))
-
-
-def _forget() -> None:
-    if os.path.lexists(_path()):
-        os.unlink(_path())
-        durable.sync_directory(journals.STATE)
-
-
-def _path() -> str:
-    return os.path.join(journals.STATE, _JOURNAL)

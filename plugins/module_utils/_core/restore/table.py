@@ -20,41 +20,28 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from .. import service
-from ..binlog.replay import Floor, settings_of
+from ..binlog.replay import Floor
 from ..copy import rsync
 from ..dump import client
-from ..dump.client import Program
 from ..dump.plan import quoted, shown
 from ..errors import StillpointError, UsageError
-from ..mysql import server as servers
-from ..mysql.connection import Login, ServerError, Session
+from ..mysql.connection import ServerError, Session
 from ..mysql.scratch import Scratch, scratch_server
 from ..mysql.settings import Settings
 from ..observe.progress import Reporter
 from ..process import sentence, start, undisturbed
-from ..repository import manifest, verify
-from ..repository.generations import Generation
-from ..repository.manifest import Entry, Fault
+from ..repository import verify
+from ..repository.manifest import Fault
 from ..storage.mounts import is_below
-from ..storage.sizes import human
 from . import journal as journals
 from . import overlay
-from .plan import refuse_damaged
+from .table_plan import LAYER, Key, TablePlan, named, own_files
 
-Key = Tuple[str, str]
-
-_LAYER = "layer"
 _POLL = 0.25
 _MOST_NAMED = 5
 _ERROR = re.compile(r"ERROR \d+|(?:mariadb|mysql)(?:-?dump)?: (?:Error|Got error)")  # a client quotes the statement, and with it data, after that
 _LONGEST = 300
 _COUNT_TIMEOUT = 6 * 3600
-
-# What a server opens for writing when it starts, whatever it is asked for. Of a file that is opened so, overlayfs copies all (Linux,
-# Documentation/filesystems/overlayfs.rst, "Non-directories").
-_OPENED = r"ibdata[^/]*|undo[^/]*|[^/]*\.ibu|ib_logfile\d+|#ib_redo[^/]*|mysql\.ibd|aria_log[^/]*"
-_MARGIN_SHARE, _MARGIN = 0.05, 64 << 20  # what a recovery writes, temporary tables, the system's own tables
 
 # Seconds that a statement waits in the live server for what somebody's transaction uses. Everybody else who wants the table queues behind it, and
 # the server's own limit is a day on MariaDB and a year on MySQL.
@@ -62,196 +49,6 @@ _LOCK_WAIT = 30
 _LOCK_WAIT_TIMEOUT = 1205
 _IDLE_LIMIT = 2147483  # seconds that a session may say nothing, while rows are on their way
 _HELD = "is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again" % _LOCK_WAIT
-
-
-@dataclass(frozen=True)
-class TablePlan:
-    """What is put back where.
-
-    :ivar into: the name that it gets; the same as `table` unless another one was asked for
-    :ivar there: a table of that name is in the live server
-    :ivar live: the directory of its data; "" where that is not on this host
-    """
-
-    generation: Generation
-    table: Key
-    into: Key
-    login: Login
-    where: str
-    server: str
-    there: bool
-    programs: Tuple[Program, Program]
-    settings: Settings
-    warnings: Tuple[str, ...]
-    state: str
-    live: str = ""
-
-    @property
-    def beside(self) -> bool:
-        """Whether the table goes beside the live one, whatever that is called."""
-        return self.into != self.table
-
-    def as_dict(self) -> Dict[str, Any]:
-        """Return it for programs."""
-        return {
-            "generation": self.generation.name,
-            "path": self.generation.path,
-            "to": None,
-            "server": {"at": self.where, "version": self.server},
-            "table": list(self.table),
-            "as": list(self.into),
-            "replaces_table": self.there,
-            "warnings": list(self.warnings),
-        }
-
-    def lines(self) -> List[str]:
-        """Return it for people."""
-        name, into = _named(self.table), _named(self.into)
-        lines = [
-            "put the table %s of generation %s into the server at %s (%s):" % (name, self.generation.name, self.where, self.server),
-            "  a scratch server that nobody else can reach opens the backup; it writes to %s, and not to the backup" % os.path.join(self.state, _LAYER),
-        ]
-        if self.beside:
-            lines.append("  creates %s, without foreign keys and triggers; nothing is replaced" % into)
-        elif self.there:
-            lines.append("  replaces %s when all rows of the backup are in the server: what is in it now is dropped then, and not kept" % into)
-        else:
-            lines.append("  creates %s" % into)
-        return lines + ["  other tables are not touched"] + ["  warning: " + warning for warning in self.warnings]
-
-
-# -- planning
-
-
-def make(generation: Generation, login: Login, table: str, into: Optional[str] = None, *, state: str = journals.STATE) -> TablePlan:
-    """Return the plan for putting a table back. Nothing is changed, and whether the backup holds it shows later, but for a plain case.
-
-    :param table: ``DATABASE.TABLE``, or both in backquotes
-    :param into: the same, the name that it gets
-    :raises UsageError: that is no name, or the backup holds no such database
-    :raises StillpointError: the server can't be reached, or is another product, or there is no room
-    """
-    refuse_damaged(generation)
-    key = parse(table)
-    target = parse(into) if into else key
-    if not any(not tree.is_files for tree in generation.trees):
-        raise UsageError("the generation %s holds no database" % generation.name)
-    settings = settings_of(generation)
-    settings.find_program()
-    _refuse_missing(generation, key)
-    with Session(login) as session:
-        version, comment = str(session.value("SELECT @@GLOBAL.version")), str(session.value("SELECT @@GLOBAL.version_comment"))
-        flavour = servers.flavour_and_version(version, comment)[0]
-        if (flavour == "mariadb") != settings.is_mariadb:
-            raise StillpointError(
-                "generation %s is of %s, and the server is %s: a table can't go from one to the other" % (generation.name, settings.version_text, version)
-            )
-        there = _exists(session, target)
-        if there and target != key:
-            raise UsageError("the server has a table %s already: name another one with --as, or drop it first" % _named(target))
-        warnings = _warnings(session, target != key)
-        where = session.where
-        datadir = str(session.value("SELECT @@GLOBAL.datadir")).rstrip("/")
-    live = datadir if service.running_in(datadir) else ""
-    _refuse_narrow(generation, key, settings, state, live)
-    programs = client.dumper(flavour), client.loader(flavour)
-    return TablePlan(generation, key, target, login, where, version, there, programs, settings, tuple(warnings), state, live)
-
-
-def parse(text: str) -> Key:
-    """Return database and table of a name.
-
-    :raises UsageError: it is none
-    """
-    match = re.fullmatch(r"`((?:[^`]|``)+)`\.`((?:[^`]|``)+)`", text, re.DOTALL)
-    if match:
-        return match.group(1).replace("``", "`"), match.group(2).replace("``", "`")
-    parts = text.split(".")
-    if len(parts) != 2 or not all(parts):
-        raise UsageError(
-            "%s is not the name of a table: write it as DATABASE.TABLE, and `DATABASE`.`TABLE`, in backquotes, where a name has a dot" % shown(text)
-        )
-    return parts[0], parts[1]
-
-
-def _refuse_missing(generation: Generation, key: Key) -> None:
-    """Refuse a database that the backup does not hold, as far as names of directories tell."""
-    if not re.fullmatch(r"[0-9A-Za-z_]+", key[0]):
-        return
-    tree = min((tree for tree in generation.trees if not tree.is_files), key=lambda tree: len(tree.name))
-    root = os.path.join(generation.path, tree.name)
-    found = sorted(name for name in os.listdir(root) if os.path.isdir(os.path.join(root, name)) and not name.startswith(("#", ".")))
-    if key[0].lower() not in [name.lower() for name in found]:
-        users = [name for name in found if name not in ("mysql", "performance_schema", "sys", "lost+found")]
-        raise UsageError("the generation %s holds no database %s; it holds %s" % (generation.name, shown(key[0]), ", ".join(users) or "none"))
-
-
-def _own_files(generation: Generation, key: Key) -> List[Entry]:
-    """Return the files of a table; none where only a server knows what they are called."""
-    if not all(re.fullmatch(r"[0-9A-Za-z_]+", name) for name in key):
-        return []
-    return _files(generation, "mysql/%s/%s(?:#.*|\\.[^/]*)" % key)
-
-
-def _opened_files(generation: Generation, settings: Settings) -> List[Entry]:
-    """Return the files that a server opens for writing when it starts."""
-    own = [part.split(":")[0] for part in dict(settings.variables).get("innodb_data_file_path", "").split(";")]
-    return _files(generation, r"mysql[^/]*/(?:#[^/]*/)?(?:%s)" % "|".join([_OPENED, *map(re.escape, filter(None, own))]))
-
-
-def _files(generation: Generation, pattern: str) -> List[Entry]:
-    wanted = re.compile(pattern.encode(), re.IGNORECASE | re.DOTALL)
-    return [entry for entry in manifest.entries(generation.path) if entry.type == manifest.FILE and wanted.fullmatch(entry.path)]
-
-
-def _refuse_narrow(generation: Generation, key: Key, settings: Settings, state: str, live: str) -> None:
-    """Refuse to fill a file system: that of the layer, or that of the server."""
-    table = _bytes(generation, _own_files(generation, key))
-    layer = os.fsencode(os.path.join(state, _LAYER))
-    left = sum(allocated for _entry, allocated in manifest.walk(layer)) if os.path.isdir(layer) else 0  # by a run that was killed; it is removed first
-    needed: Dict[int, Tuple[str, int]] = {}
-    for path, size in ((state, table + _bytes(generation, _opened_files(generation, settings)) - left), (live, table)):
-        while path and not os.path.isdir(path):
-            path = os.path.dirname(path)
-        if path:
-            first, before = needed.get(os.stat(path).st_dev, (path, 0))
-            needed[os.stat(path).st_dev] = (first, before + int(size * (1 + _MARGIN_SHARE)) + _MARGIN)
-    for path, size in needed.values():
-        figures = os.statvfs(path)
-        free = figures.f_bavail * figures.f_frsize
-        if free < size:
-            raise StillpointError(
-                "the file system of %s has %s free and the restore of %s needs %s there: free some space, or restore the generation into a directory "
-                "elsewhere (--to DIR)" % (path, human(free), _named(key), human(size))
-            )
-
-
-def _bytes(generation: Generation, entries: Sequence[Entry]) -> int:
-    """Return the bytes of disk that files take; holes are not copied."""
-    return sum(min(entry.size, os.lstat(os.path.join(os.fsencode(generation.path), entry.path)).st_blocks * 512) for entry in entries)
-
-
-def _exists(session: Session, key: Key) -> bool:
-    return bool(session.rows("SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", key))
-
-
-def _warnings(session: Session, beside: bool) -> List[str]:
-    values = {row["Variable_name"]: row["Value"] for row in session.rows("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'log_bin')")}
-    found = []
-    if values.get("read_only") not in ("OFF", "0", None):
-        found.append("the server is read-only for users (read_only): is it a replica, which should be restored from its source?")
-    if values.get("log_bin") == "ON":
-        found.append("the table is written to the binary log, and so reaches the server's replicas")
-    if not beside:
-        found.append("a table alone is put back as it was; rows of other tables that belong to its rows are not")
-    return found
-
-
-def _named(key: Key) -> str:
-    return "%s.%s" % (shown(key[0]), shown(key[1]))
-
-
-# -- executing
 
 
 @dataclass(frozen=True)
@@ -280,7 +77,7 @@ def execute(plan: TablePlan, reporter: Reporter) -> Dict[str, Any]:
         files, size = _verify(plan, reporter)
         reporter.stage("open")
         trees = [tree for tree in plan.generation.trees if not tree.is_files]
-        where = stack.enter_context(overlay.writable(plan.generation, trees, os.path.join(plan.state, _LAYER)))
+        where = stack.enter_context(overlay.writable(plan.generation, trees, os.path.join(plan.state, LAYER)))
         room = os.path.join(where[plan.settings.datadir], ".stillpoint-new.tmp")
         os.mkdir(room, 0o700)
         status = os.stat(where[plan.settings.datadir])
@@ -300,7 +97,7 @@ def execute(plan: TablePlan, reporter: Reporter) -> Dict[str, Any]:
         "generation": plan.generation.name,
         "table": list(plan.table),
         "as": list(plan.into),
-        "part": "the table %s" % _named(plan.into),
+        "part": "the table %s" % named(plan.into),
         "replaced": [],
         "files": files,
         "bytes": size,
@@ -326,7 +123,7 @@ def _verify(plan: TablePlan, reporter: Reporter) -> Tuple[int, int]:
     :raises StillpointError: one is not what was backed up
     """
     reporter.stage("verify")
-    expected = {entry.path: entry for entry in _own_files(plan.generation, plan.table)}
+    expected = {entry.path: entry for entry in own_files(plan.generation, plan.table)}
     found: Dict[bytes, str] = {}
     with tempfile.NamedTemporaryFile() as paths:
         paths.write(b"".join(path + b"\0" for path in expected))
@@ -377,12 +174,12 @@ class _Work:
                 self._pipe(self._stage)
                 rows = int(live.value("SELECT COUNT(*) FROM %s" % _sql(self._stage)))
                 if rows != found.rows:
-                    raise StillpointError("the backup has %d rows of %s, and %d arrived in the server" % (found.rows, _named(plan.table), rows))
+                    raise StillpointError("the backup has %d rows of %s, and %d arrived in the server" % (found.rows, named(plan.table), rows))
             except BaseException as error:
                 with undisturbed():
                     self._drop_stage(live)
                 if isinstance(error, StillpointError):
-                    raise StillpointError("%s; %s was not touched" % (error, _named(plan.into))) from error
+                    raise StillpointError("%s; %s was not touched" % (error, named(plan.into))) from error
                 raise
             self._reporter.stage("replace")
             with undisturbed():
@@ -400,7 +197,7 @@ class _Work:
             raise UsageError(self._missing(session))
         view = "VIEW" in str(rows[0]["type"])
         if view and plan.beside:
-            raise UsageError("%s is a view, which can't be put beside itself under another name: leave out --as" % _named(plan.table))
+            raise UsageError("%s is a view, which can't be put beside itself under another name: leave out --as" % named(plan.table))
         schema = session.rows(
             "SELECT DEFAULT_CHARACTER_SET_NAME AS letters, DEFAULT_COLLATION_NAME AS collation FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s",
             (plan.table[0],),
@@ -425,7 +222,7 @@ class _Work:
         known = sorted("%s.%s" % (row["d"], row["t"]) for row in names)
         elsewhere = [name for name in known if name.split(".", 1)[1].lower() == table.lower()]
         near = elsewhere + [name for name in difflib.get_close_matches("%s.%s" % (database, table), known, _MOST_NAMED, 0.6) if name not in elsewhere]
-        text = "the generation %s holds no table %s" % (self._plan.generation.name, _named(self._plan.table))
+        text = "the generation %s holds no table %s" % (self._plan.generation.name, named(self._plan.table))
         return "%s; near it: %s" % (text, ", ".join(map(shown, near[:_MOST_NAMED]))) if near else text
 
     def _move(self, session: Session, found: _Found) -> None:
@@ -451,7 +248,7 @@ class _Work:
                 state = "was not touched" if self._view(live) == before else "is not complete"
             except ServerError:
                 raise error from None
-            raise StillpointError("%s; %s %s" % (error, _named(self._plan.table), state)) from error
+            raise StillpointError("%s; %s %s" % (error, named(self._plan.table), state)) from error
 
     def _view(self, live: Session) -> List[Dict[str, Any]]:
         return live.rows("SELECT VIEW_DEFINITION FROM information_schema.VIEWS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", self._plan.table)
@@ -464,7 +261,7 @@ class _Work:
             if error.number != _LOCK_WAIT_TIMEOUT:
                 raise
             raise StillpointError(
-                "%s was not touched: %s, which an earlier restore has left and this one replaces, %s" % (_named(self._plan.into), _named(self._stage), _HELD)
+                "%s was not touched: %s, which an earlier restore has left and this one replaces, %s" % (named(self._plan.into), named(self._stage), _HELD)
             ) from None
 
     def _replace(self, live: Session, found: _Found) -> None:
@@ -479,10 +276,10 @@ class _Work:
         except ServerError as error:
             if error.number == _LOCK_WAIT_TIMEOUT and not plan.beside and not dropped:
                 raise StillpointError(
-                    "%s was not touched: it %s; all rows of the backup are in %s, which can be dropped" % (_named(plan.into), _HELD, _named(self._stage))
+                    "%s was not touched: it %s; all rows of the backup are in %s, which can be dropped" % (named(plan.into), _HELD, named(self._stage))
                 ) from None
             raise StillpointError(
-                "all rows of the backup are in %s, and it could not get the name %s: %s" % (_named(self._stage), _named(plan.into), error.text)
+                "all rows of the backup are in %s, and it could not get the name %s: %s" % (named(self._stage), named(plan.into), error.text)
             ) from None
         if plan.beside:
             return
@@ -490,7 +287,7 @@ class _Work:
             try:
                 live.do("ALTER TABLE %s ADD %s" % (_sql(plan.into), clause))
             except ServerError as error:
-                self._reporter.warn("%s is back without its foreign key %s: %s" % (_named(plan.into), _constraint(clause), error.text))
+                self._reporter.warn("%s is back without its foreign key %s: %s" % (named(plan.into), _constraint(clause), error.text))
         if found.triggers:
             self._feed(found.triggers)
 
@@ -498,7 +295,7 @@ class _Work:
         try:
             live.do("DROP TABLE IF EXISTS %s" % _sql(self._stage))
         except ServerError:
-            self._reporter.warn("%s in the server is what was loaded so far, and can be dropped" % _named(self._stage))
+            self._reporter.warn("%s in the server is what was loaded so far, and can be dropped" % named(self._stage))
 
     # -- programs
 
@@ -552,7 +349,7 @@ class _Work:
                 if "ERROR 2006" in text or "ERROR 2013" in text:  # what the client says of it is a matter of who is first
                     text += " (as where a row is beyond its max_allowed_packet)"
                 if "ERROR %d " % _LOCK_WAIT_TIMEOUT in text:
-                    text = "%s %s" % (_named(table), _HELD)
+                    text = "%s %s" % (named(table), _HELD)
                 raise StillpointError("the server does not take the table: %s" % text)
             if dump.returncode != 0:
                 raise StillpointError("the scratch server's table can't be read: %s" % (_text(said[0]) or "exit status %d" % dump.returncode))
@@ -566,7 +363,7 @@ class _Work:
             load = self._load(options, source, said)
             self._wait(load)
             if load.returncode != 0:
-                self._reporter.warn("%s is back, and not all of its triggers: %s" % (_named(self._plan.into), _text(said)))
+                self._reporter.warn("%s is back, and not all of its triggers: %s" % (named(self._plan.into), _text(said)))
 
     def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
         settings = "SET SESSION foreign_key_checks=0, SESSION lock_wait_timeout=%d, SESSION wait_timeout=%d" % (_LOCK_WAIT, _IDLE_LIMIT)

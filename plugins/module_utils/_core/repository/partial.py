@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A generation that is being made: what it shares with the one before, its checksums, and the rename that publishes it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type
+
+from .. import durable
+from ..copy import rsync
+from ..errors import CommandError, StillpointError, UsageError
+from ..process import undisturbed
+from ..storage.mounts import Tree
+from . import manifest
+from .generation import BAD, LATEST, MOMENT, NAME_FORMAT, Generation, moment, now
+from .sums import Sums
+
+if TYPE_CHECKING:
+    from .generations import JobDirectory
+
+PARTIAL = ".partial"
+
+_SUMS, _PATHS = ".sums", ".paths"
+
+# Seconds before a generation's time within which a file's own time does not prove that it is in the snapshot as it was left:
+# a time stamp's tick (1 s on ext3 and small ext4 file systems), and the time that the snapshots of several volumes take, of
+# which the last gives the generation its time.
+DOUBTFUL = 10.0
+
+
+class Partial:
+    """A generation that is being made.
+
+    :ivar path: where it is made
+    :ivar base: the generation whose unchanged files it shares; None for the first
+    :ivar warnings: what somebody should know; they go into the manifest
+    :ivar trouble: what went wrong after it was published; "" where nothing did
+    """
+
+    def __init__(self, directory: JobDirectory, run_id: str, algorithm: str) -> None:
+        self._directory = directory
+        self.path = os.path.join(directory.path, ".%s%s" % (run_id.replace("/", "-"), PARTIAL))
+        self.warnings: List[str] = []
+        self.trouble = ""
+        self.base: Optional[Generation] = None
+        self._compares = False  # what is shared with the base, by contents
+        self._damage_known: Optional[datetime] = None  # the last time that damage was found in a generation, when the base was chosen
+        self.algorithm = algorithm
+        self._sums: Optional[Sums] = None
+        self._trees: Dict[str, Tuple[Tree, rsync.Copied]] = {}
+        self._published = False
+
+    def __enter__(self) -> "Partial":
+        self.base = self._choose_base()
+        with self._directory.written():
+            os.mkdir(self.path, 0o700)
+        try:
+            self._sums = Sums(os.path.join(self.path, _SUMS))
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(self, _type: Optional[Type[BaseException]], _error: Optional[BaseException], _trace: Optional[TracebackType]) -> None:
+        if not self._published:
+            with undisturbed():
+                self._discard()
+
+    def _discard(self) -> None:
+        try:
+            if self._sums is not None:
+                self._sums.close()
+            durable.remove_tree(self.path)
+        except (CommandError, OSError):
+            pass  # what went wrong before is what has to be told; the next run removes it
+
+    def _choose_base(self) -> Optional[Generation]:
+        """Return the newest generation that is not known to be damaged and whose manifest is whole."""
+        known = self._directory.generations()
+        self._damage_known = _last_damage(known)
+        for generation in known:
+            if generation.state == BAD:
+                continue
+            try:
+                manifest.check(generation.path)
+            except manifest.Damaged as error:
+                self.warnings.append("%s; its files are not shared with the new one" % error)
+                try:
+                    generation.record(_found_by_chance(generation, str(error)))
+                except OSError as failure:
+                    self.warnings.append("that it is damaged can't be recorded: %s" % failure.strerror)
+                continue
+            if generation.summary.get("checksum") == self.algorithm:
+                self._compares = _shares_damage(generation, self._damage_known)
+                if self._compares:
+                    self.warnings.append(
+                        "a backup was found damaged, and %s has files in common with it: all that the new one shares with %s was compared by contents"
+                        % (generation.name, generation.name)
+                    )
+                return generation
+            self.warnings.append(
+                "generation %s has %s checksums and this one gets %s: every file is copied anew"
+                % (generation.name, generation.summary.get("checksum"), self.algorithm)
+            )
+            return None
+        return None
+
+    def add(
+        self,
+        tree: Tree,
+        *,
+        bwlimit: Optional[str] = None,
+        options: Sequence[str] = (),
+        checksum: bool = False,
+        on_progress: Callable[[int], None] = lambda _done: None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> rsync.Copied:
+        """Copy a tree into the generation and return what that came to; options as in `rsync.copy_tree`.
+
+        :raises StillpointError: the repository is full, or rsync failed otherwise
+        """
+        if self._sums is None:
+            raise RuntimeError("called before it was begun")
+        if tree.name in self._trees:
+            raise UsageError("%s and %s have the same name in a backup, %s" % (self._trees[tree.name][0].source, tree.source, tree.name))
+        checksum = checksum or self._compares
+        dest = os.path.join(self.path, tree.name)
+        old = os.path.join(self.base.path, tree.name) if self.base else ""
+        on_item = self._recorder(tree)
+        with self._directory.written():
+            os.makedirs(os.path.dirname(dest), mode=0o700, exist_ok=True)
+            copied = rsync.copy_tree(
+                tree,
+                dest,
+                algorithm=self.algorithm,
+                link_dest=[old] if self.base and os.path.lexists(old) else [],
+                bwlimit=bwlimit,
+                options=options,
+                checksum=checksum,
+                on_item=on_item,
+                on_progress=on_progress,
+                watch=watch,
+            )
+            if self.base and not checksum and os.path.isdir(dest) and self._write_paths(self._doubtful(tree)):
+                rsync.recheck(
+                    tree,
+                    dest,
+                    self._paths,
+                    algorithm=self.algorithm,
+                    bwlimit=bwlimit,
+                    options=options,
+                    on_item=on_item,
+                    watch=watch,
+                )
+        self._trees[tree.name] = (tree, copied)
+        return copied
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Turn errors of writing in the body into a sentence that names the repository and its room."""
+        with self._directory.written():
+            yield
+
+    def add_written(self, name: str, source: str, checksums: Mapping[str, str], size: int) -> None:
+        """Take a file, or a directory of files, that was written to `path` into the generation.
+
+        :param name: relative to `path`
+        :param source: what it holds, for people
+        :param checksums: of the contents of each file, by its name relative to `path` and by `algorithm`
+        :param size: bytes of all of them
+        """
+        if self._sums is None:
+            raise RuntimeError("called before it was begun")
+        for path, checksum in checksums.items():
+            self._sums.add(os.fsencode(path), checksum)
+        self._trees[name] = (Tree(name, source, os.path.join(self.path, name)), rsync.Copied(len(checksums), size, size))
+
+    def _recorder(self, tree: Tree) -> Callable[[rsync.Item], None]:
+        """Return what keeps the checksums that rsync tells of a tree."""
+        if self._sums is None:
+            raise RuntimeError("called before it was begun")
+        sums, name = self._sums, os.fsencode(tree.name)
+        single = os.path.islink(tree.path) or not os.path.isdir(tree.path)
+
+        def inside(path: bytes) -> bytes:
+            return name if single else name + b"/" + path
+
+        def record(item: rsync.Item) -> None:
+            if item.checksum or item.first:
+                sums.add(inside(item.path), item.checksum, inside(item.first) if item.first else b"")
+
+        return record
+
+    def _doubtful(self, tree: Tree) -> Iterator[bytes]:
+        """Return the files of a tree that were taken from the base although their size and time don't prove them unchanged:
+        those written just before the base's snapshot may have been written again just after it, within a time stamp's tick."""
+        if self.base is None or self._sums is None:
+            raise RuntimeError("called before it was begun")
+        since = int((self.base.time.timestamp() - DOUBTFUL) * 1e9)
+        prefix = os.fsencode(tree.name) + b"/"
+        root = os.fsencode(self.path)
+        for entry in manifest.entries(self.base.path):
+            if entry.type == manifest.FILE and entry.mtime_ns >= since and entry.path.startswith(prefix) and entry.path not in self._sums:
+                try:
+                    status = os.lstat(os.path.join(root, entry.path))
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(status.st_mode) and status.st_mtime_ns == entry.mtime_ns:
+                    yield entry.path[len(prefix) :]
+
+    @property
+    def _paths(self) -> str:
+        return os.path.join(self.path, _PATHS)
+
+    def _write_paths(self, paths: Iterator[bytes]) -> int:
+        """Write paths to a file as rsync reads them, and return how many there are."""
+        number = 0
+        with open(self._paths, "wb") as file:
+            for path in paths:
+                file.write(path + b"\0")
+                number += 1
+        return number
+
+    def publish(self, time: datetime, summary: Mapping[str, Any]) -> Generation:
+        """Make it a generation, and return that.
+
+        :param time: the point in time that it holds, UTC
+        :param summary: what the run knows of it; format, generation, sequence, trees, checksum, and the sums in copy are added
+        :raises StillpointError: the repository is full or can't be written; nothing was published
+        """
+        with self._directory.written():
+            name = self._free_name(time)
+            self._write_manifest(name, summary)
+            for left in (_PATHS,):
+                if os.path.lexists(os.path.join(self.path, left)):
+                    os.unlink(os.path.join(self.path, left))
+            durable.sync_file_system(self.path)
+            generation = Generation(os.path.join(self._directory.path, name))
+            durable.rename_to_free_name(self.path, generation.path)
+            self._published = True
+        try:
+            if generation.state != BAD:
+                self._directory.point_latest(name)
+        except OSError as error:
+            self.trouble = "%s/%s does not point to the new generation: %s" % (self._directory.path, LATEST, error.strerror)
+        return generation
+
+    def _free_name(self, time: datetime) -> str:
+        """Return the name for a point in time; a second generation of one second gets a number."""
+        first = name = time.astimezone(timezone.utc).strftime(NAME_FORMAT)
+        number = 1
+        while os.path.lexists(os.path.join(self._directory.path, name)):
+            number += 1
+            name = "%s-%d" % (first, number)
+        return name
+
+    def _write_manifest(self, name: str, given: Mapping[str, Any]) -> None:
+        if self._sums is None:
+            raise RuntimeError("called before it was begun")
+        sums = self._sums
+        sums.resolve(self._base_entries)
+
+        def summary(totals: Dict[str, manifest.Totals]) -> Dict[str, Any]:
+            copies = [copied for _tree, copied in self._trees.values()]
+            trees = [{"name": key, "source": self._trees[key][0].source, **figures._asdict()} for key, figures in totals.items()]
+            return {
+                "format": manifest.FORMAT,
+                "generation": name,
+                "sequence": 1 + max((int(each.summary.get("sequence", 0)) for each in self._directory.generations()), default=0),
+                **given,
+                "warnings": [*given.get("warnings", ()), *self.warnings],
+                "trees": trees,
+                "copy": {
+                    **(given.get("copy") or {}),
+                    "files": sum(figures.files for figures in totals.values()),
+                    "bytes": sum(figures.bytes for figures in totals.values()),
+                    "bytes_transferred": sum(copied.bytes_transferred for copied in copies),
+                },
+                "checksum": self.algorithm,
+                "damage_known": self._damage_known.strftime(MOMENT) if self._damage_known else None,
+            }
+
+        leave_out = (os.fsencode(_SUMS), os.fsencode(_PATHS))
+        unknown = manifest.write(self.path, sums, self._base_entries, self._trees, summary, leave_out=leave_out)
+        if unknown:
+            # Rare: a new name of an unchanged file, where rsync's line does not tell which.
+            self._write_paths(iter(unknown))
+            rsync.checksums(self.path, algorithm=self.algorithm, paths=self._paths, on_item=lambda item: sums.add(item.path, item.checksum))
+            unknown = manifest.write(self.path, sums, self._base_entries, self._trees, summary, leave_out=leave_out)
+        if unknown:
+            raise StillpointError(
+                "the checksum of %s can't be computed: nothing was published" % os.path.join(self.path, os.fsdecode(unknown[0]))
+            )
+        sums.close()
+
+    def _base_entries(self) -> Iterator[manifest.Entry]:
+        return manifest.entries(self.base.path) if self.base else iter(())
+
+def _last_damage(known: Sequence[Generation]) -> Optional[datetime]:
+    """Return when damage was found last in any of some generations, UTC; None where none was."""
+    return max((each.found_damaged for each in known if each.found_damaged), default=None)
+
+
+def _shares_damage(base: Generation, found: Optional[datetime]) -> bool:
+    """Tell whether a generation may have the damage that was found in another one: an unchanged file is the same file in all of them. One whose run
+    knew of that was compared with its source, and one that was read from end to end since is known to be right.
+
+    By what the run knew, not by the time of either: damage may be found while a run goes on, whose base is chosen by then.
+    """
+    if found is None or str(base.summary.get("damage_known") or "") >= found.strftime(MOMENT):
+        return False
+    verified = base.verified
+    since = moment(verified) if verified and verified.get("ok") else None
+    return since is None or since < found
+
+
+def _found_by_chance(generation: Generation, text: str) -> Dict[str, Any]:
+    """Return what is recorded of a generation whose manifest turned out to be damaged, as a verification records it."""
+    known = {key: value for key, value in generation.recorded.items() if key == "proof"}
+    facts = {"generation": generation.name, "time": now(), "ok": False, "files": 0, "bytes": 0, "faults": [text], "faults_total": 1}
+    return {**facts, "duration_s": 0.0, "percent": None, "of_files": generation.files, "of_bytes": generation.size_bytes, **known}

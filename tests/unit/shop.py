@@ -20,6 +20,7 @@ from _core.mysql import server as servers
 from _core.mysql.connection import Session
 from _core.mysql.scratch import scratch_server
 from _core.repository.generation import Generation
+from _core.repository.partial import Partial
 from _core.restore import plan as planning
 from _core.restore.execute import execute
 from real_server import RealServer, needed
@@ -72,7 +73,7 @@ class Shop:
             subprocess.run(["cp", "-a", self.server.datadir, copy], check=True)
             known, how = server.summary(), settings.read(session, server).as_dict()
         assert where is not None
-        with self.directory.lock(), self.directory.begin("run-%s" % when.timestamp()) as partial:
+        with self.directory.lock(), Partial(self.directory, "run-%s" % when.timestamp()) as partial:
             found = tree(copy, "mysql")
             partial.add(type(found)("mysql", self.server.datadir, copy, ()))
             generation = partial.publish(when, summary(when, server=known, settings=how, coordinates=where.as_dict(), **more))

@@ -26,6 +26,7 @@ from _core import bundle, cli, durable, plan
 from _core.copy import rsync
 from _core.errors import CommandError, StillpointError
 from _core.repository.generations import JobDirectory
+from _core.repository.partial import Partial
 from _core.storage import leftovers, mounts
 from _core.storage.mounts import Tree
 from _core.version import VERSION
@@ -76,7 +77,7 @@ class Host:
     def generation(self, when: datetime, name: str = "web", host: str = HOST, tree: str = "", **summary: Any) -> str:
         """Publish a generation of the files as they are now and return its path."""
         directory = JobDirectory.open(str(self.repository), host, name)
-        with directory.lock(), directory.begin("run-" + name) as partial:
+        with directory.lock(), Partial(directory, "run-" + name) as partial:
             partial.add(Tree(tree or "files" + str(self.files), str(self.files), str(self.files), ()))
             facts = {
                 "job": name,

@@ -27,6 +27,7 @@ from _core.mysql.privileges import Extras
 from _core.observe.progress import Silent
 from _core.repository.generation import Generation
 from _core.repository.generations import JobDirectory
+from _core.repository.partial import Partial
 from real_server import RealServer, needed, real_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "load"))
@@ -248,7 +249,7 @@ class begun:
         began = self._stack.enter_context(take.begun(plan, plan.login, lambda text: None))
 
         def read() -> Generation:
-            with where.lock(), where.begin("run", stream.ALGORITHM) as partial:
+            with where.lock(), Partial(where, "run", stream.ALGORITHM) as partial:
                 facts = take.read(began, partial, Silent(), None, lambda: None)
                 return partial.publish(began.time, {"job": "etrial", "time": "2026-11-22T00:00:00.000Z", "server": {"flavour": "mariadb"}, **facts})
 

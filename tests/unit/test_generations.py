@@ -19,6 +19,7 @@ from _core.job import Keep
 from _core.repository import manifest, verify
 from _core.repository.generation import Generation
 from _core.repository.generations import JobDirectory
+from _core.repository.partial import Partial
 from trees import (
     START,
     Quiet,
@@ -350,7 +351,7 @@ def test_damage_that_is_found_while_a_run_goes_on_does_not_get_into_the_one_afte
     older = back_up(directory, tree(source))
     rot(older, "files/tree/sub/b")
     when = datetime.now(timezone.utc) + timedelta(hours=1)  # a snapshot is taken long after its base was chosen
-    with directory.lock(), directory.begin("slow") as partial:
+    with directory.lock(), Partial(directory, "slow") as partial:
         assert not verify.verify(older, Quiet()).ok
         partial.add(tree(source))
         newer = partial.publish(when, summary(when))
@@ -365,7 +366,7 @@ def test_what_was_made_or_read_since_the_damage_was_found_is_trusted_again(direc
     found_by_an_old_agent(bad)
 
     def compares() -> bool:
-        with directory.lock(), directory.begin("look") as partial:
+        with directory.lock(), Partial(directory, "look") as partial:
             return partial._compares
 
     assert compares()
@@ -471,7 +472,7 @@ def test_another_checksum_than_before_copies_everything_anew_and_says_so(directo
 
 
 def test_trees_in_one_generation_need_different_names(directory, source):
-    with directory.lock(), directory.begin("run") as partial:
+    with directory.lock(), Partial(directory, "run") as partial:
         partial.add(tree(source))
         with pytest.raises(UsageError, match="have the same name in a backup"):
             partial.add(tree(source + "/sub"))
@@ -511,7 +512,7 @@ def test_nothing_is_changed_without_the_lock(directory, source):
     generation = back_up(directory, tree(source))
     for change in (
         directory.clean,
-        lambda: directory.begin("run"),
+        lambda: Partial(directory, "run"),
         lambda: directory.remove(generation),
         lambda: directory.prune(Keep(daily=1, last=0)),
     ):
@@ -528,13 +529,13 @@ def test_nothing_is_changed_without_the_lock(directory, source):
 def test_what_fails_half_way_leaves_no_trace(directory, source):
     one = back_up(directory, tree(source))
     before = (shape(one.path), sorted(os.listdir(directory.path)))
-    with pytest.raises(StillpointError, match="nothing can't be read"), directory.lock(), directory.begin("run") as partial:
+    with pytest.raises(StillpointError, match="nothing can't be read"), directory.lock(), Partial(directory, "run") as partial:
         partial.add(tree(source))
         partial.add(tree(source + "/nothing", "files/other"))
-    with pytest.raises(KeyboardInterrupt), directory.lock(), directory.begin("run") as partial:
+    with pytest.raises(KeyboardInterrupt), directory.lock(), Partial(directory, "run") as partial:
         partial.add(tree(source))
         raise KeyboardInterrupt
-    with directory.lock(), directory.begin("run") as partial:
+    with directory.lock(), Partial(directory, "run") as partial:
         partial.add(tree(source))
     assert (shape(one.path), sorted(os.listdir(directory.path))) == before
 
@@ -623,7 +624,7 @@ def test_a_kill_while_rsync_copies_leaves_a_partial_generation_that_is_never_lis
     write(source + "/large", b"x" * 2_000_000)
     child = os.fork()
     if child == 0:
-        with directory.lock(), directory.begin("killed") as partial:
+        with directory.lock(), Partial(directory, "killed") as partial:
             partial.add(tree(source), bwlimit="500k", watch=lambda: os.kill(os.getpid(), 9))
         os._exit(0)
     _pid, status = os.waitpid(child, 0)

@@ -315,9 +315,9 @@ def test_nothing_is_restored_in_place_while_a_rollback_is_half_done(host, monkey
     os.makedirs(host.state)
     plan = host.make()
     rollback_plan.write(rollback_plan.RollbackPlan("R", "then", (), None, (), points.About(), False))
-    with pytest.raises(UsageError, match="going back to R was interrupted: finish it first, with stillpoint rollback R$"):
+    with pytest.raises(StillpointError, match="going back to R was interrupted: finish it first, with stillpoint rollback R$"):
         host.make()
-    with pytest.raises(UsageError, match="going back to R was interrupted"):
+    with pytest.raises(StillpointError, match="going back to R was interrupted"):
         execute(plan, Quiet())
     host.make(to=host.root + "/elsewhere")
     assert {path: facts(path) for path in host.lived} == host.lived

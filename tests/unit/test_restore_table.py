@@ -19,6 +19,7 @@ from _core.mysql import scratch, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import Login, Session
 from _core.repository.generation import Generation
+from _core.repository.partial import Partial
 from _core.restore import overlay, table, table_plan
 from _core.storage import mounts
 from real_server import RealServer, needed, real_server
@@ -65,7 +66,7 @@ class Shop:
             session.do("FLUSH TABLES shop.isam, shop.aria")
         copy = self.server.copy("snapshot", "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
         when = datetime.now(timezone.utc)
-        with self.directory.lock(), self.directory.begin("run") as partial:
+        with self.directory.lock(), Partial(self.directory, "run") as partial:
             found = tree(copy, "mysql")
             partial.add(type(found)("mysql", self.server.datadir, copy, ()))
             generation = partial.publish(when, summary(when, server=known.summary(), settings=how))

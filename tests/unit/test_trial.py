@@ -20,6 +20,7 @@ from _core.mysql import settings
 from _core.mysql.connection import Session
 from _core.repository.generation import Generation
 from _core.repository.generations import JobDirectory
+from _core.repository.partial import Partial
 from _core.storage import leftovers, mounts
 from _core.storage.mounts import Tree
 from _core.verification import Asked, choose, complaint, perform
@@ -85,7 +86,7 @@ def backed_up(server: RealServer, directory: JobDirectory, *, broken: bool = Fal
         **more,
     }
     try:
-        with directory.lock(), directory.begin("run") as partial:
+        with directory.lock(), Partial(directory, "run") as partial:
             partial.add(Tree("mysql", source or server.datadir, copy))
             return partial.publish(datetime.now(timezone.utc), summary)
     finally:

@@ -17,6 +17,7 @@ import pytest
 from _core import durable
 from _core.repository.generation import Generation
 from _core.repository.generations import JobDirectory
+from _core.repository.partial import Partial
 from _core.storage.mounts import Tree
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices can be set by root only")
@@ -187,7 +188,7 @@ def back_up(
     when = START + timedelta(hours=hours)
     with directory.lock():
         directory.clean()
-        with directory.begin("run-%s" % hours) as partial:
+        with Partial(directory, "run-%s" % hours) as partial:
             for each in trees:
                 partial.add(each, checksum=checksum, options=options)
             return partial.publish(when, summary(when, **more))

@@ -61,7 +61,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
         plan = planning.make(job)
         for warning in plan.warnings:
             reporter.warn(warning)
-        with directory.begin(owner.run_id, plan.algorithm) as partial:
+        with Partial(directory, owner.run_id, plan.algorithm) as partial:
             point, copied = _way(plan)(plan, owner, partial, reporter)
             proof: Optional[Proof] = copied.get("proof")
             reporter.stage("publish")

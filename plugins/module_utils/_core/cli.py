@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -12,23 +11,21 @@ import traceback
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
 
 from . import job as jobs
+from .console import PROGRAM, complain, job_directory, now, print_json, print_lines, reporter_for, warn
 from .errors import BusyError, CommandError, NotNowError, StillpointError, Stopped, UsageError, fail
 from .job import Job
 from .observe import notify, progress, show
 from .version import VERSION
 
 if TYPE_CHECKING:
-    from .repository.generations import JobDirectory
+    pass
 
 # Modules that only some commands need are imported in them: the archive has no compiled modules, and `list` runs on a
 # whole fleet at once.
 # pylint: disable=import-outside-toplevel
-
-PROGRAM = "stillpoint"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -97,10 +94,10 @@ def _failed(error: BaseException, *, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exception(type(error), error, error.__traceback__)
         if isinstance(error, CommandError):
-            _complain("command: %s\nexit status: %s\n%s" % (error.cmd, error.rc, error.stderr.rstrip()))
+            complain("command: %s\nexit status: %s\n%s" % (error.cmd, error.rc, error.stderr.rstrip()))
     if as_json:
-        _print_json({"failed": True, "msg": sentence, "exit_code": code})
-    _complain(("<3>" if progress.is_journal(sys.stderr) else "") + "%s: %s" % (PROGRAM, sentence))
+        print_json({"failed": True, "msg": sentence, "exit_code": code})
+    complain(("<3>" if progress.is_journal(sys.stderr) else "") + "%s: %s" % (PROGRAM, sentence))
     return code
 
 
@@ -215,15 +212,15 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     made = plan.make(job)
     if arguments.json:
-        _print_json(made.as_dict())
+        print_json(made.as_dict())
     else:
-        _print_lines(made.lines())
+        print_lines(made.lines())
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
-    reporter = _reporter(arguments, job)
+    reporter = reporter_for(arguments, job)
     with _told(job, notify.RUN) as outcome:
         try:
             summary = _backup(job, reporter)
@@ -231,9 +228,9 @@ def _run(arguments: argparse.Namespace) -> int:
             reporter.close()
         outcome("", summary)
     if arguments.json:
-        _print_json(summary)
+        print_json(summary)
     else:
-        _print_lines(show.generation(summary, _now()))
+        print_lines(show.generation(summary, now()))
     return 0
 
 
@@ -265,9 +262,9 @@ def _tell(job: Job, ended: notify.Outcome) -> None:
     if job.notify.metrics:
         from .observe import metrics
 
-        metrics.write(job.notify.metrics, job.name, ended.action, metrics.ended(ended, _now().timestamp()), _warn)
+        metrics.write(job.notify.metrics, job.name, ended.action, metrics.ended(ended, now().timestamp()), warn)
         _count(job)
-    notify.tell(job.notify, ended, _warn)
+    notify.tell(job.notify, ended, warn)
 
 
 def _count(job: Job) -> None:
@@ -277,11 +274,11 @@ def _count(job: Job) -> None:
     from .observe import metrics
 
     try:
-        found = metrics.backups(job.name, _directory(job, None).generations())
+        found = metrics.backups(job.name, job_directory(job, None).generations())
     except StillpointError as error:
-        _warn("notify.metrics: %s" % error)
+        warn("notify.metrics: %s" % error)
         return
-    metrics.write(job.notify.metrics, job.name, metrics.BACKUPS, found, _warn)
+    metrics.write(job.notify.metrics, job.name, metrics.BACKUPS, found, warn)
 
 
 def _backup(job: Job, reporter: progress.Reporter) -> Dict[str, Any]:
@@ -306,17 +303,17 @@ def _list(arguments: argparse.Namespace) -> int:
                 troubles.append(str(error))
         found.sort(key=lambda each: str(each["time"]), reverse=True)
     if arguments.json:
-        _print_json(found)
+        print_json(found)
     elif found:
-        _print_lines([show.generations(found, _now())])
+        print_lines([show.generations(found, now())])
     elif not asked:
-        _print_lines(["there are no jobs in %s" % jobs.jobs_directory()])
+        print_lines(["there are no jobs in %s" % jobs.jobs_directory()])
     elif not troubles:
-        _print_lines(["there is no backup yet of %s" % ", ".join(asked)])
+        print_lines(["there is no backup yet of %s" % ", ".join(asked)])
     if not arguments.json:
         _print_archives(asked, arguments.host)
     for trouble in troubles:
-        _complain("%s: %s" % (PROGRAM, trouble))
+        complain("%s: %s" % (PROGRAM, trouble))
     return StillpointError.exit_code if troubles else 0
 
 
@@ -329,10 +326,10 @@ def _print_archives(names: Sequence[str], host: Optional[str]) -> None:
         try:
             job = jobs.load(name)
             if job.binlog is not None:
-                directory = _directory(job, host)
-                _print_lines(["%s: %s" % (job.name, line) for line in timeline.brief(Archive(directory.path), directory.generations(), _now())])
+                directory = job_directory(job, host)
+                print_lines(["%s: %s" % (job.name, line) for line in timeline.brief(Archive(directory.path), directory.generations(), now())])
         except StillpointError as error:
-            _complain("%s: %s" % (PROGRAM, error))
+            complain("%s: %s" % (PROGRAM, error))
 
 
 def _listed(job: Job, host: Optional[str]) -> List[Dict[str, Any]]:
@@ -340,18 +337,18 @@ def _listed(job: Job, host: Optional[str]) -> List[Dict[str, Any]]:
 
     :raises UsageError: the repository is not there
     """
-    return [show.listed(job.name, host or jobs.host_name(), each, _now()) for each in _directory(job, host).generations()]
+    return [show.listed(job.name, host or jobs.host_name(), each, now()) for each in job_directory(job, host).generations()]
 
 
 def _show(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     if arguments.timeline:
         return _show_timeline(arguments, job)
-    facts = show.known(job.name, _directory(job, arguments.host).find(arguments.generation))
+    facts = show.known(job.name, job_directory(job, arguments.host).find(arguments.generation))
     if arguments.json:
-        _print_json(facts)
+        print_json(facts)
     else:
-        _print_lines(show.generation(facts, _now()))
+        print_lines(show.generation(facts, now()))
     return 0
 
 
@@ -359,12 +356,12 @@ def _show_timeline(arguments: argparse.Namespace, job: Job) -> int:
     from .binlog import timeline
     from .binlog.index import Archive
 
-    directory = _directory(job, arguments.host)
+    directory = job_directory(job, arguments.host)
     found = timeline.read(Archive(directory.path), directory.generations())
     if arguments.json:
-        _print_json({"job": job.name, "host": arguments.host or jobs.host_name(), **found.as_dict(_now())})
+        print_json({"job": job.name, "host": arguments.host or jobs.host_name(), **found.as_dict(now())})
     else:
-        _print_lines(found.lines(_now()))
+        print_lines(found.lines(now()))
     return 0
 
 
@@ -379,7 +376,7 @@ def _archive(arguments: argparse.Namespace) -> int:
     finally:
         reporter.close()
     if arguments.json:
-        _print_json(status)
+        print_json(status)
     return 0
 
 
@@ -403,11 +400,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     asked = verification.Asked(arguments.generation, arguments.all, sample, arguments.server)
     # One that somebody picked by hand is of no concern to who is told of the job.
     told = replace(job, notify=jobs.Notify()) if arguments.generation or arguments.host else job
-    reporter = _reporter(arguments, job)
+    reporter = reporter_for(arguments, job)
     try:
         with _told(told, notify.VERIFY) as outcome:
             troubles: List[StillpointError] = []
-            chosen = verification.choose(_directory(job, arguments.host), asked)
+            chosen = verification.choose(job_directory(job, arguments.host), asked)
             found = verification.perform(chosen, asked, reporter, troubles.append if asked.all else fail)
             reporter.close()
             complaint = verification.complaint(job, found, troubles)
@@ -416,11 +413,11 @@ def _verify(arguments: argparse.Namespace) -> int:
         reporter.close()
     if arguments.json:
         facts = [each.as_dict() for each in found]
-        _print_json(facts if arguments.all else facts[0])
+        print_json(facts if arguments.all else facts[0])
     else:
-        _print_lines([line for each in found for line in each.lines(job.name)])
+        print_lines([line for each in found for line in each.lines(job.name)])
     if complaint:
-        _complain("%s: %s" % (PROGRAM, complaint))
+        complain("%s: %s" % (PROGRAM, complaint))
     return StillpointError.exit_code if complaint else 0
 
 
@@ -428,7 +425,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     if job.keep is None:
         raise UsageError("%s: the job has no keep, so every generation is kept: say how many it shall keep" % job.where)
-    directory = _directory(job, None)
+    directory = job_directory(job, None)
     if arguments.dry_run:
         decisions = directory.prune(job.keep, dry_run=True)
     else:
@@ -436,10 +433,10 @@ def _prune(arguments: argparse.Namespace) -> int:
             decisions = directory.prune(job.keep)
         _count(job)
     if arguments.json:
-        _print_json([{"generation": each.name, "keep": each.keep, "reasons": list(each.reasons)} for each in decisions])
+        print_json([{"generation": each.name, "keep": each.keep, "reasons": list(each.reasons)} for each in decisions])
         return 0
     gone = "would be removed" if arguments.dry_run else "removed"
-    _print_lines(
+    print_lines(
         ["%s  %s" % (each.name, "kept: " + ", ".join(each.reasons) if each.keep else gone) for each in decisions]
         or ["there is no backup yet of %s" % job.name]
     )
@@ -459,7 +456,7 @@ def _clean(arguments: argparse.Namespace) -> int:
         troubles.append(error)
     for name in jobs.names():
         try:
-            directory = _directory(jobs.load(name), None)
+            directory = job_directory(jobs.load(name), None)
             if os.path.isdir(directory.path):
                 with directory.lock():
                     unfinished += [os.path.join(directory.path, each) for each in directory.clean(troubles.append)]
@@ -468,78 +465,19 @@ def _clean(arguments: argparse.Namespace) -> int:
         except StillpointError as error:
             troubles.append(error)
     if arguments.json:
-        _print_json({"snapshots": snapshots, "unfinished": unfinished, "put_back": put_back})
+        print_json({"snapshots": snapshots, "unfinished": unfinished, "put_back": put_back})
     else:
         lines = ["removed the snapshot %s/%s of the run %s" % (each["vg"], each["name"], each["run_id"]) for each in snapshots]
         lines += ["removed %s" % path for path in unfinished] + put_back
-        _print_lines(lines or ([] if troubles else ["nothing was left behind"]))
+        print_lines(lines or ([] if troubles else ["nothing was left behind"]))
     for trouble in troubles:
-        _complain("%s: %s" % (PROGRAM, trouble))
+        complain("%s: %s" % (PROGRAM, trouble))
     return StillpointError.exit_code if troubles else 0
 
 
 def _version(arguments: argparse.Namespace) -> int:
     if arguments.json:
-        _print_json({"version": VERSION, "python": "%d.%d.%d" % sys.version_info[:3]})
+        print_json({"version": VERSION, "python": "%d.%d.%d" % sys.version_info[:3]})
     else:
-        _print_lines(["%s %s" % (PROGRAM, VERSION)])
+        print_lines(["%s %s" % (PROGRAM, VERSION)])
     return 0
-
-
-# --- what the commands share
-
-
-def _directory(job: Job, host: Optional[str]) -> "JobDirectory":
-    from .repository.generations import JobDirectory
-
-    return JobDirectory.open(job.repository, host or jobs.host_name(), job.name)
-
-
-def _reporter(arguments: argparse.Namespace, job: Job) -> progress.Reporter:
-    """Return a Reporter on stderr; with --json it speaks only to a person who looks on."""
-    return progress.for_stream(sys.stderr, job.name, quiet=arguments.json and not sys.stderr.isatty())
-
-
-def _confirm(arguments: argparse.Namespace, what: str) -> None:
-    """Return when whoever called agrees.
-
-    :raises UsageError: there is nobody to ask
-    :raises StillpointError: they don't
-    """
-    if arguments.yes:
-        return
-    if arguments.json or not sys.stdin.isatty():
-        raise UsageError("nothing was changed: say --yes to %s" % what)
-    sys.stderr.write("Really %s? Type yes: " % what)
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() != "yes":
-        raise StillpointError("not confirmed: nothing was changed")
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def _warn(text: str) -> None:
-    _complain(("<4>" if progress.is_journal(sys.stderr) else "") + "warning: " + text)
-
-
-def _complain(text: str) -> None:
-    try:
-        print(text, file=sys.stderr, flush=True)  # pylint: disable=ansible-bad-function  # a program, not a module
-    except OSError:
-        pass  # nobody is left to hear it; the exit code says it too
-
-
-def _print_json(value: Any) -> None:
-    _print_lines([json.dumps(value, indent=2)])
-
-
-def _print_lines(lines: Sequence[str]) -> None:
-    """Print lines to stdout; a reader who has gone away (`| head`) does not change how the command ended."""
-    try:
-        for line in lines:
-            print(line)  # pylint: disable=ansible-bad-function  # a program, not a module
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

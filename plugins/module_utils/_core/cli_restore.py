@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, List, Optional, Union
 
 from . import job as jobs
-from .cli import PROGRAM, _confirm, _directory, _print_json, _print_lines, _reporter
+from .console import PROGRAM, confirm, job_directory, print_json, print_lines, reporter_for
 from .errors import StillpointError, UsageError
 from .job import Job
 from .observe import progress, show
@@ -42,7 +42,7 @@ def restore(arguments: argparse.Namespace) -> int:
     moment = _moment(arguments)
     replay = _replay(arguments, job, moment) if moment and not interrupted else None
     name = arguments.generation or (interrupted["generation"] if interrupted and interrupted["job"] == job.name else None)
-    generation = replay.recovery.generation if replay else _directory(job, arguments.host).find(name)
+    generation = replay.recovery.generation if replay else job_directory(job, arguments.host).find(name)
     made: Union[plan.RestorePlan, load.LoadPlan, table_plan.TablePlan]
     if _is_table(arguments, generation):
         login = load.login(job, arguments.server_socket, arguments.server_config)
@@ -58,17 +58,17 @@ def restore(arguments: argparse.Namespace) -> int:
         made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, parts)))
     if arguments.dry_run:
         if arguments.json:
-            _print_json(made.as_dict())
+            print_json(made.as_dict())
         else:
-            _print_lines(made.lines())
+            print_lines(made.lines())
         return 0
     if not arguments.json:
-        _print_lines(made.lines())
+        print_lines(made.lines())
     if arguments.to is None:  # elsewhere, nothing is replaced
         beside = isinstance(made, table_plan.TablePlan) and made.beside
         what = "put a table beside those that are there, from" if beside else "replace what is there now with"
-        _confirm(arguments, "%s %s of %s" % (what, generation.name, job.name))
-    reporter = _reporter(arguments, job)
+        confirm(arguments, "%s %s of %s" % (what, generation.name, job.name))
+    reporter = reporter_for(arguments, job)
     try:
         if isinstance(made, table_plan.TablePlan):
             done = table.execute(made, reporter)
@@ -77,9 +77,9 @@ def restore(arguments: argparse.Namespace) -> int:
     finally:
         reporter.close()
     if arguments.json:
-        _print_json(done)
+        print_json(done)
         return 0
-    _print_lines(
+    print_lines(
         [
             "%s%s of %s is back: %s files, %s in %s"
             % (
@@ -93,12 +93,12 @@ def restore(arguments: argparse.Namespace) -> int:
         ]
     )
     if done.get("recovery"):
-        _print_lines(show.recovery(done["recovery"]))
+        print_lines(show.recovery(done["recovery"]))
     if done.get("replaced"):
-        _print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
-        _print_lines(["  %s" % kept for kept in done["replaced"]])
+        print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
+        print_lines(["  %s" % kept for kept in done["replaced"]])
     if plan.BACK_UP in done.get("warnings", ()):
-        _print_lines(["take a backup now, with `%s run %s`: no moment from now on can be recovered before there is one" % (PROGRAM, job.name)])
+        print_lines(["take a backup now, with `%s run %s`: no moment from now on can be recovered before there is one" % (PROGRAM, job.name)])
     return 0
 
 
@@ -110,23 +110,23 @@ def rollback(arguments: argparse.Namespace) -> int:
     made = rollback_plan.make(arguments.run)
     if arguments.dry_run:
         if arguments.json:
-            _print_json(made.as_dict())
+            print_json(made.as_dict())
         else:
-            _print_lines(made.lines())
+            print_lines(made.lines())
         return 0
     if not arguments.json:
-        _print_lines(made.lines())
-    _confirm(arguments, "go back to %s and lose what was written since" % made.run_id)
+        print_lines(made.lines())
+    confirm(arguments, "go back to %s and lose what was written since" % made.run_id)
     reporter = progress.for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
     try:
         done = rolling.execute(made, reporter)
     finally:
         reporter.close()
     if arguments.json:
-        _print_json(done)
+        print_json(done)
     else:
-        _print_lines(["%s are as they were at %s" % (", ".join(done["volumes"]), made.time)])
-        _print_lines(["  the binary logs since are kept in %s" % path for path in done["replaced"]])
+        print_lines(["%s are as they were at %s" % (", ".join(done["volumes"]), made.time)])
+        print_lines(["  the binary logs since are kept in %s" % path for path in done["replaced"]])
     return 0
 
 
@@ -138,23 +138,23 @@ def _undo(arguments: argparse.Namespace, job: Job) -> int:
         raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
     if arguments.dry_run:
         if arguments.json:
-            _print_json({key: journal[key] for key in ("job", "generation", "time", "parts", "moment")})
+            print_json({key: journal[key] for key in ("job", "generation", "time", "parts", "moment")})
         else:
-            _print_lines(undo.lines(journal))
+            print_lines(undo.lines(journal))
         return 0
     if not arguments.json:
-        _print_lines(undo.lines(journal))
-    _confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
-    reporter = _reporter(arguments, job)
+        print_lines(undo.lines(journal))
+    confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
+    reporter = reporter_for(arguments, job)
     try:
         done = undo.undo(reporter)
     finally:
         reporter.close()
     if arguments.json:
-        _print_json(done)
+        print_json(done)
     else:
-        _print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
-        _print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
+        print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
+        print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
     return 0
 
 
@@ -173,7 +173,7 @@ def _replay(arguments: argparse.Namespace, job: Job, moment: "Moment") -> "Repla
     from .binlog import replay
     from .binlog.index import Archive
 
-    directory = _directory(job, arguments.host)
+    directory = job_directory(job, arguments.host)
     return replay.plan(Archive(directory.path), directory, moment, arguments.generation)
 
 
@@ -225,22 +225,22 @@ def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
 
     kept = keeping.replaced(job.name)
     if not arguments.json:
-        _print_lines(
+        print_lines(
             ["%s: what was %s until %s" % (each.path, each.target, each.time) for each in kept]
             or ["no restore of %s has left anything to discard" % job.name]
         )
     if not kept or arguments.dry_run:
         if arguments.json:
-            _print_json({"discarded": [], "kept": [each.path for each in kept]})
+            print_json({"discarded": [], "kept": [each.path for each in kept]})
         return 0
-    _confirm(arguments, "delete that for good")
-    reporter = _reporter(arguments, job)
+    confirm(arguments, "delete that for good")
+    reporter = reporter_for(arguments, job)
     try:
         gone = keeping.discard(kept, reporter)
     finally:
         reporter.close()
     if arguments.json:
-        _print_json({"discarded": gone, "kept": []})
+        print_json({"discarded": gone, "kept": []})
     else:
-        _print_lines(["deleted %s" % path for path in gone])
+        print_lines(["deleted %s" % path for path in gone])
     return 0

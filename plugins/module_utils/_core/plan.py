@@ -158,9 +158,7 @@ def refuse_half_done() -> None:
             "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: %s"
             % (half_done["job"], journal.ways_out(half_done))
         )
-    going_back = rollback_plan.begun()
-    if going_back:
-        raise StillpointError("going back to %s was interrupted: finish it first, with stillpoint rollback" % going_back.run_id)
+    rollback_plan.refuse_going_back()
 
 
 def make(job: Job) -> Plan:

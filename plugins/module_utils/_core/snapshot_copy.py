@@ -23,6 +23,7 @@ from .process import require, undisturbed
 from .quiesce import MODULE_JOB
 from .reading import NOT_HELD, holds_of, mounted
 from .repository.generations import JobDirectory
+from .repository.partial import Partial
 from .storage import dm, layout, leftovers, lvm, sizes
 from .storage import snapshots as snapshot_values
 from .storage.layout import FILES
@@ -98,7 +99,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
             }
         else:
             directory.clean(lambda error: reporter.warn(str(error)))
-            with directory.begin(owner.run_id) as partial:
+            with Partial(directory, owner.run_id) as partial:
                 with mounted(point.snapshots, owner) as to_snapshot:
                     copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)
                 generation = partial.publish(point.time, _summary(point, request, watch, started))

@@ -24,6 +24,9 @@ MOMENT = "%Y-%m-%dT%H:%M:%SZ"
 #: The record of what was found of a generation, beside it: its name between a dot and this
 VERIFIED = ".verified"
 
+#: One that is being made: the name of its run between a dot and this
+PARTIAL = ".partial"
+
 #: The link to the newest one that is not bad
 LATEST = "latest"
 

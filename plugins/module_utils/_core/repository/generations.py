@@ -28,8 +28,7 @@ from ..copy import rsync
 from ..errors import BusyError, CommandError, StillpointError, UsageError, fail
 from ..storage.mounts import unmounted
 from . import retention
-from .generation import BAD, GOOD, LATEST, UNPROVEN, VERIFIED, Generation
-from .partial import PARTIAL, Partial
+from .generation import BAD, GOOD, LATEST, PARTIAL, UNPROVEN, VERIFIED, Generation
 
 LOCK, DELETING, TRIAL = ".lock", ".deleting", ".trial"
 
@@ -92,7 +91,8 @@ class JobDirectory:
             self._locked = False
             os.close(descriptor)
 
-    def _must_be_locked(self) -> None:
+    def must_be_locked(self) -> None:
+        """Raise StillpointError unless this holds the lock."""
         if not self._locked:
             raise StillpointError("%s is changed without its lock: this is a fault in stillpoint" % self.path)
 
@@ -158,7 +158,7 @@ class JobDirectory:
 
         :param on_trouble: told of each that can't be removed
         """
-        self._must_be_locked()
+        self.must_be_locked()
         names = sorted(os.listdir(self.path))
         left = [name for name in names if name.startswith(".") and name.endswith((PARTIAL, DELETING))]
         left += [name for name in names if name.startswith(".") and name.endswith(TRIAL) and not durable.in_use(os.path.join(self.path, name))]
@@ -179,17 +179,9 @@ class JobDirectory:
             self._refresh_latest()
         return removed
 
-    def begin(self, run_id: str, algorithm: Optional[str] = None) -> "Partial":
-        """Return a generation to be filled and published, as a context manager that discards it unless that happened.
-
-        :param algorithm: of its checksums; default: the best that rsync has
-        """
-        self._must_be_locked()
-        return Partial(self, run_id, algorithm or rsync.algorithm())
-
     def remove(self, generation: Generation) -> bool:
         """Remove a generation. False: somebody is reading it, and it stays."""
-        self._must_be_locked()
+        self.must_be_locked()
         descriptor = os.open(generation.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             try:

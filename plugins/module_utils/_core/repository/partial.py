@@ -8,7 +8,7 @@ import stat
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type
 
 from .. import durable
 from ..copy import rsync
@@ -16,13 +16,9 @@ from ..errors import CommandError, StillpointError, UsageError
 from ..process import undisturbed
 from ..storage.mounts import Tree
 from . import manifest
-from .generation import BAD, LATEST, MOMENT, NAME_FORMAT, Generation, moment, now
+from .generation import BAD, LATEST, MOMENT, NAME_FORMAT, PARTIAL, Generation, moment, now
+from .generations import JobDirectory
 from .sums import Sums
-
-if TYPE_CHECKING:
-    from .generations import JobDirectory
-
-PARTIAL = ".partial"
 
 _SUMS, _PATHS = ".sums", ".paths"
 
@@ -33,7 +29,7 @@ DOUBTFUL = 10.0
 
 
 class Partial:
-    """A generation that is being made.
+    """A generation that is being made: a context manager that discards it unless it was published.
 
     :ivar path: where it is made
     :ivar base: the generation whose unchanged files it shares; None for the first
@@ -41,7 +37,9 @@ class Partial:
     :ivar trouble: what went wrong after it was published; "" where nothing did
     """
 
-    def __init__(self, directory: JobDirectory, run_id: str, algorithm: str) -> None:
+    def __init__(self, directory: JobDirectory, run_id: str, algorithm: Optional[str] = None) -> None:
+        """:param algorithm: of its checksums; default: the best that rsync has"""
+        directory.must_be_locked()
         self._directory = directory
         self.path = os.path.join(directory.path, ".%s%s" % (run_id.replace("/", "-"), PARTIAL))
         self.warnings: List[str] = []
@@ -49,7 +47,7 @@ class Partial:
         self.base: Optional[Generation] = None
         self._compares = False  # what is shared with the base, by contents
         self._damage_known: Optional[datetime] = None  # the last time that damage was found in a generation, when the base was chosen
-        self.algorithm = algorithm
+        self.algorithm = algorithm or rsync.algorithm()
         self._sums: Optional[Sums] = None
         self._trees: Dict[str, Tuple[Tree, rsync.Copied]] = {}
         self._published = False
@@ -262,7 +260,7 @@ class Partial:
         if self._sums is None:
             raise RuntimeError("called before it was begun")
         sums = self._sums
-        sums.resolve(self._base_entries)
+        sums.resolve(lambda: ((entry.path, entry.checksum) for entry in self._base_entries()))
 
         def summary(totals: Dict[str, manifest.Totals]) -> Dict[str, Any]:
             copies = [copied for _tree, copied in self._trees.values()]

@@ -7,10 +7,7 @@ import errno
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Optional, Tuple
-
-if TYPE_CHECKING:
-    from .manifest import Entry
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
 
 
 def order(path: bytes) -> bytes:
@@ -55,10 +52,10 @@ class Sums:
         with _storage_errors(self.path):
             return self._db.execute("SELECT 1 FROM sums WHERE place = ?", (order(path),)).fetchone() is not None
 
-    def resolve(self, others: Callable[[], Iterable[Entry]]) -> None:
+    def resolve(self, others: Callable[[], Iterable[Tuple[bytes, str]]]) -> None:
         """Give further names of a file the checksum of the first.
 
-        :param others: gives entries that know the checksums of files that were not copied
+        :param others: gives ``(path, checksum)`` of files that were not copied
         """
         self._store()
         with _storage_errors(self.path):
@@ -66,9 +63,9 @@ class Sums:
             wanted = {row[0] for row in self._db.execute("SELECT DISTINCT first FROM sums WHERE sum = ''")}
             if wanted:
                 self._db.execute("CREATE INDEX IF NOT EXISTS by_first ON sums (first) WHERE sum = ''")
-                for entry in others():
-                    if entry.checksum and order(entry.path) in wanted:
-                        self._db.execute("UPDATE sums SET sum = ? WHERE first = ? AND sum = ''", (entry.checksum, order(entry.path)))
+                for path, checksum in others():
+                    if checksum and order(path) in wanted:
+                        self._db.execute("UPDATE sums SET sum = ? WHERE first = ? AND sum = ''", (checksum, order(path)))
             self._db.execute("DELETE FROM sums WHERE sum = ''")
 
     def _resolve(self) -> None:

@@ -24,7 +24,8 @@ from ..storage.mounts import is_below
 from . import copying, exchange, places
 from . import journal as journals
 from .kept import record
-from .plan import ALL, DATABASE, FILES, RestorePlan, refuse_going_back
+from .plan import ALL, DATABASE, FILES, RestorePlan
+from .rollback_plan import refuse_going_back
 
 
 def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:

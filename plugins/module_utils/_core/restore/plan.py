@@ -19,6 +19,7 @@ from ..storage.sizes import human
 from . import binlogs, places
 from . import journal as journals
 from .places import Target
+from .rollback_plan import REPLICAS, refuse_going_back
 
 if TYPE_CHECKING:
     from ..binlog.index import Archive
@@ -28,7 +29,6 @@ ALL, DATABASE, FILES = "all", "database", "files"
 
 BACK_UP = "take a backup as soon as it is done: no moment after the restore can be recovered before there is one"
 
-REPLICAS = "replicas of this server have to be made anew: one that has what is taken back here may not be refused"
 
 # What a copy takes beyond the blocks of its files: directories, and the file system's own bookkeeping.
 _MARGIN_SHARE, _MARGIN = 0.02, 16 * 1024 * 1024
@@ -187,15 +187,6 @@ def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
 
 def _is_of(tree: RecordedTree, parts: str) -> bool:
     return parts == ALL or tree.is_files == (parts == FILES)
-
-
-def refuse_going_back(state: str) -> None:
-    """Raise UsageError where a rollback was interrupted: its volumes are not mounted, or about to be what they were."""
-    from . import rollback_plan  # pylint: disable=import-outside-toplevel,cyclic-import  # it warns of what this does
-
-    going = rollback_plan.begun(state)
-    if going is not None:
-        raise UsageError("going back to %s was interrupted: finish it first, with stillpoint rollback %s" % (going.run_id, going.run_id))
 
 
 def refuse_damaged(generation: Generation) -> None:

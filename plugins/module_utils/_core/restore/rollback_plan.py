@@ -18,9 +18,10 @@ from ..errors import StillpointError, UsageError
 from ..storage import layout, lvm, mounts, points
 from ..storage.mounts import Mount, is_below
 from . import journal as journals
-from .plan import REPLICAS
 
 _JOURNAL = "rollback.json"
+
+REPLICAS = "replicas of this server have to be made anew: one that has what is taken back here may not be refused"
 
 # A file system with one of these can't be unmounted under a running system, or holds what the way back is led by.
 _SYSTEM = ("/usr/bin", "/etc", "/var/lib/stillpoint", "/run")
@@ -235,6 +236,13 @@ def begun(state: Optional[str] = None) -> Optional[RollbackPlan]:
     merging = facts.get("merging")
     begun_with = replace(begun_with, merging=None if merging is None else tuple(merging))
     return replace(begun_with, gtids=facts.get("gtids"), merged=bool(facts.get("merged")), kept=tuple(facts.get("kept") or ()))
+
+
+def refuse_going_back(state: Optional[str] = None) -> None:
+    """Raise StillpointError where a rollback was interrupted: its volumes are not mounted, or about to be what they were."""
+    going = begun(state)
+    if going is not None:
+        raise StillpointError("going back to %s was interrupted: finish it first, with stillpoint rollback %s" % (going.run_id, going.run_id))
 
 
 def forget() -> None:

@@ -35,6 +35,11 @@ options:
       - Put this table or view alone back, C(DATABASE.TABLE), into the running server.
       - Of a copy of the server's files, a scratch server reads it; the live table is dropped only when all rows are in the server.
     type: str
+  path:
+    description:
+      - Of the files, put this directory or file alone back, as it is called on the live system (V(/opt/processmaker/shared/sites)).
+      - What it replaces is kept in the directory that it lies in, as C(.stillpoint-part-replaced-NAME-TIME), which no backup takes.
+    type: str
   as:
     description: With O(table), not of a dump, the name that the table gets, C(DATABASE.TABLE). It must be free.
     type: str
@@ -106,6 +111,11 @@ EXAMPLES = r"""
     dest: /backups/theirs
   when: other_host is defined
 
+- name: Put one directory of the application tree back
+  stillpoint.backup.backup_restore:
+    job: etrial
+    path: /opt/processmaker/shared
+
 - name: Put it back in place
   stillpoint.backup.backup_restore:
     job: etrial
@@ -118,6 +128,10 @@ job:
   type: str
   returned: success
   sample: etrial
+part:
+  description: The path or the table that was put back alone, V(none) where it was more.
+  type: raw
+  returned: success, not in check mode
 generation:
   description: The generation that was put back, in check mode the one that would be.
   type: str
@@ -174,6 +188,7 @@ OWN = ArgumentSpec(
         "from_host": {"type": "str"},
         "database": {"type": "str"},
         "table": {"type": "str"},
+        "path": {"type": "str"},
         "as": {"type": "str"},
         "dest": {"type": "path"},
         "parts": {"type": "str", "choices": ["all", "database", "files"], "default": "all"},
@@ -191,7 +206,7 @@ def command(params: Dict[str, Any], job: str) -> List[str]:
     words += ["--host", params["from_host"]] if params["from_host"] else []
     words += ["--to", params["dest"]] if params["dest"] else []
     words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
-    words += ["--%s=%s" % (name, params[name]) for name in ("database", "table", "as") if params[name] is not None]
+    words += ["--%s=%s" % (name, params[name]) for name in ("path", "database", "table", "as") if params[name] is not None]
     words += ["--until", params["until_time"]] if params["until_time"] else []
     return words
 
@@ -206,7 +221,8 @@ def perform(words: List[str], job: str, timeout: int) -> Dict[str, Any]:
     """Restore; return what came of it."""
     done = _agent.ask(*words, "--yes", timeout=timeout)
     size, files, took = text.size(done["bytes"]), text.count(done["files"]), text.duration(done["duration_s"])
-    line = "%s %s is back: %s in %s files, %s" % (job, done["generation"], size, files, took)
+    what = "%s of " % done["part"] if done.get("part") else ""
+    line = "%s%s %s is back: %s in %s files, %s" % (what, job, done["generation"], size, files, took)
     kept = ["what was replaced is kept as %s" % each for each in done["replaced"]]
     return {**done, "report": [line, *("warning: %s" % each for each in done["warnings"]), *kept]}
 

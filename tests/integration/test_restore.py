@@ -24,7 +24,8 @@ JOB = "name: etrial\nmysql: {method: snapshot}\nfiles: [/opt/processmaker]\nrepo
 def test_a_restore_in_place_brings_everything_back_and_keeps_what_it_replaces(etrial: Etrial) -> None:
     machine = etrial.machine
     etrial.job(JOB)
-    before = machine.run(STATE).stdout
+    part = STATE.replace("cd /opt/processmaker", "cd /opt/processmaker/shared")
+    before, part_before = machine.run(STATE).stdout, machine.run(part).stdout
     documents = etrial.sql("CHECKSUM TABLE wf_workflow.APP_DOCUMENT, rp_workflow.USERS EXTENDED")
     etrial.backup()
     etrial.sql("DROP DATABASE wf_workflow; DROP DATABASE rp_workflow; CREATE DATABASE later")
@@ -49,6 +50,14 @@ def test_a_restore_in_place_brings_everything_back_and_keeps_what_it_replaces(et
     etrial.stillpoint("restore", "etrial", "--discard-replaced", "--yes")
     assert machine.run("ls -d /var/lib/mysql.replaced-* /opt/processmaker.replaced-*", check=False).stdout == ""
     assert etrial.sql("CHECKSUM TABLE wf_workflow.APP_DOCUMENT, rp_workflow.USERS EXTENDED") == documents
+
+    started = machine.run("systemctl show -p MainPID --value mariadb").stdout
+    machine.run("rm -rf /opt/processmaker/shared/* && echo later > /opt/processmaker/shared/later")
+    done = json.loads(etrial.stillpoint("restore", "etrial", "--path", "/opt/processmaker/shared", "--yes", "--json").stdout)
+    assert machine.run(["cat", done["replaced"][0] + "/later"]).stdout == "later\n"
+    etrial.stillpoint("restore", "etrial", "--discard-replaced", "--yes")
+    assert machine.run(part).stdout == part_before
+    assert machine.run("systemctl show -p MainPID --value mariadb").stdout == started
 
 
 def test_a_generation_that_fails_its_checksums_is_refused_before_anything_is_touched(etrial: Etrial) -> None:

@@ -573,6 +573,7 @@ def test_a_recovery_that_can_not_be_is_refused_in_one_sentence(host: Host) -> No
     assert "'tomorrow' is not a time: write 2026-11-22 14:03:07Z" in host.refusal("restore", "web", "--until", "tomorrow")
     assert "not allowed with argument" in host.refusal("restore", "web", "--until", "2026-11-22 14:03:07Z", "--before-gtid", "0-1-5")
     assert "leave out --files-only" in host.refusal("restore", "web", "--files-only", "--until", "2026-11-22 14:03:07Z")
+    assert "leave out --path" in host.refusal("restore", "web", "--path", str(host.files), "--until", "2026-11-22 14:03:07Z")
     assert "no binary logs have been archived" in host.refusal("restore", "web", "--until", "2026-11-22 14:03:07Z", code=1)
     assert "the job does not archive binary logs" in host.refusal("archive", "web")
 
@@ -604,6 +605,20 @@ def test_a_restore_in_place_keeps_what_it_replaces_until_that_is_discarded(host:
     assert host.json("restore", "web", "--discard-replaced", "--yes") == {"discarded": [kept], "kept": []}
     assert not os.path.exists(kept)
     assert host.run("restore", "web", "--discard-replaced").stdout == "no restore of web has left anything to discard\n"
+
+
+def test_one_path_is_restored_alone(host: Host) -> None:
+    (host.files / "case 2").write_text("second")
+    host.job()
+    host.generation(at(22))
+    for name in ("case 1", "case 2"):
+        (host.files / name).write_text("changed since")
+    path = str(host.files / "case 2")
+    assert host.json("restore", "web", "--path", path, "--dry-run")["part"] == path
+    assert "not allowed with argument" in host.refusal("restore", "web", "--path", path, "--files-only")
+    done = host.run("restore", "web", "--path", path, "--yes")
+    assert "%s of 2026-11-22T02-00-05Z of web is back: 1 files, 6 B in " % path in done.stdout
+    assert [(host.files / name).read_text() for name in ("case 1", "case 2")] == ["changed since", "second"]
 
 
 def test_a_restore_elsewhere_leaves_the_live_data_alone_and_asks_nothing(host: Host, tmp_path: Any) -> None:

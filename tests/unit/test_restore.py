@@ -241,6 +241,116 @@ def test_a_single_file_is_restored_under_its_name(tmp_path):
     assert sorted(os.listdir(os.path.dirname(path))) == ["my.cnf", os.path.basename(done["replaced"][0])]
 
 
+# -- one path
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """An application tree with more in it, its backup, and a change in every corner of it."""
+    host = Host(str(tmp_path / "here"))
+    awkward(host.app + "/shared/sites")
+    write(host.app + "/shared/other", b"old")
+    os.symlink("sites", host.app + "/shared/link")
+    host.back_up()
+    host.go_on()
+    write(host.app + "/shared/sites/created since", age=1)
+    write(host.app + "/shared/other", b"new", age=1)
+    host.lived = {path: facts(path) for path in (host.datadir, host.app)}
+    return host
+
+
+def put_path(host: Host, path: str, to: Optional[str] = None) -> Dict[str, Any]:
+    return execute(planning.make(host.directory.find(), to, path=path, state=host.state), Quiet())
+
+
+def below(wanted: Dict[bytes, Any], path: str) -> Dict[bytes, Any]:
+    """Return the facts of a path and of all below it, by its name there."""
+    name = os.fsencode(path)
+    return {each[len(name) :]: known for each, known in wanted.items() if each == name or each.startswith(name + b"/")}
+
+
+@needs_root
+@pytest.mark.parametrize("path", ["shared/sites", "shared/other", "shared/link", "shared"])
+def test_one_path_is_put_back_alone_and_what_it_replaces_is_kept_where_no_backup_takes_it(parts, path):
+    host = parts
+    before = facts(host.app + "/" + path)
+    done = put_path(host, host.app + "/" + path)
+    (kept,) = done["replaced"]
+    there = facts(host.app)
+    assert below(there, path) == below(host.saved[host.app], path)
+    assert facts(kept) == before
+    # nothing else is touched, but for the time of the directory that it lies in
+    others = {name: known for name, known in host.lived[host.app].items() if name[: len(path)] != path.encode() and name != os.path.dirname(path).encode()}
+    assert {name: there[name] for name in others} == others and others
+    assert facts(host.datadir) == host.lived[host.datadir]
+    assert done["part"] == host.app + "/" + path
+    newer = host.back_up(hours=1)
+    assert not [name for _top, directories, files in os.walk(newer.path) for name in directories + files if "stillpoint-part" in name]
+    assert [each.path for each in replaced(state=host.state)] == [kept]
+    discard(replaced(state=host.state), Quiet(), state=host.state)
+    assert not os.path.lexists(kept)
+
+
+@needs_root
+def test_a_hard_link_whose_other_names_lie_elsewhere_comes_back_as_a_file(parts):
+    host = parts
+    shutil.rmtree(host.app + "/shared/sites/open")
+    put_path(host, host.app + "/shared/sites/open")
+    assert read(host.app + "/shared/sites/open/third => name") == b"one of three"
+    assert os.stat(host.app + "/shared/sites/open").st_mode & 0o7777 == 0o1777
+
+
+@needs_root
+def test_one_path_goes_into_a_directory_and_one_that_is_gone_comes_back(parts, tmp_path):
+    host = parts
+    assert put_path(host, host.app + "/shared/other", str(tmp_path / "look"))["replaced"] == []
+    assert read(str(tmp_path / "look") + "/files" + host.app + "/shared/other") == b"old" and read(host.app + "/shared/other") == b"new"
+    shutil.rmtree(host.app + "/shared/sites")
+    assert put_path(host, host.app + "/shared/sites/")["replaced"] == []
+    assert below(facts(host.app), "shared/sites") == below(host.saved[host.app], "shared/sites")
+
+
+def test_a_path_that_can_not_be_put_back_alone_is_refused_with_the_way_out(parts):
+    host = parts
+    for path, words in (
+        ("shared", "shared is no whole path: write it as it is called on the live system"),
+        ("/opt/other", "the generation 2026-11-22T02-00-05Z holds no /opt/other; its files are those of %s" % host.app),
+        (host.app + "/shared/nothing", "holds no %s/shared/nothing: look for it below %s/files" % (host.app, host.directory.find().path)),
+        (host.app + "/shared/sit", "holds no %s/shared/sit" % host.app),
+        (host.datadir + "/ibdata1", "ibdata1 is one of the server's own files, which belong together"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            put_path(host, path)
+        assert words in str(refused.value)
+    shutil.rmtree(host.app + "/shared")
+    sentence = "%s/shared, in which %s/shared/other lies, does not exist any more: put that one back, with --path %s/shared$" % ((host.app,) * 3)
+    with pytest.raises(UsageError, match=sentence):
+        put_path(host, host.app + "/shared/other")
+    assert not [name for name in os.listdir(host.app) if "stillpoint" in name]
+
+
+@needs_root
+def test_one_path_that_was_interrupted_is_finished_by_the_same_command_and_by_no_other(parts):
+    host = parts
+    path = host.app + "/shared/sites"
+    template = host.root + ".template"
+    subprocess.run(["cp", "-a", host.root, template], check=True)
+    step, refused = 0, 0
+    while killed_at(step, lambda: put_path(host, path)):
+        there = below(facts(host.app), "shared/sites")
+        assert there in (below(host.saved[host.app], "shared/sites"), below(host.lived[host.app], "shared/sites"))
+        if journal.pending(state=host.state):
+            refused += 1
+            with pytest.raises(UsageError, match="finish it, with stillpoint restore job 2026-11-22T02-00-05Z --host host --path %s, or undo it" % path):
+                host.make()
+        put_path(host, path)
+        assert below(facts(host.app), "shared/sites") == below(host.saved[host.app], "shared/sites")
+        durable.remove_tree(host.root)
+        subprocess.run(["cp", "-a", template, host.root], check=True)
+        step += 1
+    assert step > 5 and refused >= 2
+
+
 # -- a mount point
 
 

@@ -168,9 +168,9 @@ def test_a_single_file_and_a_symlink_are_copied_as_they_are(tmp_path):
     assert os.readlink(str(tmp_path / "copy" / "link" / "link")) == "my.cnf"
 
 
-def test_what_is_excluded_and_what_a_restore_keeps_in_a_mount_point_is_left_out(tmp_path):
+def test_what_is_excluded_and_what_a_restore_keeps_in_a_tree_is_left_out(tmp_path):
     source = tmp_path / "source"
-    for name in (".stillpoint-new", ".stillpoint-replaced-20261122T020005Z", "sub/.stillpoint-new", "cache"):
+    for name in (".stillpoint-new", ".stillpoint-replaced-20261122T020005Z", "sub/.stillpoint-new", "sub/.stillpoint-part-replaced-a-20261122T02", "cache"):
         (source / name).mkdir(parents=True)
     write(str(source / "a.log"))
     write(str(source / "a.txt"))

@@ -170,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     part = restoring.add_mutually_exclusive_group()
     part.add_argument("--database-only", dest="parts", action="store_const", const="database", help="leave the files alone")
     part.add_argument("--files-only", dest="parts", action="store_const", const="files", help="leave the database alone")
+    part.add_argument("--path", metavar="PATH", help="this directory or file of the live files alone")
     part.add_argument("--database", metavar="NAME", help="of a dump: this database alone")
     part.add_argument("--table", metavar="DATABASE.TABLE", help="this table or view alone, into a running server")
     restoring.add_argument("--as", dest="into", metavar="DATABASE.TABLE", help="with --table, not of a dump: under this name, beside the live one")

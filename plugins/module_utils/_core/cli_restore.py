@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def restore(arguments: argparse.Namespace) -> int:
-    """Put a generation back, or one table of it, or delete what earlier restores kept, or undo one that was interrupted."""
+    """Put a generation back, or one path or one table of it, or delete what earlier restores kept, or undo one that was interrupted."""
     from .dump import feed, load
     from .restore import binlogs, plan, table, table_plan
     from .restore import journal as journals
@@ -47,14 +47,16 @@ def restore(arguments: argparse.Namespace) -> int:
     if _is_table(arguments, generation):
         login = load.login(job, arguments.server_socket, arguments.server_config)
         made = table_plan.make(generation, login, arguments.table, arguments.into)
-    elif load.applies(generation, to=arguments.to, parts=arguments.parts, asked=_of_a_dump(arguments)):
+    elif load.applies(generation, to=arguments.to, parts=plan.FILES if arguments.path else arguments.parts, asked=_of_a_dump(arguments)):
         login = load.login(job, arguments.server_socket, arguments.server_config)
         made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
     else:
         wanted = binlogs.asked(moment) if moment else None
-        made = plan.make(generation, to=arguments.to, parts=arguments.parts or "all", replay=replay, archives=_archives(job), moment=wanted)
+        made = plan.make(
+            generation, arguments.to, arguments.parts or plan.ALL, path=arguments.path, replay=replay, archives=_archives(job), moment=wanted
+        )
     if name is None and replay is None:
-        parts = plan.DATABASE if arguments.table or arguments.database else arguments.parts or plan.ALL
+        parts = plan.DATABASE if arguments.table or arguments.database else plan.FILES if arguments.path else arguments.parts or plan.ALL
         made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, parts)))
     if arguments.dry_run:
         if arguments.json:
@@ -163,8 +165,9 @@ def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
     from .binlog import recover
 
     wanted = recover.target(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
-    if wanted is not None and arguments.parts == "files":
-        raise UsageError("files can only be had as they were when a backup was taken: leave out --files-only, or the moment")
+    if wanted is not None and (arguments.parts == "files" or arguments.path):
+        option = "--path" if arguments.path else "--files-only"
+        raise UsageError("files can only be had as they were when a backup was taken: leave out %s, or the moment" % option)
     return wanted
 
 

@@ -298,6 +298,7 @@ class Partial:
     def _base_entries(self) -> Iterator[manifest.Entry]:
         return manifest.entries(self.base.path) if self.base else iter(())
 
+
 def _last_damage(known: Sequence[Generation]) -> Optional[datetime]:
     """Return when damage was found last in any of some generations, UTC; None where none was."""
     return max((each.found_damaged for each in known if each.found_damaged), default=None)

@@ -29,7 +29,7 @@ from .rollback_plan import refuse_going_back
 
 
 def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
-    """Put a generation back and return ``{generation, replaced, files, bytes, duration_s, service, recovery, warnings}``; recovery is None
+    """Put a generation back and return ``{generation, part, replaced, files, bytes, duration_s, service, recovery, warnings}``; recovery is None
     where nothing was replayed.
 
     :raises BusyError: another restore is running
@@ -40,6 +40,7 @@ def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
         kept, recovery = _elsewhere(plan, reporter) if plan.to is not None else _in_place(plan, reporter)
     return {
         "generation": plan.generation.name,
+        "part": plan.part,
         "replaced": kept,
         "files": plan.files,
         "bytes": plan.bytes,
@@ -90,6 +91,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         "generation": plan.generation.name,
         "path": plan.generation.path,
         "parts": _parts(plan),
+        "part": plan.part,
         "time": now(),
         "moment": plan.moment,
         "unit": plan.unit,

@@ -77,7 +77,10 @@ def ways_out(journal: Dict[str, Any]) -> str:
         return "finish undoing it, with %s" % undo
     words.append(journal["generation"])
     words += ["--host", journal["host"]] if journal["host"] not in ("", host_name()) else []
-    words += ["--%s-only" % journal["parts"]] if journal["parts"] != "all" else []
+    if journal.get("part"):
+        words += ["--path", shlex.quote(journal["part"])]
+    elif journal["parts"] != "all":
+        words.append("--%s-only" % journal["parts"])
     words += [option + " " + shlex.quote(value) for option, value in (journal.get("moment") or {}).items()]
     return "finish it, with %s, or undo it, with %s" % (" ".join(words), undo)
 

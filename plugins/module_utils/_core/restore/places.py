@@ -15,7 +15,9 @@ from ..storage.mounts import is_below, mounted_below, table, unmounted
 
 # How names are made; rsync.OWN_NAMES keeps those inside a tree out of backups.
 NEW, REPLACED, INCOMPLETE, LATER = ".stillpoint-new", ".stillpoint-replaced-", ".incomplete", ".later"
+PART_NEW, PART_REPLACED = ".stillpoint-part-new-", ".stillpoint-part-replaced-"
 LOST_AND_FOUND = "lost+found"
+_LONGEST = 150  # bytes of a name that are repeated in another one, of which a file system allows 255
 SINGLE, ROOM = ".file", ".tmp"  # added to a staging place's name: around a single file, and for temporary files of a scratch server
 
 
@@ -36,13 +38,16 @@ class Target:
     mount_point: bool
 
 
-def targets_of(trees: Sequence[RecordedTree]) -> Tuple[Target, ...]:
-    """Return where trees go, with names for what is kept that nothing has yet."""
+def targets_of(trees: Sequence[RecordedTree], *, part: bool = False) -> Tuple[Target, ...]:
+    """Return where trees go, with names for what is kept that nothing has yet.
+
+    :param part: they lie in trees that are backed up: what is kept there gets a name that no backup takes
+    """
     mount_points = {mount.mount_point for mount in table()}
     first = stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     number = 1
     while True:
-        targets = tuple(_target(tree, stamp, mount_points) for tree in trees)
+        targets = tuple((_part_target if part else _target)(tree, stamp, mount_points) for tree in trees)
         if not any(os.path.lexists(target.kept) or os.path.lexists(target.kept + INCOMPLETE) for target in targets):
             return targets
         number += 1
@@ -55,6 +60,16 @@ def _target(tree: RecordedTree, stamp: str, mount_points: Set[str]) -> Target:
         return Target(tree, path, os.path.join(path, NEW), os.path.join(path, REPLACED + stamp), True)
     parent, name = os.path.split(path)
     return Target(tree, path, os.path.join(parent, ".%s%s" % (name, NEW)), "%s.replaced-%s" % (path, stamp), False)
+
+
+def _part_target(tree: RecordedTree, stamp: str, mount_points: Set[str]) -> Target:
+    parent, name = os.path.split(tree.source)
+    parent = os.path.realpath(parent)
+    path = os.path.join(parent, name)  # a symlink is put back as one
+    if path in mount_points:
+        return _target(tree, stamp, mount_points)
+    short = os.fsdecode(os.fsencode(name)[:_LONGEST])
+    return Target(tree, path, os.path.join(parent, PART_NEW + short), os.path.join(parent, "%s%s-%s" % (PART_REPLACED, short, stamp)), False)
 
 
 def occupied(target: Target) -> bool:
@@ -88,6 +103,17 @@ def refuse_unmounted(targets: Sequence[Target]) -> None:
         point = unmounted(target.path)
         if point is not None:
             raise UsageError("%s lies on the file system of %s, which /etc/fstab names and which is not mounted now: mount it first" % (target.path, point))
+
+
+def refuse_homeless(targets: Sequence[Target]) -> None:
+    """Refuse what lies in a directory that is gone: the backup holds that one too, with its owner and mode."""
+    for target in targets:
+        missing = ""
+        directory = os.path.dirname(target.path)
+        while not os.path.isdir(directory):
+            missing, directory = directory, os.path.dirname(directory)
+        if missing:
+            raise UsageError("%s, in which %s lies, does not exist any more: put that one back, with --path %s" % (missing, target.path, missing))
 
 
 def databases(targets: Sequence[Target]) -> List[str]:

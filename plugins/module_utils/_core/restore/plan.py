@@ -16,7 +16,7 @@ from ..repository.generation import BAD, Generation, RecordedTree
 from ..repository.generations import JobDirectory
 from ..storage.mounts import is_below
 from ..storage.sizes import human
-from . import binlogs, places
+from . import binlogs, part, places
 from . import journal as journals
 from .places import Target
 from .rollback_plan import REPLICAS, refuse_going_back
@@ -51,6 +51,7 @@ class RestorePlan:
     :ivar unit: the systemd unit that is stopped and started; None: none
     :ivar triggers: the units that would start it by themselves, which are stopped and started with it
     :ivar moment: the option that asked for more than the generation, as ``{"--until": TIME}``
+    :ivar part: the path of the live files that is put back alone; None: whole trees
     :ivar resumes: an earlier run has copied everything and was interrupted while it replaced
     :ivar replay: what is replayed onto the copy before it replaces anything; None: nothing
     :ivar logs: the binary logs that the server writes outside its data, which end with the data that is replaced
@@ -70,6 +71,7 @@ class RestorePlan:
     archives: Tuple["Archive", ...] = ()
     triggers: Tuple[str, ...] = ()
     moment: Optional[Mapping[str, str]] = None
+    part: Optional[str] = None
 
     @property
     def bytes(self) -> int:
@@ -85,6 +87,7 @@ class RestorePlan:
             "generation": self.generation.name,
             "path": self.generation.path,
             "to": self.to,
+            "part": self.part,
             "trees": [
                 {
                     "name": target.tree.name,
@@ -130,6 +133,7 @@ def make(
     to: Optional[str] = None,
     parts: str = ALL,
     *,
+    path: Optional[str] = None,
     replay: Optional["Replay"] = None,
     archives: Sequence["Archive"] = (),
     moment: Optional[Mapping[str, str]] = None,
@@ -139,27 +143,31 @@ def make(
 
     :param to: a directory that is empty or does not exist; default: in place
     :param parts: ``all``, ``database`` or ``files``
+    :param path: of the files, this path alone, as it is called on the live system
     :param replay: what to replay onto it
     :param archives: of the binary logs of this host's servers
     :param moment: the option that asked for the replay; where a restore was interrupted, it has to be the one of that
     :raises UsageError: this generation does not hold it, or it can't go there
     :raises StillpointError: the generation is damaged, or there is no room
     """
-    trees = _chosen(generation, parts)
+    trees = [part.find(generation, path)] if path else _chosen(generation, parts)
+    path = trees[0].source if path else None
     if to is not None:
-        return _plan_elsewhere(generation, trees, os.path.abspath(to), replay, state)
+        return replace(_plan_elsewhere(generation, trees, os.path.abspath(to), replay, state), part=path)
     refuse_going_back(state)
     journal = journals.pending(state=state)
     if journal:
-        return _plan_resumption(generation, parts, journal, archives, moment, state)
+        return replace(_plan_resumption(generation, trees, journal, archives, moment, state), part=path)
     refuse_damaged(generation)
-    targets = places.targets_of(trees)
+    targets = places.targets_of(trees, part=trees[0].name not in {tree.name for tree in generation.trees})
     places.refuse_unmounted(targets)
+    if path:
+        places.refuse_homeless(targets)
     places.refuse_torn(generation, targets)
     unit = _unit(generation, targets)
     needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
     warnings = tuple(_warnings(generation, targets, unit, replay))
-    plan = RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, moment=moment)
+    plan = RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, moment=moment, part=path)
     if not places.databases(targets):
         return plan
     logs = binlogs.own(generation, targets, archives)
@@ -310,7 +318,10 @@ def _warnings(
     if places.databases(targets) and settings.get("log_bin") and settings.get("flavour") != "mariadb":
         yield REPLICAS
     halves = {tree.is_files for tree in generation.trees}
-    if len(halves) == 2 and len({target.tree.is_files for target in targets}) == 1:
+    whole = {tree.name for tree in generation.trees}
+    if len(halves) == 2 and any(target.tree.name not in whole for target in targets):
+        yield "it alone is put back as it was; rows of the database that belong to it are not"
+    elif len(halves) == 2 and len({target.tree.is_files for target in targets}) == 1:
         yield "only one half of the backup is put back: database and files will not be of one point in time"
     if replay and (generation.summary.get("coordinates") or {}).get("replica"):
         yield "the server was a replica: what it had replicated is in its own binary logs only where it writes it there (log_slave_updates)"
@@ -337,7 +348,12 @@ def _plan_elsewhere(
 
 
 def _plan_resumption(
-    generation: Generation, parts: str, journal: Dict[str, Any], archives: Sequence["Archive"], moment: Optional[Mapping[str, str]], state: str
+    generation: Generation,
+    trees: Sequence[RecordedTree],
+    journal: Dict[str, Any],
+    archives: Sequence["Archive"],
+    moment: Optional[Mapping[str, str]],
+    state: str,
 ) -> RestorePlan:
     """Return the plan for finishing what the journal says.
 
@@ -346,8 +362,7 @@ def _plan_resumption(
     if journal["phase"] == journals.UNDOING:
         raise journals.refuse_another(journal, "then undone half way")
     names = [target["tree"]["name"] for target in journal["targets"]]
-    asked = [tree.name for tree in generation.trees if _is_of(tree, parts)]
-    if journal["path"] != generation.path or names != asked or dict(journal.get("moment") or {}) != dict(moment or {}):
+    if journal["path"] != generation.path or names != [tree.name for tree in trees] or dict(journal.get("moment") or {}) != dict(moment or {}):
         raise journals.refuse_another(journal, "this asks for another one")
     targets = journals.targets(journal)
     places.refuse_unmounted(targets)

@@ -18,6 +18,7 @@ from _core.binlog import archive as archiving
 from _core.binlog import events, follower, timeline
 from _core.binlog.archive import Service
 from _core.binlog.index import CRASH, CUT, GAP, RESET, RESTORED, Archive, Line
+from _core.binlog.line_keeper import Again, LineKeeper
 from _core.errors import BusyError, StillpointError
 from _core.job import Job, parse
 from _core.mysql.connection import ServerError, Session
@@ -71,6 +72,9 @@ class Archiving:
         assert self.job.mysql is not None
         assert self.job.binlog is not None
         return Service(self.job, self.job.mysql, self.job.binlog.method, self.archive, self.directory, self.reporter)
+
+    def keeper(self) -> LineKeeper:
+        return LineKeeper(self.archive, self.directory, self.reporter)
 
     def start(self) -> None:
         service = self.service()
@@ -633,13 +637,13 @@ def test_transactions_that_are_missing_between_two_logs_are_noticed_by_their_gti
     archiving_.stop()
     # the names go on, the transactions do not
     server.do("RESET MASTER", "SET GLOBAL gtid_binlog_state='0-1-500'", "FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
-    service = archiving_.service()
+    keeper = archiving_.keeper()
     path = os.path.join(archiving_.archive.new_stream(), "bin.000002")
     shutil.copy(server.binlogs + "/bin.000002", path)
     with Session(server.login) as session:
         there = archiving.source.read(session)
-    with pytest.raises(follower.Again, match="does not follow"):
-        service.close(archiving_.line(), path, there)
+    with pytest.raises(Again, match="does not follow"):
+        keeper.close(archiving_.line(), path, there)
     assert (archiving_.line().reason, archiving_.line().start, archiving_.line().logs) == (RESET, "bin.000002", ())
 
 
@@ -650,15 +654,15 @@ def test_a_damaged_log_is_fetched_again_and_never_taken(archiving_: Archiving) -
     until(archiving_.complete, "a row")
     archiving_.stop()
     server.do("FLUSH BINARY LOGS")
-    service = archiving_.service()
+    keeper = archiving_.keeper()
     with Session(server.login) as session:
         there = archiving.source.read(session)
     path = os.path.join(archiving_.archive.new_stream(), "bin.000001")
     data = bytearray(Path(server.binlogs, "bin.000001").read_bytes())
     for damaged in (bytes(data[:-5]), bytes(data[:600]) + bytes([data[600] ^ 1]) + bytes(data[601:])):
         Path(path).write_bytes(damaged)
-        with pytest.raises((follower.Again, StillpointError), match="arrived damaged"):
-            service.close(archiving_.line(), path, there)
+        with pytest.raises((Again, StillpointError), match="arrived damaged"):
+            keeper.close(archiving_.line(), path, there)
         assert not events.read(path).fault
         assert archiving_.names() == []
     archiving_.start()

@@ -8,16 +8,14 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from ..errors import StillpointError
 from ..mysql.connection import ServerError, Session
 from . import source
 from .index import RESET, Line, next_name, numbered, sequence, sync
+from .line_keeper import Again, LineKeeper
 from .source import Source
-
-if TYPE_CHECKING:
-    from .archive import Service
 
 # Seconds, all of them.
 _SYNC_EVERY = 1.0
@@ -26,10 +24,6 @@ _STALLED = 60.0  # the server is ahead and nothing arrives, or it does not answe
 
 _GLANCE = 4096  # bytes that tell one log from another: its description of itself has the time at which it was begun
 _PIECE = 1 << 20
-
-
-class Again(Exception):
-    """The archive has to be looked at anew: something is not as it was when the stream began."""
 
 
 @dataclass
@@ -48,12 +42,27 @@ class Progress:
 
 
 class Follower:
-    """Looks after one client while it writes: closes logs, brings the open one to the disk, asks the server how far it is."""
+    """Looks after one client while it writes: closes logs, brings the open one to the disk, asks the server how far it is.
 
-    def __init__(self, service: Service, session: Session, there: Source, line: Line, directory: str, old: List[str]) -> None:
-        self._service = service
-        self._archive = service.archive
-        self._progress = service.progress
+    :param directory: what the client writes to; old: what earlier clients have
+    :param after_asking: called each time after the server was asked
+    """
+
+    def __init__(
+        self,
+        keeper: LineKeeper,
+        progress: Progress,
+        session: Session,
+        there: Source,
+        line: Line,
+        directory: str,
+        old: List[str],
+        after_asking: Callable[[], None],
+    ) -> None:
+        self._keeper = keeper
+        self._archive = keeper.archive
+        self._progress = progress
+        self._after_asking = after_asking
         self._session = session
         self._lost = False  # the session has failed, and another one is needed
         self._there = there
@@ -77,12 +86,12 @@ class Follower:
         later = numbered(name, sequence(name) + 1)
         while os.path.exists(self._path(later)):  # so the client has written the one before to its end
             self._replace_old(name)
-            self._line = self._service.close(self._line, self._path(name), self._server_now())
+            self._line = self._keeper.close(self._line, self._path(name), self._server_now())
             name, later = later, numbered(later, sequence(later) + 1)
         size = self._measure(name)
         if size != self._size:
             self._size, self._grown = size, now
-            if name != self._begun and size > 0 and self._service.check_beginning(self._line, self._path(name), self._there):
+            if name != self._begun and size > 0 and self._keeper.check_beginning(self._line, self._path(name), self._there):
                 self._begun = name
         if now - self._synced >= _SYNC_EVERY:
             self._synced = now
@@ -100,8 +109,7 @@ class Follower:
                 raise StillpointError("nothing has arrived for %d s, and the server has written more" % _STALLED)
             if self._archive.restored():
                 raise Again("the server's data was replaced by a backup")
-            self._service.say("streaming")
-            self._service.prune()
+            self._after_asking()
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
@@ -135,9 +143,9 @@ class Follower:
         for old in [os.path.join(stream, name) for stream in self._old if os.path.isfile(os.path.join(stream, name))]:
             shorter = os.path.getsize(old) > size
             if not _same_beginning(new, old, most=_GLANCE if shorter else None) or (shorter and closed):
-                self._service.seal(self._line, but=lambda path: os.path.dirname(path) == self._directory)
+                self._keeper.seal(self._line, but=lambda path: os.path.dirname(path) == self._directory)
                 text = "the server's binary logs were reset: its %s is not the one that was archived" % name
-                self._service.begin(RESET, text, name, self._there)
+                self._keeper.begin(RESET, text, name, self._there)
                 raise Again(text)
             if shorter:
                 return

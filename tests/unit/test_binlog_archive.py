@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from _core.binlog import archive as archiving
-from _core.binlog import events, follower, timeline
+from _core.binlog import events, follower, line_keeper, timeline
 from _core.binlog.archive import Service
 from _core.binlog.index import CRASH, CUT, GAP, RESET, RESTORED, Archive, Line
 from _core.binlog.line_keeper import Again, LineKeeper
@@ -309,6 +310,26 @@ def test_two_services_do_not_write_to_one_archive(archiving_: Archiving) -> None
     until(archiving_.complete, "the first log")
     with pytest.raises(BusyError), archiving_.archive.lock():
         pass
+
+
+def test_it_goes_on_by_itself_after_the_disk_was_full(archiving_: Archiving, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, full = shutil.rmtree, [True]
+
+    def rmtree(path: str) -> None:
+        if full[0] and os.path.dirname(path).startswith(archiving_.archive.path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        real(path)
+
+    monkeypatch.setattr(line_keeper.shutil, "rmtree", rmtree)
+    archiving_.start()
+    until(archiving_.complete, "the first log")
+    with Session(archiving_.server.login) as session:
+        session.do("RESET MASTER")  # what it had is removed then
+    until(lambda: "can't be written: No space left on device" in (archiving_.archive.status().get("error") or ""), "the trouble in the status")
+    full[0] = False
+    insert(archiving_.server)
+    until(archiving_.complete, "a row")
+    until(lambda: not archiving_.archive.status().get("error"), "the end of the trouble in the status")
 
 
 def test_it_goes_on_by_itself_after_a_restart_and_after_a_crash_of_the_server(archiving_: Archiving) -> None:

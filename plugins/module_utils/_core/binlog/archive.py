@@ -26,7 +26,7 @@ from ..process import sentence, start, undisturbed
 from ..repository.generations import JobDirectory
 from . import source, timeline
 from .follower import Follower, Progress
-from .index import Archive, Line, Log, next_name
+from .index import Archive, Line, Log, next_name, written
 from .line_keeper import TRIES, Again, LineKeeper
 from .source import Source
 
@@ -112,11 +112,11 @@ class Service:
         self._job = job
         self._options = options
         self._method = method
-        self.archive = archive
+        self._archive = archive
         self._keeper = LineKeeper(archive, directory, reporter)
         self._directory = directory
         self._reporter = reporter
-        self.progress = Progress(synced=archive.status().get("synced"))
+        self._progress = Progress(synced=archive.status().get("synced"))
         self._pruned = 0.0
         self._copied_at: Optional[Tuple[str, int]] = None
         self._metrics = ArchiveMetrics(job.notify.metrics, job.name, archive, reporter.warn) if job.notify.metrics else None
@@ -130,7 +130,8 @@ class Service:
             while True:
                 began = time.monotonic()
                 try:
-                    self._turn()
+                    with written(self._archive.path):
+                        self._turn()
                     trouble = None
                 except Again as news:
                     self._reporter.note(str(news))
@@ -142,10 +143,10 @@ class Service:
                 if time.monotonic() - began > _STEADY:
                     pause = _BACK_OFF[0]
                 if trouble:
-                    if trouble != self.progress.error:
+                    if trouble != self._progress.error:
                         self._reporter.warn("%s; trying again" % trouble)
-                    self.progress.error = trouble
-                self.say("waiting" if trouble else self.progress.state)
+                    self._progress.error = trouble
+                self.say("waiting" if trouble else self._progress.state)
                 self._wait(pause if trouble else 0.0)
                 pause = min(pause * 2, _BACK_OFF[1])
         finally:
@@ -163,12 +164,12 @@ class Service:
             there = source.read(session)
             method = self._choose(session, there)
             line = self._keeper.resume(there)
-            self.progress.method, self.progress.line = method, line.number
+            self._progress.method, self._progress.line = method, line.number
             if method == STREAM:
                 self._stream(session, there, line)
             else:
                 self._copy(session, there, line)
-                self.progress.error = None
+                self._progress.error = None
                 self.say("copying")
                 self.prune()
         if method == COPY:
@@ -181,7 +182,7 @@ class Service:
                 with Session(source.login(self._options)) as session:
                     there = source.read(session)
                     line = self._keeper.resume(there)
-                    self.progress.method, self.progress.line = COPY, line.number
+                    self._progress.method, self._progress.line = COPY, line.number
                     self._copy(session, there, line)
                 break
             except Again as again:
@@ -189,7 +190,7 @@ class Service:
                     raise StillpointError("the binary logs could not be copied: %s" % again) from None
         self.say("stopped")
         self.prune()
-        return self.archive.status()
+        return self._archive.status()
 
     def _choose(self, session: Session, there: Source) -> str:
         if self._method != AUTO:
@@ -199,12 +200,12 @@ class Service:
             reason = "the client program that streams binary logs is not installed (package %s)" % source.client_package(there.flavour)
         elif not source.may_stream(session):
             reason = "the account %s lacks the privilege REPLICATION SLAVE" % session.user
-        if reason and self.progress.method != COPY:
+        if reason and self._progress.method != COPY:
             self._reporter.warn("%s: closed logs are copied every %d s instead" % (reason, _COPY_EVERY))
         return COPY if reason else STREAM
 
     def say(self, state: str) -> None:
-        progress = self.progress
+        progress = self._progress
         progress.state = state
         status = {
             "time": time.time(),
@@ -218,7 +219,7 @@ class Service:
             "lag_bytes": progress.lag_bytes,
             "synced": progress.synced,
         }
-        self.archive.say(status)
+        self._archive.say(status)
         if self._metrics:
             self._metrics.say(status, self._directory.generations)
 
@@ -227,7 +228,7 @@ class Service:
             return
         self._pruned = time.monotonic()
         try:
-            remove_unneeded(self.archive, self._directory, self._reporter)
+            remove_unneeded(self._archive, self._directory, self._reporter)
         except (StillpointError, OSError) as error:
             self._reporter.warn("old binary logs were not removed: %s" % error)
 
@@ -241,12 +242,12 @@ class Service:
         """Stream until the client ends; raise Again where the line does not go on."""
         name = next_name(line)
         old = self._best_stream(line, name)
-        directory = self.archive.new_stream()
+        directory = self._archive.new_stream()
         command = source.stream_command(self._options, there, name, directory, "%s/%s" % (host_name(), self._job.name))
         errors = os.path.join(directory, "errors")
         with open(errors, "wb") as said:
             client = start(command, dies_with_us=True, stdout=subprocess.DEVNULL, stderr=said)
-        follower = Follower(self._keeper, self.progress, session, there, line, directory, old, self._say_streaming)
+        follower = Follower(self._keeper, self._progress, session, there, line, directory, old, self._say_streaming)
         try:
             while client.poll() is None:
                 follower.look()
@@ -264,11 +265,11 @@ class Service:
 
     def _best_stream(self, line: Line, name: str) -> List[str]:
         """Return the directory of the earlier client that had fetched the most, and remove those of the others."""
-        best = [os.path.dirname(path) for path in self.archive.candidates(line, name)][:1]
-        for stream in self.archive.streams():
+        best = [os.path.dirname(path) for path in self._archive.candidates(line, name)][:1]
+        for stream in self._archive.streams():
             if stream not in best:
                 shutil.rmtree(stream)
-        return [stream for stream in best if stream in self.archive.streams()]
+        return [stream for stream in best if stream in self._archive.streams()]
 
     # -- the copy
 
@@ -287,7 +288,7 @@ class Service:
         reason, text = self._keeper.find_break(line, there)
         if reason:
             raise Again(text)
-        directory = self.archive.new_stream()
+        directory = self._archive.new_stream()
         while True:
             name = next_name(line)
             if name not in there.names[:-1]:
@@ -295,9 +296,9 @@ class Service:
             line = self._copy_log(line, name, directory, there)
         self._copied_at = source.position(session, there)
         if next_name(line) == there.names[-1]:
-            self.progress.synced = began
-            self.progress.file, self.progress.position, self.progress.lag_bytes = there.names[-1], None, None
-        for stream in self.archive.streams():
+            self._progress.synced = began
+            self._progress.file, self._progress.position, self._progress.lag_bytes = there.names[-1], None, None
+        for stream in self._archive.streams():
             shutil.rmtree(stream)
 
     def _copy_log(self, line: Line, name: str, directory: str, there: Source) -> Line:

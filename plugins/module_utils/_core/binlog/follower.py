@@ -22,7 +22,6 @@ _SYNC_EVERY = 1.0
 _ASK_EVERY = 2.0
 _STALLED = 60.0  # the server is ahead and nothing arrives, or it does not answer: the connection is dead
 
-_GLANCE = 4096  # bytes that tell one log from another: its description of itself has the time at which it was begun
 _PIECE = 1 << 20
 
 
@@ -142,7 +141,7 @@ class Follower:
         closed = os.path.exists(self._path(numbered(name, sequence(name) + 1)))
         for old in [os.path.join(stream, name) for stream in self._old if os.path.isfile(os.path.join(stream, name))]:
             shorter = os.path.getsize(old) > size
-            if not _same_beginning(new, old, most=_GLANCE if shorter else None) or (shorter and closed):
+            if not _same_beginning(new, old, most=source.GLANCE if shorter else None) or (shorter and closed):
                 self._keeper.seal(self._line, but=lambda path: os.path.dirname(path) == self._directory)
                 text = "the server's binary logs were reset: its %s is not the one that was archived" % name
                 self._keeper.begin(RESET, text, name, self._there)

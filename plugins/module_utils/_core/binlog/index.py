@@ -405,7 +405,7 @@ class Archive:
                 os.unlink(os.path.join(directory, name))
         self._trim_clock(directory, min((sequence(name) for name in listed), default=line.next_number))
         if not current and not listed:
-            _unlink(os.path.join(directory, _CLOCK))
+            unlink(os.path.join(directory, _CLOCK))
             if not os.listdir(directory):
                 os.rmdir(directory)
 
@@ -431,7 +431,8 @@ def written(path: str) -> Iterator[None]:
         raise StillpointError("the archive of the binary logs in %s can't be written: %s" % (path, error.strerror)) from error
 
 
-def _unlink(path: str) -> None:
+def unlink(path: str) -> None:
+    """Remove a file that need not be there."""
     if os.path.lexists(path):
         os.unlink(path)
 

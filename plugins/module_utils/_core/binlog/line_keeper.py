@@ -14,7 +14,7 @@ from ..observe.progress import Reporter
 from ..repository.generations import JobDirectory
 from . import events, gtid
 from .events import Facts, NoLog
-from .index import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, next_name, numbered, sequence, sync, text_of, written
+from .index import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, next_name, numbered, sequence, sync, text_of, unlink, written
 from .source import Source
 
 _PREAMBLE = 3  # events before a log's first transaction; a log that has more, and has not said what went before it, does not say it
@@ -97,7 +97,7 @@ class LineKeeper:
             return RESET, "the server's binary logs were reset: it is at %s, and the archive at %s" % (there.names[-1], wanted)
         return GAP, "the server has purged its binary logs from %s to before %s, which had not been archived" % (wanted, numbered(wanted, first))
 
-    def _adopt(self, line: Line, there: Optional[Source]) -> Line:
+    def _adopt(self, line: Line, there: Source) -> Line:
         """Take logs into the index that an earlier service had fetched whole, and return the line as it is then."""
         while True:
             name = next_name(line)
@@ -126,14 +126,14 @@ class LineKeeper:
                 os.truncate(path, 0)
             return events.read(path)
 
-    def _whole(self, path: str, facts: Facts, later: str, there: Optional[Source]) -> str:
+    def _whole(self, path: str, facts: Facts, later: str, there: Source) -> str:
         """Return how a log ended that is there to its end; "" if it is not known to be."""
         name = os.path.basename(path)
         if not facts.events or (facts.fault and not facts.torn):
             return ""
         if not facts.fault and facts.end:
             return facts.end if facts.end != "rotate" or os.path.basename(facts.next_name) == later else ""
-        if there is None or later not in there.names or there.is_other(name, path):
+        if later not in there.names or there.is_other(name, path):
             return ""
         if there.size(name) == facts.size:
             return CRASH
@@ -155,7 +155,7 @@ class LineKeeper:
         log = self.archive.add(line, path, facts, end)
         self._failed.pop(log.file, None)
         for other in self.archive.streams():
-            _unlink(os.path.join(other, log.file))
+            unlink(os.path.join(other, log.file))
         return Line(**{**vars(line), "logs": (*line.logs, log)})
 
     def seal(self, line: Line, *, but: Callable[[str], bool] = lambda _path: False) -> None:
@@ -254,8 +254,3 @@ def _own(there: Source, name: str) -> Optional[Facts]:
         return events.read(there.original(name))
     except StillpointError:
         return None
-
-
-def _unlink(path: str) -> None:
-    if os.path.lexists(path):
-        os.unlink(path)

@@ -17,7 +17,8 @@ from ..mysql.server import Version, flavour_and_version
 from ..process import PATH
 from . import events
 
-_GLANCE = 4096  # bytes that tell one log from another: its description of itself has the time at which it was begun
+#: Bytes that tell one log from another: its description of itself has the time at which it was begun
+GLANCE = 4096
 
 # flavour -> client programs, newest name first; the options that only one of them knows
 _CLIENTS = {"mariadb": ("mariadb-binlog", "mysqlbinlog"), "mysql": ("mysqlbinlog",), "percona": ("mysqlbinlog",)}
@@ -97,7 +98,7 @@ def differ(original: str, archived: str) -> bool:
     begin, and by the end of the archived part."""
     try:
         with open(original, "rb") as first, open(archived, "rb") as second:
-            one, other = first.read(_GLANCE), second.read(_GLANCE)
+            one, other = first.read(GLANCE), second.read(GLANCE)
             clear = events.clear_bytes(one)
             length = min(clear, len(other))
             if events.as_sent(one[:length]) != events.as_sent(other[:length]):
@@ -105,7 +106,7 @@ def differ(original: str, archived: str) -> bool:
             if clear < len(one):
                 return False
             size = os.path.getsize(archived)
-            at = max(size - _GLANCE, _GLANCE)
+            at = max(size - GLANCE, GLANCE)
             tails = []
             for file in (first, second):
                 file.seek(at)

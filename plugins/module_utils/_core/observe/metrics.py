@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+from ..binlog import timeline
+from ..binlog.index import Archive
 from ..errors import StillpointError
 from ..repository.generation import BAD, GOOD, UNPROVEN, Generation
 from .notify import Outcome
-
-if TYPE_CHECKING:
-    from ..binlog.index import Archive
 
 BACKUPS, BINLOG = "backups", "binlog"
 
@@ -126,7 +125,7 @@ class ArchiveMetrics:
 
     _LOOK_EVERY = 60.0  # seconds; generations are not looked through every few seconds
 
-    def __init__(self, directory: str, job: str, archive: "Archive", warn: Callable[[str], None]) -> None:
+    def __init__(self, directory: str, job: str, archive: Archive, warn: Callable[[str], None]) -> None:
         self._directory, self._job, self._archive, self._warn = directory, job, archive, warn
         self._looked: Optional[Tuple[float, Any]] = None
         self._gap = False
@@ -134,8 +133,6 @@ class ArchiveMetrics:
 
     def say(self, status: Mapping[str, Any], generations: Callable[[], Sequence[Generation]]) -> None:
         """Write what the service has just said, with whether there is a gap."""
-        from ..binlog import timeline  # pylint: disable=import-outside-toplevel  # the archive needs this module
-
         now = time.monotonic()
         if self._looked is None or now - self._looked[0] > self._LOOK_EVERY or self._looked[1] != status.get("line"):
             self._looked = (now, status.get("line"))

@@ -173,3 +173,39 @@ def test_the_evidence_of_a_proof_is_shown_a_line_for_each_thing_that_was_found()
     ]
     given = {**proof, "position": {"given": {"source": "proof: InnoDB"}}, "tables": {"mode": "none"}}
     assert show.proof(given)[2:] == ["no lock stopped commits; the coordinates are those of InnoDB", "no tables checked, as verify.tables says"]
+
+
+def backup(job: str, name: str, state: str, **more: Any) -> Dict[str, Any]:
+    facts = {"generation": name, "time": "%sT%sZ" % (name[:10], name[11:19].replace("-", ":")), "size_bytes": 1024**3, "reason": "", "lock": None}
+    return {"job": job, "state": state, "proof": None, **facts, **more}
+
+
+def test_of_a_fleet_each_job_has_its_newest_usable_backup_in_a_table_and_what_is_wrong_is_said_below() -> None:
+    good = backup("etrial", "2026-11-22T02-00-05Z", "good", lock={"held_ms": 12.4}, proof={"ok": True})
+    bad = backup("wiki", "2026-11-22T02-00-05Z", "bad", reason="2 faults were found")
+    lines, wrong = show.fleet(
+        {
+            "db1": {"jobs": ["etrial", "wiki"], "backups": [good, bad, backup("wiki", "2026-11-20T02-00-05Z", "unproven")]},
+            "db2": {"jobs": ["etrial"], "backups": []},
+            "db3": {"msg": "Failed to connect to the host via ssh", "unreachable": True},
+            "db4": {"jobs": ["one", "two"], "backups": [backup("two", "2026-11-22T02-00-05Z", "good")], "failures": [{"job": "one"}], "msg": "one is gone"},
+            "db5": {"jobs": [], "backups": []},
+        },
+        NOW,
+    )
+    assert lines == [
+        "HOST  JOB     GENERATION            AGE     SIZE  STATE     LOCK HELD  PROOF",
+        "db1   etrial  2026-11-22T02-00-05Z  3 h  1.0 GiB  good          12 ms  passed",
+        "db1   wiki    2026-11-20T02-00-05Z  2 d  1.0 GiB  unproven          -  -",
+        "db2   etrial  -                       -        -  -                 -  -",
+        "db4   one     -                       -        -  -                 -  -",
+        "db4   two     2026-11-22T02-00-05Z  3 h  1.0 GiB  good              -  -",
+    ]
+    assert wrong == [
+        "db1: the newest backup of wiki, 2026-11-22T02-00-05Z, is bad: 2 faults were found",
+        "db2: there is no backup yet of etrial",
+        "db3: Failed to connect to the host via ssh",
+        "db4: one is gone",
+        "db5: there are no jobs on it",
+    ]
+    assert show.fleet({"db1": {"jobs": ["etrial"], "backups": [good]}}, NOW)[1] == []

@@ -71,6 +71,12 @@ def test_the_timers_own_unit_takes_a_backup(host: Any) -> None:
     assert snapshots(host) == ""
 
 
+def test_the_fleets_table_has_it(host: Any) -> None:
+    done = play("stillpoint.backup.status")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"etrial  etrial  {asked(host, 'list', 'etrial')[0]['generation']}" in done.stdout
+
+
 def test_the_newest_backup_is_read_again_by_its_timer_and_by_the_fleets_playbook(host: Any) -> None:
     timer = host.service("stillpoint-verify@etrial.timer")
     assert timer.is_enabled and timer.is_running

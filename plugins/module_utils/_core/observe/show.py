@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .text import age, count, duration, iso, moment, size, table
 
@@ -87,24 +87,48 @@ def verdict(facts: Mapping[str, Any]) -> str:
     return "in a sample of %s, %s" % (read, "every checksum is right; the rest was not read" if facts.get("ok") else wrong)
 
 
+_HEAD = ("JOB", "GENERATION", "AGE", "SIZE", "STATE", "LOCK HELD", "PROOF")
+
+
+def _row(each: Mapping[str, Any], now: datetime) -> Tuple[str, ...]:
+    held = (each.get("lock") or {}).get("held_ms")
+    return (
+        str(each["job"]),
+        str(each["generation"]),
+        age((now - moment(each["time"])).total_seconds()),
+        size(each["size_bytes"]),
+        str(each["state"]),
+        "%d ms" % round(held) if held is not None else "-",
+        _passed(each.get("proof")),
+    )
+
+
 def generations(listed: Sequence[Mapping[str, Any]], now: datetime) -> str:
     """Return the table of generations as ``list`` describes them."""
-    head = ("JOB", "GENERATION", "AGE", "SIZE", "STATE", "LOCK HELD", "PROOF")
-    rows = []
-    for each in listed:
-        held = (each.get("lock") or {}).get("held_ms")
-        rows.append(
-            (
-                str(each["job"]),
-                str(each["generation"]),
-                age((now - moment(each["time"])).total_seconds()),
-                size(each["size_bytes"]),
-                str(each["state"]),
-                "%d ms" % round(held) if held is not None else "-",
-                _passed(each.get("proof")),
-            )
-        )
-    return table(head, rows, right=(2, 3, 5))
+    return table(_HEAD, [_row(each, now) for each in listed], right=(2, 3, 5))
+
+
+def fleet(hosts: Mapping[str, Mapping[str, Any]], now: datetime) -> Tuple[List[str], List[str]]:
+    """Return how the backups of many hosts stand: a table with the newest backup of each job that is not bad, and what is wrong.
+
+    :param hosts: by the name of each, ``{jobs, backups}`` as the module backup_info returns them; ``msg`` says what could not be had
+    """
+    rows, wrong = [], []
+    for host, known in hosts.items():
+        if "backups" not in known or known.get("msg"):
+            wrong.append("%s: %s" % (host, known.get("msg") or "it was not asked"))
+        failed = [each["job"] for each in known.get("failures") or ()]
+        if not known.get("jobs") and not known.get("msg"):
+            wrong.append("%s: there are no jobs on it" % host)
+        for job in known.get("jobs") or ():
+            found = [each for each in known["backups"] if each["job"] == job]
+            usable = next((each for each in found if each["state"] != "bad"), None)
+            rows.append((host, *_row(usable, now)) if usable else (host, job, *["-"] * (len(_HEAD) - 1)))
+            if found and found[0] is not usable:
+                wrong.append("%s: the newest backup of %s, %s, is bad: %s" % (host, job, found[0]["generation"], found[0].get("reason")))
+            elif not found and job not in failed:
+                wrong.append("%s: there is no backup yet of %s" % (host, job))
+    return table(("HOST", *_HEAD), rows, right=(3, 4, 6)).splitlines(), wrong
 
 
 def recovery(facts: Mapping[str, Any]) -> List[str]:

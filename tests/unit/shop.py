@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from _core.binlog import recover, replay
+from _core.binlog import moment, replay
 from _core.binlog.archive import Service
 from _core.binlog.index import Archive
 from _core.job import parse
@@ -81,7 +81,7 @@ class Shop:
         return generation
 
     def recovery(self, name: Optional[str] = None, **wanted: Any) -> replay.Replay:
-        target = recover.target(**wanted)
+        target = moment.asked(**wanted)
         assert target is not None
         return replay.plan(self.archive, self.directory, target, name)
 

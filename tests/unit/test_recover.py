@@ -16,6 +16,7 @@ from typing import Any, Iterator, List
 import pytest
 from _core import bundle
 from _core.binlog import feeding, recover, replay, timeline
+from _core.binlog import moment as moments
 from _core.errors import StillpointError, UsageError
 from _core.mysql import scratch
 from _core.mysql.connection import Session
@@ -59,29 +60,29 @@ def utc(*parts: int) -> float:
     ],
 )
 def test_a_time_means_its_zone_and_without_one_that_of_the_host(text: str, moment: float) -> None:
-    assert recover.moment(text) == moment
+    assert moments.seconds(text) == moment
 
 
 @pytest.mark.usefixtures("berlin")
 @pytest.mark.parametrize("text", ["2026-10-25 02:30:00", "2026-03-29 02:30:00"])
 def test_a_time_that_the_hosts_clock_showed_twice_or_never_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not one moment in the time zone of this host"):
-        recover.moment(text)
-    assert recover.moment(text + "Z")
+        moments.seconds(text)
+    assert moments.seconds(text + "Z")
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-11-22", "14:03:07", "2026-13-22 14:03:07", "2026-11-22 14:03", "2026-11-22 14:03:07.5"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a time"):
-        recover.moment(text)
+        moments.seconds(text)
 
 
 def test_only_one_target_can_be_asked_for() -> None:
-    assert recover.target() is None
+    assert moments.asked() is None
     with pytest.raises(UsageError, match="only one of"):
-        recover.target(until="2026-11-22 14:03:07Z", before_gtid="0-1-5")
+        moments.asked(until="2026-11-22 14:03:07Z", before_gtid="0-1-5")
     with pytest.raises(UsageError, match="looks like mysql-bin.000042:1234"):
-        recover.target(until_position="here")
+        moments.asked(until_position="here")
 
 
 # -- recovery
@@ -161,7 +162,7 @@ def test_the_second_that_is_asked_for_is_not_part_of_what_comes_back(shop: Shop)
     shop.back_up()
     before = shop.write()
     moment = next_second()
-    assert int(time.time()) == int(recover.moment(moment))
+    assert int(time.time()) == int(moments.seconds(moment))
     shop.write(1)
     shop.archive_logs()
     assert shop.count(shop.restore(until=moment)[0]) == before
@@ -186,7 +187,7 @@ def test_a_session_that_is_ahead_of_the_time_takes_nothing_that_was_committed_af
     assert done["recovery"]["leaves_out_from"]["time"] >= moment.replace(" ", "T")[:-1]
     # and nobody is told that there is anything to be had from the hour to come
     (span,) = timeline.read(shop.archive, shop.directory.generations()).as_dict(datetime.now(timezone.utc))["restorable"]
-    assert recover.moment(span["to"].split(".")[0] + "Z") < time.time() + 1
+    assert moments.seconds(span["to"].split(".")[0] + "Z") < time.time() + 1
 
 
 @marked
@@ -205,9 +206,9 @@ def test_what_the_archive_saw_of_the_time_counts_more_than_what_transactions_say
     assert without.doubtful[0] >= 2  # the six rows after the session that was ahead, and the two of the one that was behind
     assert "say that they are from before that moment, and are left out too" in "\n".join(without.lines())
     line = shop.archive.lines()[-1]
-    shop.archive.note_position(line, file, before, recover.moment(moment) - 0.5)  # as the stream does every two seconds
+    shop.archive.note_position(line, file, before, moments.seconds(moment) - 0.5)  # as the stream does every two seconds
     assert shop.recovery(until=moment).recovery.doubtful[0] == 2
-    shop.archive.note_position(line, file, before, recover.moment(moment) + 0.01)
+    shop.archive.note_position(line, file, before, moments.seconds(moment) + 0.01)
     made = shop.recovery(until=moment).recovery
     assert (made.stop, made.doubtful[0]) == (before, 0)
     assert shop.count(shop.restore(until=moment)[0]) == rows

@@ -18,7 +18,7 @@ from .observe.text import count, duration, size
 
 if TYPE_CHECKING:
     from .binlog.index import Archive
-    from .binlog.recover import Target as Moment
+    from .binlog.moment import Moment
     from .binlog.replay import Replay
     from .repository.generation import Generation
 
@@ -162,9 +162,9 @@ def _undo(arguments: argparse.Namespace, job: Job) -> int:
 
 def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
     """Return the moment that is asked for; None where a generation alone is."""
-    from .binlog import recover
+    from .binlog import moment
 
-    wanted = recover.target(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
+    wanted = moment.asked(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
     if wanted is not None and (arguments.parts == "files" or arguments.path):
         option = "--path" if arguments.path else "--files-only"
         raise UsageError("files can only be had as they were when a backup was taken: leave out %s, or the moment" % option)

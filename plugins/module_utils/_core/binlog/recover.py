@@ -14,10 +14,7 @@ a position is later than the server was seen there, whatever it says.
 from __future__ import annotations
 
 import os
-import re
-import time
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import StillpointError, UsageError
@@ -27,31 +24,14 @@ from . import events, gtid, timeline
 from .events import Facts, Transaction
 from .gtid import Gtid
 from .index import Archive, Line, Piece
+from .moment import Moment
 from .timeline import Base, Stretch, Timeline
 
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(Z|UTC|[+-]\d\d:?\d\d)?")
 # Errors after which a replica stops (Query_log_event::check_expected_error): ER_SERVER_SHUTDOWN, ER_NET_READ_ERROR,
 # ER_NET_ERROR_ON_WRITE, ER_NEW_ABORTING_CONNECTION, ER_QUERY_INTERRUPTED; and ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT, of MariaDB.
 _ABORTED = (1053, 1158, 1160, 1184, 1317, 1927, 1969)
 
 _ANSWER = 1.0  # seconds in which a server says at which position it is
-_POSITION = re.compile(r"([^:/]+\.\d{6,}):(\d+)")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Up to where to recover; one of the three is given.
-
-    :ivar text: as it was asked for
-    :ivar moment: seconds since the epoch
-    :ivar before: stop in front of the GTID, not behind it
-    """
-
-    text: str
-    moment: Optional[float] = None
-    gtid: Optional[Gtid] = None
-    before: bool = False
-    position: Optional[Tuple[str, int]] = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +60,7 @@ class Recovery:
     :ivar gtid: GTIDs as they are at the end, as the server writes them; None when it has none
     """
 
-    target: Target
+    target: Moment
     generation: Generation
     line: Line
     pieces: Tuple[Piece, ...]
@@ -103,7 +83,7 @@ class Recovery:
         """Return it for programs."""
         return {
             "asked": self.target.text,
-            "until": timeline.stamp(self.target.moment),
+            "until": timeline.stamp(self.target.time),
             "from": "%s:%d" % (self.origin["file"], self.origin["position"]),
             "stops_at": "%s:%d" % (self.pieces[-1].file, self.stop) if self.pieces else None,
             "leaves_out_from": {"gtid": str(self.next.gtid) if self.next.gtid else None, "time": timeline.stamp(self.next.time)} if self.next else None,
@@ -116,8 +96,8 @@ class Recovery:
     def lines(self) -> List[str]:
         """Return it for people."""
         lines = []
-        if self.target.moment is not None:
-            when = timeline.human(self.target.moment)
+        if self.target.time is not None:
+            when = timeline.human(self.target.time)
             lines.append("recover it to %s UTC (asked for as %s): everything committed before that second" % (when, self.target.text))
         else:
             lines.append("recover it %s %s" % ("up to, and without," if self.target.before else "up to", self.target.text))
@@ -148,69 +128,10 @@ class Recovery:
         return lines
 
 
-# -- what is asked for
-
-
-def moment(text: str) -> float:
-    """Return the seconds since the epoch of a time: ``2026-11-22 14:03:07Z``, ``… +02:00``, or bare, in this host's own zone.
-
-    :raises UsageError: it is no such time, or one that the host's clock showed twice or never
-    """
-    match = _TIME.fullmatch(text.strip())
-    if not match:
-        raise UsageError(
-            "%r is not a time: write 2026-11-22 14:03:07Z (UTC), 2026-11-22 14:03:07+02:00, or 2026-11-22 14:03:07 in this host's own time zone" % text
-        )
-    date, clock, zone = match.groups()
-    try:
-        when = datetime.strptime("%s %s" % (date, clock), "%Y-%m-%d %H:%M:%S")
-    except ValueError as error:
-        raise UsageError("%r is not a time: there is no such day or hour" % text) from error
-    if zone:
-        return when.replace(tzinfo=_zone(zone)).timestamp()
-    first, second = when.timestamp(), when.replace(fold=1).timestamp()
-    if first != second:
-        raise UsageError(
-            "%s is not one moment in the time zone of this host (%s): the clock was changed then; say it in UTC, with a Z at the end"
-            % (text, "/".join(time.tzname))
-        )
-    return first
-
-
-def _zone(text: str) -> timezone:
-    if text in ("Z", "UTC"):
-        return timezone.utc
-    sign = -1 if text[0] == "-" else 1
-    digits = text[1:].replace(":", "")
-    return timezone(sign * timedelta(hours=int(digits[:2]), minutes=int(digits[2:])))
-
-
-def target(
-    until: Optional[str] = None, until_gtid: Optional[str] = None, before_gtid: Optional[str] = None, until_position: Optional[str] = None
-) -> Optional[Target]:
-    """Return the Target that options describe; None when none is given.
-
-    :raises UsageError: more than one is given, or one is not understood
-    """
-    given = [each for each in (until, until_gtid, before_gtid, until_position) if each]
-    if not given:
-        return None
-    if len(given) > 1:
-        raise UsageError("say only one of --until, --until-gtid, --before-gtid and --until-position")
-    if until:
-        return Target(until, moment=moment(until))
-    if until_position:
-        match = _POSITION.fullmatch(until_position)
-        if not match:
-            raise UsageError("%r is not a position: it looks like mysql-bin.000042:1234" % until_position)
-        return Target(until_position, position=(match.group(1), int(match.group(2))))
-    return Target(given[0], gtid=gtid.parse(given[0]), before=bool(before_gtid))
-
-
 # -- how to get there
 
 
-def resolve(archive: Archive, generations: Sequence[Generation], wanted: Target, name: Optional[str] = None) -> Recovery:
+def resolve(archive: Archive, generations: Sequence[Generation], wanted: Moment, name: Optional[str] = None) -> Recovery:
     """Return the Recovery to a target, from the newest generation at or before it that is not known to be bad: what is replayed onto an
     older one is longer, and may fail where the newer one need not.
 
@@ -224,8 +145,8 @@ def resolve(archive: Archive, generations: Sequence[Generation], wanted: Target,
             "no binary logs have been archived in %s: only the backups themselves can be restored; binlog: {archive: true} in the job archives "
             "them from now on" % archive.path
         )
-    if wanted.moment is not None:
-        stretch, base = _base_before(found, wanted.moment, name)
+    if wanted.time is not None:
+        stretch, base = _base_before(found, wanted.time, name)
     else:
         stretch, base = _base_for_place(found, wanted, name)
     _check_base(stretch, base)
@@ -279,7 +200,7 @@ def _base_before(found: Timeline, when: float, name: Optional[str]) -> Tuple[Str
     raise StillpointError("%s UTC is before anything that can be recovered: %s" % (timeline.human(when), _what_can(found)))
 
 
-def _base_for_place(found: Timeline, wanted: Target, name: Optional[str]) -> Tuple[Stretch, Base]:
+def _base_for_place(found: Timeline, wanted: Moment, name: Optional[str]) -> Tuple[Stretch, Base]:
     """Return the generation for a GTID or a position. Both come again after a reset or a restore, so they may be ambiguous."""
     holding = [(stretch, index) for stretch in found.stretches for index in [_piece_with(stretch, wanted)] if index is not None]
     if name is not None:
@@ -300,7 +221,7 @@ def _base_for_place(found: Timeline, wanted: Target, name: Optional[str]) -> Tup
     raise StillpointError("no backup stands before %s: %s" % (wanted.text, _what_can(found)))
 
 
-def _piece_with(stretch: Stretch, wanted: Target) -> Optional[int]:
+def _piece_with(stretch: Stretch, wanted: Moment) -> Optional[int]:
     """Return which log of a line holds a GTID or a position; None: none does."""
     for index, piece in enumerate(stretch.pieces):
         if wanted.position is not None:
@@ -371,7 +292,7 @@ def _agrees(recorded: str, found: gtid.State) -> bool:
     return str(executed) == before
 
 
-def _up_to(archive: Archive, found: Timeline, stretch: Stretch, base: Base, wanted: Target) -> Recovery:
+def _up_to(archive: Archive, found: Timeline, stretch: Stretch, base: Base, wanted: Moment) -> Recovery:
     """Return the Recovery from a generation to the target.
 
     :raises StillpointError: the archive does not reach it
@@ -381,15 +302,15 @@ def _up_to(archive: Archive, found: Timeline, stretch: Stretch, base: Base, want
     for index in range(base.index, len(pieces)):
         piece = pieces[index]
         start = base.position if index == base.index else 0
-        clock = _Clock(archive.marks(stretch.line, piece.file)) if wanted.moment is not None else _Clock([])
+        clock = _Clock(archive.marks(stretch.line, piece.file)) if wanted.time is not None else _Clock([])
         if not _may_stop_in(piece, wanted, stretch.line.flavour, clock):
             continue
         stop, state, after, there = _stop_in(piece, wanted, start, clock)
         if there:
-            doubtful = _doubtful(piece, wanted.moment, after, clock) if wanted.moment is not None and after else (0, None)
+            doubtful = _doubtful(piece, wanted.time, after, clock) if wanted.time is not None and after else (0, None)
             taken = pieces[base.index : index + 1]
             return Recovery(wanted, base.generation, stretch.line, taken, base.position, stop, after, state, origin, doubtful)
-    if wanted.moment is None or stretch.until is None or stretch.until < wanted.moment:
+    if wanted.time is None or stretch.until is None or stretch.until < wanted.time:
         raise StillpointError("the archive does not reach %s: %s" % (_asked(wanted), _what_can(found)))
     last = pieces[-1]
     return Recovery(wanted, base.generation, stretch.line, pieces[base.index :], base.position, last.usable, None, last.after, origin)
@@ -425,16 +346,16 @@ class _Clock:
         return self._latest
 
 
-def _may_stop_in(piece: Piece, wanted: Target, flavour: str, clock: _Clock) -> bool:
+def _may_stop_in(piece: Piece, wanted: Moment, flavour: str, clock: _Clock) -> bool:
     """Tell whether the place to stop may be in a log; cheaply."""
-    if wanted.moment is not None:
-        return not piece.archived or (piece.last_time is not None and piece.last_time >= wanted.moment) or clock.reaches(wanted.moment)
+    if wanted.time is not None:
+        return not piece.archived or (piece.last_time is not None and piece.last_time >= wanted.time) or clock.reaches(wanted.time)
     if wanted.position is not None:
         return piece.file == wanted.position[0]
     return wanted.gtid is not None and _holds(piece, flavour, wanted.gtid)
 
 
-def _stop_in(piece: Piece, wanted: Target, start: int, clock: _Clock) -> Tuple[int, Optional[str], Optional[Transaction], bool]:
+def _stop_in(piece: Piece, wanted: Moment, start: int, clock: _Clock) -> Tuple[int, Optional[str], Optional[Transaction], bool]:
     """Return where to stop in a log, the GTIDs there, the first transaction that is left out, and whether that is the place:
     a time that the log ends before may be in the next one.
 
@@ -447,11 +368,11 @@ def _stop_in(piece: Piece, wanted: Target, start: int, clock: _Clock) -> Tuple[i
         if each.end > piece.usable:
             return False
         stop = False
-        if wanted.moment is not None:
+        if wanted.time is not None:
             each = replace(each, time=clock.time(each))
         if each.start >= start:
-            if wanted.moment is not None:
-                stop = each.time >= wanted.moment
+            if wanted.time is not None:
+                stop = each.time >= wanted.time
             elif wanted.position is not None:
                 stop = each.end > wanted.position[1]
             else:
@@ -489,8 +410,8 @@ def _doubtful(piece: Piece, moment: float, stop: Transaction, clock: _Clock) -> 
     return number, found[0] if found else None
 
 
-def _asked(wanted: Target) -> str:
-    return "%s UTC" % timeline.human(wanted.moment) if wanted.moment is not None else wanted.text
+def _asked(wanted: Moment) -> str:
+    return "%s UTC" % timeline.human(wanted.time) if wanted.time is not None else wanted.text
 
 
 def _what_can(found: Timeline) -> str:

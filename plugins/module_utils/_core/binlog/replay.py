@@ -37,7 +37,8 @@ from ..storage.sizes import human as size
 from . import gtid, onward, source
 from .feeding import feed
 from .index import Archive, Piece
-from .recover import Recovery, Target, resolve
+from .moment import Moment
+from .recover import Recovery, resolve
 
 _CLIENTS = {"mariadb": ("mariadb", "mysql"), "mysql": ("mysql",), "percona": ("mysql",)}
 
@@ -156,7 +157,7 @@ class Replay:
         return [piece for line in lines if line.number == number for piece in self.archive.pieces(line, current=line is lines[-1])]
 
 
-def plan(archive: Archive, directory: JobDirectory, wanted: Target, name: Optional[str] = None) -> Replay:
+def plan(archive: Archive, directory: JobDirectory, wanted: Moment, name: Optional[str] = None) -> Replay:
     """Return the Replay that leads to a target; the archive and the generations are only read.
 
     :param name: of the generation to begin with; default: the newest one at or before the target that is not bad

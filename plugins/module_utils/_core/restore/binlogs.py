@@ -15,7 +15,7 @@ from .places import Target
 
 if TYPE_CHECKING:
     from ..binlog.index import Archive
-    from ..binlog.recover import Target as Moment
+    from ..binlog.moment import Moment
 
 
 def own(generation: Generation, targets: Sequence[Target], archives: Sequence["Archive"]) -> Optional[Logs]:
@@ -48,8 +48,8 @@ def own(generation: Generation, targets: Sequence[Target], archives: Sequence["A
 
 def asked(moment: "Moment") -> Dict[str, str]:
     """Return the option that asks for a recovery to a moment, the same for whatever way a time was written."""
-    if moment.moment is not None:
-        return {"--until": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment.moment))}
+    if moment.time is not None:
+        return {"--until": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment.time))}
     if moment.position is not None:
         return {"--until-position": "%s:%d" % moment.position}
     return {"--before-gtid" if moment.before else "--until-gtid": str(moment.gtid)}

@@ -17,7 +17,7 @@ description:
   - Makes a table of what M(stillpoint.backup.backup_info) has returned on each of many hosts, one line for each job, with the newest backup that is not bad.
 options:
   _input:
-    description: By the name of each host, what the module returned there. What it returned of a host that failed or could not be reached has its place too.
+    description: By the name of each host, what the module returned there, or what Ansible did of a host that failed or could not be reached.
     type: dict
     required: true
 seealso:

@@ -52,7 +52,7 @@ def door(module: AnsibleModule) -> Iterator[None]:
 
 
 class Telling(Silent):
-    """Hands warnings to Ansible. A module can show nothing else before it ends."""
+    """Hands warnings to Ansible, which shows them when the module has ended; it has no way to show anything else."""
 
     def __init__(self, module: AnsibleModule) -> None:
         super().__init__()

@@ -38,7 +38,8 @@ options:
   path:
     description:
       - Of the files, put this directory or file alone back, as it is called on the live system (V(/opt/processmaker/shared/sites)).
-      - What it replaces is kept in the directory that it lies in, as C(.stillpoint-part-replaced-NAME-TIME), which no backup takes.
+      - What it replaces is kept in the directory that it lies in, as C(.stillpoint-part-replaced-TIME-NAME), which no backup takes. What the job
+        excludes is in no backup, and goes out of its place with the rest.
     type: str
   as:
     description: With O(table), not of a dump, the name that the table gets, C(DATABASE.TABLE). It must be free.
@@ -129,7 +130,7 @@ job:
   returned: success
   sample: etrial
 part:
-  description: The path or the table that was put back alone, V(none) where it was more.
+  description: What was put back where it was not all of it, a path, or in words the table or the database. Else V(none).
   type: raw
   returned: success, not in check mode
 generation:
@@ -204,7 +205,7 @@ def command(params: Dict[str, Any], job: str) -> List[str]:
     """Return the agent's words for a restore."""
     words = ["restore", job, *([params["generation"]] if params["generation"] else [])]
     words += ["--host", params["from_host"]] if params["from_host"] else []
-    words += ["--to", params["dest"]] if params["dest"] else []
+    words += ["--to", params["dest"]] if params["dest"] is not None else []
     words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
     words += ["--%s=%s" % (name, params[name]) for name in ("path", "database", "table", "as") if params[name] is not None]
     words += ["--until", params["until_time"]] if params["until_time"] else []

@@ -352,7 +352,10 @@ OWN = ArgumentSpec(
 def present(module: AnsibleModule) -> Dict[str, Any]:
     """Take the snapshots, or only plan them; return the module's result."""
     asked = request(QuiesceRequest, module.params)
-    result = quiesce_plan(asked) if module.check_mode else quiesce_snapshot(asked, Telling(module))
+    reporter = Telling(module)
+    result = quiesce_plan(asked) if module.check_mode else quiesce_snapshot(asked, reporter)
+    for warning in result.pop("warnings", ()):
+        reporter.warn(warning)
     return {"changed": True, "diff": difference("snapshots", [], lines(result["snapshots"])), **result}
 
 

@@ -10,9 +10,10 @@ import sys
 
 sys.path.insert(0, "/usr/local/sbin/stillpoint")
 
+from stillpoint.observe.progress import Silent  # noqa: E402
 from stillpoint.quiesce import QuiesceRequest, quiesce_snapshot  # noqa: E402
 from stillpoint.storage import leftovers  # noqa: E402
 
-taken = quiesce_snapshot(QuiesceRequest(lock=sys.argv[1], volumes=("/opt/processmaker",)))
+taken = quiesce_snapshot(QuiesceRequest(lock=sys.argv[1], volumes=("/opt/processmaker",)), Silent())
 print(json.dumps(taken["lock"]))
 leftovers.clean(run_id=taken["run_id"], kept=True)

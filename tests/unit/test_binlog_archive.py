@@ -313,19 +313,24 @@ def test_two_services_do_not_write_to_one_archive(archiving_: Archiving) -> None
 
 
 def test_it_goes_on_by_itself_after_the_disk_was_full(archiving_: Archiving, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, full = shutil.rmtree, [True]
+    real, say, full = shutil.rmtree, archiving_.archive.say, [True]
 
-    def rmtree(path: str) -> None:
+    def refuse(path: str) -> None:
         if full[0] and os.path.dirname(path).startswith(archiving_.archive.path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        real(path)
 
-    monkeypatch.setattr(line_keeper.shutil, "rmtree", rmtree)
+    def say_nothing(status: Dict[str, Any]) -> None:
+        if status["state"] == "waiting" and full[0]:
+            raise StillpointError("the status can't be written either")
+        say(status)
+
+    monkeypatch.setattr(line_keeper.shutil, "rmtree", lambda path: (refuse(path), real(path)))
+    monkeypatch.setattr(archiving_.archive, "say", say_nothing)
     archiving_.start()
     until(archiving_.complete, "the first log")
     with Session(archiving_.server.login) as session:
         session.do("RESET MASTER")  # what it had is removed then
-    until(lambda: "can't be written: No space left on device" in (archiving_.archive.status().get("error") or ""), "the trouble in the status")
+    until(lambda: any("can't be written: No space left on device; trying again" in each for each in archiving_.reporter.warnings), "the trouble")
     full[0] = False
     insert(archiving_.server)
     until(archiving_.complete, "a row")

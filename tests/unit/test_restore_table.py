@@ -81,7 +81,7 @@ class Shop:
         with Session(self.login) as session:
             return [tuple(row.values()) for row in session.rows(statement)]
 
-    def plan(self, name: str, into: Optional[str] = None) -> table.TablePlan:
+    def plan(self, name: str, into: Optional[str] = None) -> table_plan.TablePlan:
         return table_plan.make(self.generation, self.login, name, into, state=self.state)
 
     def restore(self, name: str, into: Optional[str] = None) -> Quiet:
@@ -281,7 +281,7 @@ def test_a_table_that_does_not_fit_is_refused_before_a_server_is_started(shop: S
     real = os.statvfs
     free: Dict[Any, int] = {}
     size = sum(entry.size for entry in table_plan.own_files(shop.generation, ("shop", "isam")))
-    opened = table_plan.opened_files(shop.generation, shop.plan("shop.isam").settings)
+    opened = table_plan._opened_files(shop.generation, shop.plan("shop.isam").settings)
     assert size > 300000 and {b"mysql/ibdata1", b"mysql/ib_logfile0"} <= {entry.path for entry in opened}
     assert not any(entry.path.startswith(b"mysql/shop/") for entry in opened)
 

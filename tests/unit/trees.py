@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import pytest
 from _core import durable
+from _core.copy import rsync
 from _core.repository.generation import Generation
 from _core.repository.generations import JobDirectory
 from _core.repository.partial import Partial
@@ -158,7 +159,8 @@ def shape(root: str) -> Dict[str, Tuple[Any, ...]]:
 
 
 def tree(path: str, name: str = "files/tree", exclude: Tuple[str, ...] = ()) -> Tree:
-    return Tree(name, path, path, exclude)
+    """Return a tree as a plan has it."""
+    return Tree(name, path, path, (*rsync.OWN_NAMES, *exclude))
 
 
 def job(repository: Any) -> JobDirectory:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The agent: commands, their output, and what an error becomes."""
+"""The agent: its commands, and what an error becomes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import traceback
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
 
 from . import job as jobs
 from .console import PROGRAM, complain, job_directory, now, print_json, print_lines, reporter_for, warn
@@ -19,9 +19,6 @@ from .errors import BusyError, CommandError, NotNowError, StillpointError, Stopp
 from .job import Job
 from .observe import notify, progress, show
 from .version import VERSION
-
-if TYPE_CHECKING:
-    pass
 
 # Modules that only some commands need are imported in them: the archive has no compiled modules, and `list` runs on a
 # whole fleet at once.

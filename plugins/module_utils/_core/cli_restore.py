@@ -34,6 +34,10 @@ def restore(arguments: argparse.Namespace) -> int:
     from .restore.execute import execute as put_back
 
     job = jobs.load(arguments.job)
+    if arguments.to == "":
+        raise UsageError("--to names no directory")
+    if arguments.discard_replaced and (arguments.path is not None or arguments.parts or arguments.table or arguments.database):
+        raise UsageError("--discard-replaced deletes all that restores of %s have kept, not a part of it: say it alone" % job.name)
     if arguments.discard_replaced:
         return _discard_replaced(arguments, job)
     if arguments.undo:
@@ -47,7 +51,7 @@ def restore(arguments: argparse.Namespace) -> int:
     if _is_table(arguments, generation):
         login = load.login(job, arguments.server_socket, arguments.server_config)
         made = table_plan.make(generation, login, arguments.table, arguments.into)
-    elif load.applies(generation, to=arguments.to, parts=plan.FILES if arguments.path else arguments.parts, asked=_of_a_dump(arguments)):
+    elif load.applies(generation, to=arguments.to, parts=plan.FILES if arguments.path is not None else arguments.parts, asked=_of_a_dump(arguments)):
         login = load.login(job, arguments.server_socket, arguments.server_config)
         made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
     else:
@@ -56,8 +60,8 @@ def restore(arguments: argparse.Namespace) -> int:
             generation, arguments.to, arguments.parts or plan.ALL, path=arguments.path, replay=replay, archives=_archives(job), moment=wanted
         )
     if name is None and replay is None:
-        parts = plan.DATABASE if arguments.table or arguments.database else plan.FILES if arguments.path else arguments.parts or plan.ALL
-        made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, parts)))
+        parts = plan.DATABASE if arguments.table or arguments.database else plan.FILES if arguments.path is not None else arguments.parts or plan.ALL
+        made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, parts, arguments.path)))
     if arguments.dry_run:
         if arguments.json:
             print_json(made.as_dict())
@@ -69,7 +73,7 @@ def restore(arguments: argparse.Namespace) -> int:
     if arguments.to is None:  # elsewhere, nothing is replaced
         beside = isinstance(made, table_plan.TablePlan) and made.beside
         what = "put a table beside those that are there, from" if beside else "replace what is there now with"
-        confirm(arguments, "%s %s of %s" % (what, generation.name, job.name))
+        confirm(arguments, "%s %s%s of %s" % (what, "%s of " % arguments.path if arguments.path else "", generation.name, job.name))
     reporter = reporter_for(arguments, job)
     try:
         if isinstance(made, table_plan.TablePlan):
@@ -140,7 +144,7 @@ def _undo(arguments: argparse.Namespace, job: Job) -> int:
         raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
     if arguments.dry_run:
         if arguments.json:
-            print_json({key: journal[key] for key in ("job", "generation", "time", "parts", "moment")})
+            print_json({key: journal.get(key) for key in ("job", "generation", "time", "parts", "part", "moment")})
         else:
             print_lines(undo.lines(journal))
         return 0
@@ -165,8 +169,8 @@ def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
     from .binlog import moment
 
     wanted = moment.asked(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
-    if wanted is not None and (arguments.parts == "files" or arguments.path):
-        option = "--path" if arguments.path else "--files-only"
+    if wanted is not None and (arguments.parts == "files" or arguments.path is not None):
+        option = "--path" if arguments.path is not None else "--files-only"
         raise UsageError("files can only be had as they were when a backup was taken: leave out %s, or the moment" % option)
     return wanted
 

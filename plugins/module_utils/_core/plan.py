@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import proof
+from .copy import rsync
 from .copy.estimate import estimate
 from .dump import plan as dumps
 from .dump.plan import DumpPlan
@@ -276,7 +277,7 @@ def check_privileges(session: Session, server: Server, choice: Choice, options: 
     )
     missing = privileges.missing_privileges(session, server.flavour, server.version, choice.name, wanted)
     if missing:
-        user, _at, at_host = str(session.value("SELECT CURRENT_USER()")).rpartition("@")
+        user, at_host = privileges.whoami(session)
         raise StillpointError(
             "the account %s@%s lacks privileges for %s; run as an administrator: %s"
             % (user, at_host, "the lock %s" % choice.name if choice.method else "a backup without a lock", privileges.grant_sql(user, at_host, missing))
@@ -291,8 +292,8 @@ def server_paths(server: Optional[Server]) -> List[Tuple[str, str]]:
 def tree_for(role: str, path: str, exclude: Sequence[str]) -> Tree:
     """Return the Tree of a path: ``mysql`` for the data directory, ``mysql-redo`` and so on, ``files/opt/processmaker``."""
     if role == FILES:
-        return Tree(os.path.join(FILES, path.strip("/")).rstrip("/"), path, path, tuple(exclude))
-    return Tree(MYSQL_TREE if role == "datadir" else "%s-%s" % (MYSQL_TREE, role), path, path)
+        return Tree(os.path.join(FILES, path.strip("/")).rstrip("/"), path, path, (*rsync.OWN_NAMES, *exclude))
+    return Tree(MYSQL_TREE if role == "datadir" else "%s-%s" % (MYSQL_TREE, role), path, path, rsync.OWN_NAMES)
 
 
 def trees_for(wanted: Sequence[Tuple[str, str]], exclude: Sequence[str]) -> Tuple[Tree, ...]:
@@ -337,13 +338,21 @@ def check_one_point(located: Sequence[layout.Located], extra: Sequence[LogicalVo
         )
 
 
-def check_repository(repository: str, sources: Sequence[str]) -> None:
-    """Raise UsageError for a repository that does not exist, is not mounted, can't be written, or lies in what is backed up."""
-    refuse_absent(repository, to_write=True)
-    source = layout.lies_in(repository, sources)
+def check_apart(repository: str, sources: Sequence[str]) -> None:
+    """Raise UsageError for a repository that lies in what is backed up, or would if it were made."""
+    there = repository
+    while not os.path.lexists(there):
+        there = os.path.dirname(there) or "/"
+    source = layout.lies_in(there, sources)
     if source is not None:
         raise UsageError(
             "the repository %s lies in %s, which the job backs up: a backup would contain itself; move it out of there" % (repository, source)
         )
+
+
+def check_repository(repository: str, sources: Sequence[str]) -> None:
+    """Raise UsageError for a repository that does not exist, is not mounted, can't be written, or lies in what is backed up."""
+    refuse_absent(repository, to_write=True)
+    check_apart(repository, sources)
     if not os.access(repository, os.W_OK) or os.statvfs(repository).f_flag & os.ST_RDONLY:
         raise StillpointError("the repository %s can't be written: it is mounted read-only, or this is not root" % repository)

@@ -9,12 +9,13 @@ import shutil
 import socket
 import time
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 from . import durable
 from .errors import CommandError, StillpointError
 from .mysql.server import unit_of
 from .process import PATH, run
+from .storage.mounts import is_below
 
 PROGRAMS = ("mysqld", "mariadbd")  # and what begins so: mysqld_safe would start the server again
 
@@ -47,13 +48,23 @@ def running_in(directory: str) -> Optional[Running]:
         wanted = os.stat(directory)
     except OSError:
         return None
+    return _running(lambda link: os.path.samestat(os.stat(link), wanted))
+
+
+def running_below(directory: str) -> Optional[Running]:
+    """Return a server that works in a directory or anywhere below it; None when there is none."""
+    return _running(lambda link: is_below(os.readlink(link), directory))
+
+
+def _running(works_there: Callable[[str], bool]) -> Optional[Running]:
+    """Return the first server of which something is true, by the link to its working directory."""
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
             with open("/proc/%s/comm" % name, encoding="utf-8", errors="replace") as file:
                 program = file.read().strip()
-            if program.startswith(PROGRAMS) and os.path.samestat(os.stat("/proc/%s/cwd" % name), wanted):
+            if program.startswith(PROGRAMS) and works_there("/proc/%s/cwd" % name):
                 return Running(int(name), program, _unit(int(name)))
         except OSError:
             continue  # it has ended

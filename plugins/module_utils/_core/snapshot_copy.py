@@ -137,6 +137,7 @@ def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
         targets = _targets(request)
         trees = _file_trees(request)
         removed = ["%s/(a new snapshot of %s)" % (target.volume.vg, target.volume.name) for target in targets]
+    planning.check_apart(request.dest, [tree.source for tree in trees])
     if os.path.lexists(request.dest):
         planning.check_repository(request.dest, [tree.source for tree in trees])
     else:

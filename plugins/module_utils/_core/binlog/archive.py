@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..errors import BusyError, StillpointError, Stopped, UsageError
@@ -146,7 +147,8 @@ class Service:
                     if trouble != self._progress.error:
                         self._reporter.warn("%s; trying again" % trouble)
                     self._progress.error = trouble
-                self.say("waiting" if trouble else self._progress.state)
+                with suppress(StillpointError):  # the disk may be full
+                    self.say("waiting" if trouble else self._progress.state)
                 self._wait(pause if trouble else 0.0)
                 pause = min(pause * 2, _BACK_OFF[1])
         finally:
@@ -179,7 +181,7 @@ class Service:
         """Copy every closed log, after having the open one closed, and return the status."""
         for attempt in range(TRIES):
             try:
-                with Session(source.login(self._options)) as session:
+                with written(self._archive.path), Session(source.login(self._options)) as session:
                     there = source.read(session)
                     line = self._keeper.resume(there)
                     self._progress.method, self._progress.line = COPY, line.number

@@ -14,7 +14,7 @@ from ..errors import StillpointError
 from ..mysql.connection import ServerError, Session
 from . import source
 from .index import RESET, Line, next_name, numbered, sequence, sync
-from .line_keeper import Again, LineKeeper
+from .line_keeper import NOT_THOSE, Again, LineKeeper
 from .source import Source
 
 # Seconds, all of them.
@@ -143,7 +143,7 @@ class Follower:
             shorter = os.path.getsize(old) > size
             if not _same_beginning(new, old, most=source.GLANCE if shorter else None) or (shorter and closed):
                 self._keeper.seal(self._line, but=lambda path: os.path.dirname(path) == self._directory)
-                text = "the server's binary logs were reset: its %s is not the one that was archived" % name
+                text = NOT_THOSE % name
                 self._keeper.begin(RESET, text, name, self._there)
                 raise Again(text)
             if shorter:

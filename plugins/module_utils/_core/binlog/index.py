@@ -428,7 +428,7 @@ def written(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StillpointError("the archive of the binary logs in %s can't be written: %s" % (path, error.strerror)) from error
+        raise StillpointError("the archive of the binary logs in %s can't be written: %s" % (path, error.strerror or error)) from error
 
 
 def unlink(path: str) -> None:

@@ -21,7 +21,7 @@ _PREAMBLE = 3  # events before a log's first transaction; a log that has more, a
 
 TRIES = 3  # so often a log that can't be archived whole is fetched anew before that is called an error
 
-_RESET = "the server's binary logs were reset, or are those of another server: its %s is not the one that was archived"
+NOT_THOSE = "the server's binary logs were reset, or are those of another server: its %s is not the one that was archived"
 
 
 class Again(Exception):
@@ -87,10 +87,10 @@ class LineKeeper:
             renamed = wanted.rpartition(".")[0] != there.names[0].rpartition(".")[0]
             # what a crash has torn is not kept, so that the archive has less of it
             if renamed or (size not in (None, last.size) and last.end != CRASH) or there.is_other(last.file, self.archive.path_of(line, last.file)):
-                return RESET, _RESET % last.file
+                return RESET, NOT_THOSE % last.file
         if wanted in there.names:
             if any(there.is_other(wanted, path) for path in self.archive.candidates(line, wanted)):
-                return RESET, _RESET % wanted
+                return RESET, NOT_THOSE % wanted
             return "", ""
         first, current = sequence(there.names[0]), sequence(there.names[-1])
         if current < sequence(wanted):

@@ -37,7 +37,8 @@ from ..storage.sizes import human
 OLDEST = (3, 1, 3)
 CHOOSES_CHECKSUM = (3, 2, 0)  # --checksum-choice is passed from here on; before it, MD5 is all there is for local copies
 
-# What a restore in place keeps in a tree that is a mount point itself, and anywhere in a tree of which it puts a path back: never part of a backup.
+# Patterns for what a restore in place keeps in a tree that is a mount point itself, and anywhere in a tree of which it puts a path back: left out of
+# whatever is backed up.
 OWN_NAMES = ("/.stillpoint-new*", "/.stillpoint-replaced-*", ".stillpoint-part-*")
 
 # -XX: with a single X rsync leaves out its own attributes (user.rsync.*), which a tree written by --fake-super lives by.
@@ -384,7 +385,6 @@ def _command(tree: Tree, algorithm: str, bwlimit: Optional[str], options: Sequen
         "--stats",
         "--no-human-readable",
         *(["--bwlimit=" + str(bwlimit)] if bwlimit else []),
-        *("--exclude=" + name for name in OWN_NAMES),
         *("--exclude=" + pattern for pattern in tree.exclude),
         *options,
     ]

@@ -218,7 +218,7 @@ def _make(session: Session, account: Account, found: Found, revoke: Sequence[Tup
 
 
 def _keep_to_this_server(session: Session) -> None:
-    """Keep what a database session changes out of replication, and its statements out of the general and the slow log."""
+    """Keep what this database session changes out of replication, and its statements out of the general and the slow log."""
     for condition, statement in (
         ("SELECT @@GLOBAL.log_bin", "SET SESSION sql_log_bin = 0"),
         ("SELECT @@GLOBAL.general_log", "SET SESSION sql_log_off = 1"),

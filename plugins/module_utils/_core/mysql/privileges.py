@@ -184,6 +184,7 @@ def account_name(user: str, host: str) -> str:
 
 
 def show_grants(session: Session, statement: str) -> List[str]:
+    """Return the lines that a statement ``SHOW GRANTS …`` answers."""
     return [str(next(iter(row.values()))) for row in session.rows(statement)]
 
 
@@ -210,14 +211,16 @@ def _split(privilege: str) -> Tuple[str, str]:
 
 
 def by_object(needed: Iterable[str]) -> Dict[str, List[str]]:
-    by_object: Dict[str, List[str]] = {}
+    """Return privileges by what they are on: ``{"*.*": ["RELOAD", …]}``."""
+    found: Dict[str, List[str]] = {}
     for privilege in needed:
         word, where = _split(privilege)
-        by_object.setdefault(where, []).append(word)
-    return by_object
+        found.setdefault(where, []).append(word)
+    return found
 
 
 def as_grants(needed: Iterable[str]) -> Grants:
+    """Return privileges as grants of them."""
     return {where: frozenset(words) for where, words in by_object(needed).items()}
 
 

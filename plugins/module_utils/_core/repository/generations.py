@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The directory of a job in a repository: its generations, how one comes into being, and how it goes.
+"""The directory of a job in a repository: its generations, how they are found, and how they go.
 
 ::
 
@@ -239,6 +239,7 @@ class JobDirectory:
                 os.unlink(latest)
 
     def point_latest(self, name: str) -> None:
+        """Let `latest` point to a generation."""
         new = os.path.join(self.path, "." + LATEST + ".new")
         if os.path.lexists(new):
             os.unlink(new)

@@ -233,9 +233,8 @@ class Partial:
         with self._directory.written():
             name = self._free_name(time)
             self._write_manifest(name, summary)
-            for left in (_PATHS,):
-                if os.path.lexists(os.path.join(self.path, left)):
-                    os.unlink(os.path.join(self.path, left))
+            if os.path.lexists(self._paths):
+                os.unlink(self._paths)
             durable.sync_file_system(self.path)
             generation = Generation(os.path.join(self._directory.path, name))
             durable.rename_to_free_name(self.path, generation.path)

@@ -42,7 +42,7 @@ def own(generation: Generation, targets: Sequence[Target], archives: Sequence["A
         return None
     if running and not holders and os.path.exists(index):
         return None
-    stamp = targets[0].kept.rsplit("-", 1)[1]
+    stamp = places.stamp_of(targets[0].kept)
     return Logs(os.path.join(datadir, basename), index, datadir, tuple(places.databases(targets)), stamp)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
 from typing import Any, Dict, Iterable, Iterator, List
 
 from .. import durable
@@ -38,21 +39,24 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
         else:
             untold = True
 
+    if not os.path.lexists(source):
+        missing = [Fault(manifest.shown(name), "missing", name)]
+        verify.found_damaged(generation, missing, reporter)
+        raise _damaged(generation, missing)
     try:
-        staging = target.staging
-        if single:  # it keeps its name while it is copied: a directory around it
-            os.mkdir(staging + SINGLE, 0o700)
-            staging = os.path.join(staging + SINGLE, os.path.basename(source))
-        rsync.copy_tree(
-            Tree(target.tree.name, source, source),
-            staging,
-            algorithm=str(generation.summary["checksum"]),
-            gives_way=False,
-            on_item=record,
-            on_progress=lambda now: reporter.progress(min(done + now, total), total),
-        )
+        with _made(target.staging + SINGLE if single else target.staging) as directory:
+            rsync.copy_tree(
+                Tree(target.tree.name, source, source),
+                # one that is no directory keeps its name while it is copied
+                "/proc/%d/fd/%d%s" % (os.getpid(), directory, "/" + os.path.basename(source) if single else ""),
+                algorithm=str(generation.summary["checksum"]),
+                gives_way=False,
+                on_item=record,
+                on_progress=lambda now: reporter.progress(min(done + now, total), total),
+            )
+            if single:
+                os.rename(os.path.basename(source), target.staging, src_dir_fd=directory)
         if single:
-            os.rename(staging, target.staging)
             os.rmdir(target.staging + SINGLE)
         sums.resolve(lambda: ())
         if untold:
@@ -68,14 +72,29 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
         sums.close()
     if damage:
         verify.found_damaged(generation, damage, reporter)
-        raise StillpointError(
-            "generation %s is damaged (%s): the live data was not touched; restore another generation" % (generation.name, _first(damage))
-        )
+        raise _damaged(generation, damage)
     if faults:
         raise StillpointError(
             "%s does not keep what was written to it (%s), while generation %s is sound: the live data was not touched; restore to a file system "
             "that keeps owners and modes (--to DIR)" % (os.path.dirname(target.staging), _first(faults), generation.name)
         )
+
+
+@contextmanager
+def _made(path: str) -> Iterator[int]:
+    """Make a directory and give a descriptor of it: who owns the directory that it lies in could put another one in its place meanwhile."""
+    os.mkdir(path, 0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _damaged(generation: Generation, faults: List[Fault]) -> StillpointError:
+    return StillpointError(
+        "generation %s is damaged (%s): the live data was not touched; restore another generation" % (generation.name, _first(faults))
+    )
 
 
 def _first(faults: List[Fault]) -> str:

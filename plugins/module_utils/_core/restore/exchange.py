@@ -14,7 +14,7 @@ from typing import List, Optional
 from .. import durable
 from ..errors import StillpointError
 from ..process import run
-from .places import INCOMPLETE, LATER, LOST_AND_FOUND, REPLACED, Target, is_own
+from .places import INCOMPLETE, LATER, LOST_AND_FOUND, Target, is_own, stamp_of
 
 _MOST_NAMES = 100
 
@@ -30,6 +30,8 @@ def directories(target: Target, new: int, old: Optional[int]) -> None:
             _keep(target.staging, target)
         return
     if durable.inode(target.staging) != new:
+        if old is not None and any(durable.inode(name) == old for name in _kept_names(target)):
+            return  # it was exchanged, and somebody has replaced what came, as an editor does with a file
         raise _lost(target)
     now = durable.inode(target.path)
     if now is not None and now == old:
@@ -104,7 +106,7 @@ def contents(target: Target, new: int) -> None:
             if not os.listdir(os.path.join(target.staging, name)):
                 os.rmdir(os.path.join(target.staging, name))
                 continue
-            place = "%s.%s" % (place, os.path.basename(target.kept)[len(REPLACED) :])
+            place = "%s.%s" % (place, stamp_of(target.kept))
         if os.path.lexists(place):
             _out_of_the_way(place, target)
         durable.rename_to_free_name(os.path.join(target.staging, name), place)

@@ -207,7 +207,7 @@ def _make_parents(path: str) -> None:
 
 
 def _parts(plan: RestorePlan) -> str:
-    if len(plan.targets) == len(plan.generation.trees):
+    if len(plan.targets) == len(plan.generation.trees) and plan.part is None:
         return ALL
     return FILES if plan.targets[0].tree.is_files else DATABASE
 

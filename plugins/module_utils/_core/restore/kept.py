@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence
 
 from .. import durable
 from ..errors import StillpointError
 from ..observe.progress import Reporter
+from ..storage.mounts import is_below
 from . import journal as journals
+from .places import stamp_of
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,22 @@ def replaced(job: Optional[str] = None, *, state: str = journals.STATE) -> List[
 
     :param job: of this job; default: of any
     """
+    names = [name for name in os.listdir(state) if name.startswith("kept-") and name.endswith(".json")] if os.path.isdir(state) else []
+    paths = sorted((os.path.join(state, name) for name in names), key=lambda path: os.stat(path).st_mtime_ns)
+    records = [(path, durable.read_json(path)) for path in paths]
     found: List[Replaced] = []
-    for name in sorted(os.listdir(state)) if os.path.isdir(state) else []:
-        path = os.path.join(state, name)
-        record = durable.read_json(path) if name.startswith("kept-") and name.endswith(".json") else None
+    for number, (path, record) in enumerate(records):
         if not isinstance(record, dict) or job not in (None, record["job"]):
             continue
         for kept in record["kept"]:
+            where = kept["path"]
+            for _path_of_later, later in records[number + 1 :]:  # a later restore has replaced the directory that it lies in
+                for moved in later["kept"] if isinstance(later, dict) else ():
+                    if is_below(where, moved["target"]) and durable.inode(where) != kept["inode"]:
+                        where = moved["path"] + where[len(moved["target"]) :]
             # Somebody may have moved it back, or removed it by hand, and something else may have its name.
-            if durable.inode(kept["path"]) == kept["inode"]:
-                found.append(
-                    Replaced(kept["path"], kept["target"], record["time"], record["job"], record["generation"], path, kept["inode"])
-                )
+            if durable.inode(where) == kept["inode"]:
+                found.append(Replaced(where, kept["target"], record["time"], record["job"], record["generation"], path, kept["inode"]))
     return found
 
 
@@ -88,4 +95,5 @@ def record(state: str, journal: Dict[str, Any], kept: Sequence[Dict[str, Any]]) 
 
 
 def _path(state: str, journal: Dict[str, Any]) -> str:
-    return os.path.join(state, "kept-%s.json" % journal["targets"][0]["kept"].rsplit("-", 1)[1])
+    first = journal["targets"][0]  # its path too: parts of several directories may be restored within a second
+    return os.path.join(state, "kept-%s-%08x.json" % (stamp_of(first["kept"]), zlib.crc32(os.fsencode(first["path"]))))

@@ -67,9 +67,16 @@ def _part_target(tree: RecordedTree, stamp: str, mount_points: Set[str]) -> Targ
     parent = os.path.realpath(parent)
     path = os.path.join(parent, name)  # a symlink is put back as one
     if path in mount_points:
-        return _target(tree, stamp, mount_points)
-    short = os.fsdecode(os.fsencode(name)[:_LONGEST])
-    return Target(tree, path, os.path.join(parent, PART_NEW + short), os.path.join(parent, "%s%s-%s" % (PART_REPLACED, short, stamp)), False)
+        return Target(tree, path, os.path.join(path, PART_NEW), os.path.join(path, PART_REPLACED + stamp), True)
+    short = os.fsencode(name)[:_LONGEST].decode("utf-8", "ignore")
+    # the name last: a web server that has been told what to do with it by its extension goes on doing that
+    return Target(tree, path, os.path.join(parent, PART_NEW + short), os.path.join(parent, "%s%s-%s" % (PART_REPLACED, stamp, short)), False)
+
+
+def stamp_of(kept: str) -> str:
+    """Return the time in the name under which something is kept."""
+    name = os.path.basename(kept)
+    return name[len(PART_REPLACED) :].split("-", 1)[0] if name.startswith(PART_REPLACED) else name.rsplit("-", 1)[1]
 
 
 def occupied(target: Target) -> bool:
@@ -80,40 +87,48 @@ def occupied(target: Target) -> bool:
 
 
 def is_own(name: str) -> bool:
-    return name == LOST_AND_FOUND or name.startswith((NEW, REPLACED))
+    return name == LOST_AND_FOUND or name.startswith((NEW, REPLACED, PART_NEW, PART_REPLACED))
 
 
-def refuse_torn(generation: Generation, targets: Sequence[Target]) -> None:
-    """Refuse what an exchange of directories would tear apart."""
+def refuse_torn(generation: Generation, targets: Sequence[Target], state: str) -> None:
+    """Refuse what an exchange of directories would tear apart, and what it would take the ground from under.
+
+    :param state: where the journal is kept
+    """
     elsewhere = "restore it into a directory with --to DIR and put it in place by hand"
     for target in targets:
         if is_below(os.path.realpath(generation.path), target.path):
             raise UsageError("the repository lies in %s, which would be replaced: %s" % (target.path, elsewhere))
+        if is_below(target.path, os.path.realpath(os.path.dirname(generation.path))):
+            raise UsageError("%s lies among the generations now, which nothing may change: %s" % (target.path, elsewhere))
+        if is_below(os.path.realpath(state), target.path):
+            raise UsageError("the journal of a restore, %s, lies in %s, which would be replaced: %s" % (state, target.path, elsewhere))
+        server = service.running_below(target.path) if target.tree.is_files else None
+        if server is not None:
+            raise UsageError(
+                "a server (%s, process %d) works in %s, which would be replaced under it: %s" % (server.program, server.pid, target.path, elsewhere)
+            )
+        root = os.path.join(generation.path, target.tree.name)
+        if target.mount_point and not (os.path.isdir(root) and os.path.isdir(target.path) and not os.path.islink(root)):
+            raise UsageError("%s is a mount point now, and is no directory in the backup: unmount it first, or %s" % (target.path, elsewhere))
         inside = mounted_below(target.path)
         if inside:
             raise UsageError("another file system is mounted in %s, at %s: %s" % (target.path, inside[0], elsewhere))
         for other in targets:
             if other is not target and is_below(other.path, target.path):
                 raise UsageError("%s lies in %s, which would be replaced as a whole: %s" % (other.path, target.path, elsewhere))
+        for tree in generation.trees:
+            left = os.path.realpath(tree.source)
+            if tree.name not in {each.tree.name for each in targets} and is_below(left, target.path):
+                raise UsageError("%s, which is not put back, lies in %s, which would be replaced as a whole: %s" % (left, target.path, elsewhere))
 
 
 def refuse_unmounted(targets: Sequence[Target]) -> None:
     """Refuse to take the empty directory that a volume is mounted on for what lies on it."""
     for target in targets:
-        point = unmounted(target.path)
+        point = unmounted(target.path, below=True)
         if point is not None:
             raise UsageError("%s lies on the file system of %s, which /etc/fstab names and which is not mounted now: mount it first" % (target.path, point))
-
-
-def refuse_homeless(targets: Sequence[Target]) -> None:
-    """Refuse what lies in a directory that is gone: the backup holds that one too, with its owner and mode."""
-    for target in targets:
-        missing = ""
-        directory = os.path.dirname(target.path)
-        while not os.path.isdir(directory):
-            missing, directory = directory, os.path.dirname(directory)
-        if missing:
-            raise UsageError("%s, in which %s lies, does not exist any more: put that one back, with --path %s" % (missing, target.path, missing))
 
 
 def databases(targets: Sequence[Target]) -> List[str]:

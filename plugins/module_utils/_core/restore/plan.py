@@ -29,7 +29,6 @@ ALL, DATABASE, FILES = "all", "database", "files"
 
 BACK_UP = "take a backup as soon as it is done: no moment after the restore can be recovered before there is one"
 
-
 # What a copy takes beyond the blocks of its files: directories, and the file system's own bookkeeping.
 _MARGIN_SHARE, _MARGIN = 0.02, 16 * 1024 * 1024
 
@@ -150,20 +149,26 @@ def make(
     :raises UsageError: this generation does not hold it, or it can't go there
     :raises StillpointError: the generation is damaged, or there is no room
     """
-    trees = [part.find(generation, path)] if path else _chosen(generation, parts)
-    path = trees[0].source if path else None
+    journal = journals.pending(state=state) if to is None else None
+    if to is None:
+        refuse_going_back(state)
+    if journal:
+        return _plan_resumption(generation, parts, path, journal, archives, moment, state)
+    if path is None:
+        trees = _chosen(generation, parts)
+    else:
+        refuse_damaged(generation)  # or it could not be told what it holds
+        trees = [part.find(generation, path)]
+        path = trees[0].source
     if to is not None:
         return replace(_plan_elsewhere(generation, trees, os.path.abspath(to), replay, state), part=path)
-    refuse_going_back(state)
-    journal = journals.pending(state=state)
-    if journal:
-        return replace(_plan_resumption(generation, trees, journal, archives, moment, state), part=path)
     refuse_damaged(generation)
-    targets = places.targets_of(trees, part=trees[0].name not in {tree.name for tree in generation.trees})
+    inside = trees[0].name not in {tree.name for tree in generation.trees}
+    targets = places.targets_of(trees, part=inside)
     places.refuse_unmounted(targets)
-    if path:
-        places.refuse_homeless(targets)
-    places.refuse_torn(generation, targets)
+    if inside and path is not None:
+        part.check_way(generation, path)
+    places.refuse_torn(generation, targets, state)
     unit = _unit(generation, targets)
     needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
     warnings = tuple(_warnings(generation, targets, unit, replay))
@@ -266,10 +271,11 @@ def _doubts(generation: Generation) -> Iterator[str]:
         yield "its proof failed, and a server may not start on it or find its tables well: %s" % generation.failed_proof
 
 
-def passed_over(generation: Generation, parts: str) -> Iterator[str]:
+def passed_over(generation: Generation, parts: str, path: Optional[str] = None) -> Iterator[str]:
     """Return what somebody should know who named no generation and got this one: a newer one that nothing is known against.
 
     :param parts: ``all``, ``database`` or ``files``
+    :param path: this one alone is put back
     :raises UsageError: the newer one holds something that this one lacks
     """
     for newer in JobDirectory(os.path.dirname(generation.path)).generations():
@@ -277,7 +283,8 @@ def passed_over(generation: Generation, parts: str) -> Iterator[str]:
             return
         if newer.state == BAD:
             continue
-        lacks = {tree.source for tree in newer.trees if _is_of(tree, parts)} - {tree.source for tree in generation.trees}
+        wanted = [tree for tree in newer.trees if _is_of(tree, parts) and path is None]
+        lacks = {tree.source for tree in wanted} - {tree.source for tree in generation.trees}
         if lacks:
             raise UsageError(
                 "the newest good backup, %s, does not hold %s, which the newer %s (%s) does: name the one to restore"
@@ -349,7 +356,8 @@ def _plan_elsewhere(
 
 def _plan_resumption(
     generation: Generation,
-    trees: Sequence[RecordedTree],
+    parts: str,
+    path: Optional[str],
     journal: Dict[str, Any],
     archives: Sequence["Archive"],
     moment: Optional[Mapping[str, str]],
@@ -361,13 +369,18 @@ def _plan_resumption(
     """
     if journal["phase"] == journals.UNDOING:
         raise journals.refuse_another(journal, "then undone half way")
-    names = [target["tree"]["name"] for target in journal["targets"]]
-    if journal["path"] != generation.path or names != [tree.name for tree in trees] or dict(journal.get("moment") or {}) != dict(moment or {}):
+    if path is None:
+        names = [target["tree"]["name"] for target in journal["targets"]]
+        same = journal.get("part") is None and names == [tree.name for tree in generation.trees if _is_of(tree, parts)]
+    else:
+        same = journal.get("part") == part.normal(path)
+    if journal["path"] != generation.path or not same or dict(journal.get("moment") or {}) != dict(moment or {}):
         raise journals.refuse_another(journal, "this asks for another one")
     targets = journals.targets(journal)
     places.refuse_unmounted(targets)
     logs = Logs(**{**journal["logs"], "replaced": tuple(journal["logs"]["replaced"])}) if journal.get("logs") else None
     told = tuple(archive for archive in archives if archive.path in journal["archives"])
+    triggers = tuple(journal["triggers"])
     return RestorePlan(
-        generation, None, targets, (), journal["unit"], True, (), state, None, logs, told, tuple(journal["triggers"]), journal.get("moment")
+        generation, None, targets, (), journal["unit"], True, (), state, None, logs, told, triggers, journal.get("moment"), journal.get("part")
     )

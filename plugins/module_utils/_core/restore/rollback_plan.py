@@ -187,6 +187,7 @@ def _refuse_repositories(volumes: Sequence[Volume], known: Sequence[lvm.LogicalV
 
 
 def own_jobs() -> List[jobs.Job]:
+    """Return the jobs of this host that can be read."""
     found = []
     for name in jobs.names():
         try:
@@ -210,6 +211,7 @@ def _warnings(point: points.UndoPoint, known: Sequence[lvm.LogicalVolume]) -> Li
 
 
 def write(plan: RollbackPlan) -> None:
+    """Keep how far a rollback has come."""
     facts = {
         "run_id": plan.run_id,
         "time": plan.time,
@@ -246,6 +248,7 @@ def refuse_going_back(state: Optional[str] = None) -> None:
 
 
 def forget() -> None:
+    """Remove the journal: the rollback has ended."""
     if os.path.lexists(_path()):
         os.unlink(_path())
         durable.sync_directory(journals.STATE)

@@ -160,7 +160,7 @@ def own_files(generation: Generation, key: Key) -> List[Entry]:
     return _files(generation, "mysql/%s/%s(?:#.*|\\.[^/]*)" % key)
 
 
-def opened_files(generation: Generation, settings: Settings) -> List[Entry]:
+def _opened_files(generation: Generation, settings: Settings) -> List[Entry]:
     """Return the files that a server opens for writing when it starts."""
     own = [part.split(":")[0] for part in dict(settings.variables).get("innodb_data_file_path", "").split(";")]
     return _files(generation, r"mysql[^/]*/(?:#[^/]*/)?(?:%s)" % "|".join([_OPENED, *map(re.escape, filter(None, own))]))
@@ -177,7 +177,7 @@ def _refuse_narrow(generation: Generation, key: Key, settings: Settings, state: 
     layer = os.fsencode(os.path.join(state, LAYER))
     left = sum(allocated for _entry, allocated in manifest.walk(layer)) if os.path.isdir(layer) else 0  # by a run that was killed; it is removed first
     needed: Dict[int, Tuple[str, int]] = {}
-    for path, size in ((state, table + _bytes(generation, opened_files(generation, settings)) - left), (live, table)):
+    for path, size in ((state, table + _bytes(generation, _opened_files(generation, settings)) - left), (live, table)):
         while path and not os.path.isdir(path):
             path = os.path.dirname(path)
         if path:
@@ -215,4 +215,5 @@ def _warnings(session: Session, beside: bool) -> List[str]:
 
 
 def named(key: Key) -> str:
+    """Return DATABASE.TABLE, fit to be shown."""
     return "%s.%s" % (shown(key[0]), shown(key[1]))

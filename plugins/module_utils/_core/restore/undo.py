@@ -14,7 +14,7 @@ from ..observe.progress import Reporter
 from ..process import undisturbed
 from . import exchange, places
 from . import journal as journals
-from .kept import forget_record
+from .kept import forget_record, record
 from .places import Target
 
 
@@ -62,12 +62,14 @@ def undo(reporter: Reporter, *, state: str = journals.STATE) -> Dict[str, Any]:
             reporter.stage("start")
             service.allow(unit)
             service.start(unit, places.datadir(targets), journal["triggers"])
+        later = [(target.path, path) for target, path in zip(targets, map(exchange.later, targets)) if path]
+        record(state, journal, [{"path": path, "target": where, "inode": os.lstat(path).st_ino} for where, path in later])
         journals.forget(state)
     return {
         "generation": journal["generation"],
         "job": journal["job"],
         "undone": [target.path for target in targets],
-        "later": [path for path in map(exchange.later, targets) if path],
+        "later": [path for _where, path in later],
         "service": unit,
     }
 

@@ -131,8 +131,11 @@ def mounted_below(path: str, mounts: Optional[List[Mount]] = None) -> List[str]:
     )
 
 
-def unmounted(path: str, mounts: Optional[List[Mount]] = None) -> Optional[str]:
-    """Return the mount point in /etc/fstab that a path lies at or below, where nothing is mounted there now nor further down; else None."""
+def unmounted(path: str, mounts: Optional[List[Mount]] = None, *, below: bool = False) -> Optional[str]:
+    """Return the mount point in /etc/fstab that a path lies at or below, where nothing is mounted there now nor further down; else None.
+
+    :param below: also one that lies in the path, where nothing is mounted on it
+    """
     try:
         with open(FSTAB, encoding="utf-8", errors="surrogateescape") as file:
             lines = [line.split() for line in file if not line.lstrip().startswith("#")]
@@ -141,7 +144,9 @@ def unmounted(path: str, mounts: Optional[List[Mount]] = None) -> Optional[str]:
     named = {os.path.realpath(_plain(fields[1])) for fields in lines if len(fields) > 1 and fields[1].startswith("/")}  # not none, nor swap
     mounted = {mount.mount_point for mount in (table() if mounts is None else mounts)}
     deepest = max((point for point in named | mounted if is_below(path, point)), key=len, default="")
-    return deepest if deepest in named - mounted else None
+    if deepest in named - mounted:
+        return deepest
+    return min((point for point in named - mounted if below and is_below(point, path)), key=len, default=None)
 
 
 def enter_private_namespace() -> None:

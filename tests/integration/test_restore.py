@@ -24,7 +24,8 @@ JOB = "name: etrial\nmysql: {method: snapshot}\nfiles: [/opt/processmaker]\nrepo
 def test_a_restore_in_place_brings_everything_back_and_keeps_what_it_replaces(etrial: Etrial) -> None:
     machine = etrial.machine
     etrial.job(JOB)
-    part = STATE.replace("cd /opt/processmaker", "cd /opt/processmaker/shared")
+    # a file that has names outside of a path comes back as one of its own
+    part = STATE.replace("cd /opt/processmaker", "cd /opt/processmaker/shared").replace(" %n ", " ")
     before, part_before = machine.run(STATE).stdout, machine.run(part).stdout
     documents = etrial.sql("CHECKSUM TABLE wf_workflow.APP_DOCUMENT, rp_workflow.USERS EXTENDED")
     etrial.backup()

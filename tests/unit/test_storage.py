@@ -237,6 +237,11 @@ def test_a_mount_point_that_fstab_names_and_nothing_is_mounted_at_is_found(tmp_p
     assert [mounts.unmounted(path, known) for path in ("/srv/a b", "/srv/a b/mysql", "/var/log")] == ["/srv/a b", "/srv/a b", "/var"]
     for path in ("/srv/db", "/srv/no", "/srv/my data/mysql", "/srv/a bc", "/none", "/var/lib/mysql/shop"):  # the last is mounted below what is not
         assert mounts.unmounted(path, known) is None
+    fstab.write_text("/dev/a /srv/my\\040data ext4 defaults\n/dev/b /srv/volumes/db ext4 defaults\n/dev/c /srv/volumes/usb ext4 noauto,user\n")
+    assert mounts.unmounted("/srv/volumes", known) is None
+    assert mounts.unmounted("/srv/volumes", known, below=True) == "/srv/volumes/db"
+    assert mounts.unmounted("/srv/volumes/usb", known, below=True) == "/srv/volumes/usb"
+    assert mounts.unmounted("/srv/my data", known, below=True) is None
 
 
 def test_a_file_system_inside_a_path_has_to_be_named_beside_it(monkeypatch) -> None:

@@ -134,19 +134,21 @@ def mounted_below(path: str, mounts: Optional[List[Mount]] = None) -> List[str]:
 def unmounted(path: str, mounts: Optional[List[Mount]] = None, *, below: bool = False) -> Optional[str]:
     """Return the mount point in /etc/fstab that a path lies at or below, where nothing is mounted there now nor further down; else None.
 
-    :param below: also one that lies in the path, where nothing is mounted on it
+    :param below: also one that lies in the path, unless it is mounted on demand alone (noauto)
     """
     try:
         with open(FSTAB, encoding="utf-8", errors="surrogateescape") as file:
             lines = [line.split() for line in file if not line.lstrip().startswith("#")]
     except OSError:
         return None
-    named = {os.path.realpath(_plain(fields[1])) for fields in lines if len(fields) > 1 and fields[1].startswith("/")}  # not none, nor swap
+    places = [(os.path.realpath(_plain(fields[1])), fields[3:4]) for fields in lines if len(fields) > 1 and fields[1].startswith("/")]  # not none, nor swap
+    named = {point for point, _options in places}
     mounted = {mount.mount_point for mount in (table() if mounts is None else mounts)}
     deepest = max((point for point in named | mounted if is_below(path, point)), key=len, default="")
     if deepest in named - mounted:
         return deepest
-    return min((point for point in named - mounted if below and is_below(point, path)), key=len, default=None)
+    inside = {point for point, options in places if below and is_below(point, path) and "noauto" not in "".join(options).split(",")}
+    return min(inside - mounted, key=len, default=None)
 
 
 def enter_private_namespace() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from typing import Any, Dict, Optional
 
 import pytest
@@ -198,6 +199,10 @@ def test_a_server_that_works_below_a_directory_is_found(tmp_path):
     shutil.copy("/bin/sleep", str(tmp_path / "mariadbd"))
     with subprocess.Popen([str(tmp_path / "mariadbd"), "60"], cwd=str(tmp_path / "data" / "mysql")) as server:
         try:
+            for _attempt in range(100):  # it has its name a moment after it was begun
+                if read("/proc/%d/comm" % server.pid) == b"mariadbd\n":
+                    break
+                time.sleep(0.05)
             for directory in ("data", "data/mysql"):
                 found = service.running_below(str(tmp_path / directory))
                 assert found is not None and found.pid == server.pid

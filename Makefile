@@ -39,7 +39,6 @@ bench: ## measurements against the usual tools
 
 image: ## build the replica of ETrial and its saved states
 	$(LAB)/lab states
-	STILLPOINT_CPUS=1 $(LAB)/lab states
 
 shell: ## a shell on a replica of ETrial; it ends with the shell
 	@$(LAB)/lab up shell

@@ -40,7 +40,7 @@ CACHE = Path(
 #: Where running machines have their disks and sockets: one folder each, whose lock file its QEMU holds.
 RUN = Path("/var/tmp") / f"stillpoint-lab-{os.getuid()}"
 MEMORY_MIB = 1536
-CPUS = int(os.environ.get("STILLPOINT_CPUS") or 2)
+CPUS = 2
 SPARE_GIB = 8
 #: What is emulated is no faster for what it can do: a later one has libraries copy memory by AVX or `rep movsb`, which take emulation
 #: up to five times as long (rsync a fifth longer, SHA-256 twice as long). The Vagrantfile has the same.

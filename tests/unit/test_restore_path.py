@@ -261,6 +261,12 @@ def test_a_volume_where_the_backup_has_a_symlink_is_refused(tmp_path):
 # -- what is kept
 
 
+def rewrite(path: str, contents: bytes) -> None:
+    """Replace a file as applications do, by renaming: the new one is never given the number of the old one's inode."""
+    write(path + ".tmp", contents, age=1)
+    os.replace(path + ".tmp", path)
+
+
 @needs_root
 def test_restores_of_one_second_are_all_listed_and_so_is_what_a_later_one_has_taken_along(parts):
     host = parts
@@ -283,8 +289,7 @@ def test_what_came_about_before_an_undoing_is_listed(parts):
         if journal.pending(state=host.state):
             undo.undo(Quiet(), state=host.state)
         step += 1
-    os.unlink(path)
-    write(path, b"by the application", age=1)
+    rewrite(path, b"by the application")
     (later,) = undo.undo(Quiet(), state=host.state)["later"]
     assert read(path) == b"new" and read(later + "/other") == b"by the application"
     assert [each.path for each in replaced(state=host.state)] == [later]
@@ -304,8 +309,7 @@ def test_a_file_that_the_application_has_rewritten_after_the_exchange_does_not_s
     with pytest.raises(SystemExit):
         put_path(host, path)
     monkeypatch.undo()
-    os.unlink(path)
-    write(path, b"by the application", age=1)
+    rewrite(path, b"by the application")
     (kept,) = put_path(host, path)["replaced"]
     assert read(path) == b"by the application" and read(kept) == b"new" and kept.endswith("-other")
 

@@ -47,21 +47,20 @@ def restore(arguments: argparse.Namespace) -> int:
     replay = _replay(arguments, job, moment) if moment and not interrupted else None
     name = arguments.generation or (interrupted["generation"] if interrupted and interrupted["job"] == job.name else None)
     generation = replay.recovery.generation if replay else job_directory(job, arguments.host).find(name)
+    parts = plan.FILES if arguments.path is not None else arguments.parts
     made: Union[plan.RestorePlan, load.LoadPlan, table_plan.TablePlan]
     if _is_table(arguments, generation):
         login = load.login(job, arguments.server_socket, arguments.server_config)
         made = table_plan.make(generation, login, arguments.table, arguments.into)
-    elif load.applies(generation, to=arguments.to, parts=plan.FILES if arguments.path is not None else arguments.parts, asked=_of_a_dump(arguments)):
+    elif load.applies(generation, to=arguments.to, parts=parts, asked=_of_a_dump(arguments)):
         login = load.login(job, arguments.server_socket, arguments.server_config)
-        made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=arguments.parts or "all")
+        made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=parts or plan.ALL)
     else:
         wanted = binlogs.asked(moment) if moment else None
-        made = plan.make(
-            generation, arguments.to, arguments.parts or plan.ALL, path=arguments.path, replay=replay, archives=_archives(job), moment=wanted
-        )
+        made = plan.make(generation, arguments.to, parts or plan.ALL, path=arguments.path, replay=replay, archives=_archives(job), moment=wanted)
     if name is None and replay is None:
-        parts = plan.DATABASE if arguments.table or arguments.database else plan.FILES if arguments.path is not None else arguments.parts or plan.ALL
-        made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, parts, arguments.path)))
+        concerned = plan.DATABASE if arguments.table or arguments.database else parts or plan.ALL
+        made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, concerned, arguments.path)))
     if arguments.dry_run:
         if arguments.json:
             print_json(made.as_dict())

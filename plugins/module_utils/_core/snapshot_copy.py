@@ -137,10 +137,11 @@ def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
         targets = _targets(request)
         trees = _file_trees(request)
         removed = ["%s/(a new snapshot of %s)" % (target.volume.vg, target.volume.name) for target in targets]
-    planning.check_apart(request.dest, [tree.source for tree in trees])
+    sources = [tree.source for tree in trees]
     if os.path.lexists(request.dest):
-        planning.check_repository(request.dest, [tree.source for tree in trees])
+        planning.check_repository(request.dest, sources)
     else:
+        planning.check_apart(request.dest, sources)
         reporter.warn("%s does not exist: it has to be there by then" % request.dest)
     directory = JobDirectory(request.dest)
     total, new = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(directory))

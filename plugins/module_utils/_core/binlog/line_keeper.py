@@ -14,7 +14,7 @@ from ..observe.progress import Reporter
 from ..repository.generations import JobDirectory
 from . import events, gtid
 from .events import Facts, NoLog
-from .index import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, next_name, numbered, sequence, sync, text_of, unlink, written
+from .index import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, next_name, numbered, sequence, sync, text_of, unlink
 from .source import Source
 
 _PREAMBLE = 3  # events before a log's first transaction; a log that has more, and has not said what went before it, does not say it
@@ -29,7 +29,8 @@ class Again(Exception):
 
 
 class LineKeeper:
-    """Keeps the lines of one job's archive right. Its methods are called by one thread, under the archive's lock."""
+    """Keeps the lines of one job's archive right. Its methods are called by one thread, under the archive's lock, and within `written`: what the disk
+    refuses is an OSError of theirs."""
 
     def __init__(self, archive: Archive, directory: JobDirectory, reporter: Reporter) -> None:
         self.archive = archive
@@ -110,8 +111,7 @@ class LineKeeper:
                     found = (path, facts, end)
                     break
                 if facts.fault and not facts.end:  # such as the zeros of a power cut: by them the server would seem to have another log by now
-                    with written(self.archive.path):
-                        os.truncate(path, facts.size)
+                    os.truncate(path, facts.size)
             if found is None:
                 return line
             line = self._add(line, *found)
@@ -122,8 +122,7 @@ class LineKeeper:
             return events.read(path, digest=True)
         except NoLog as error:
             self._reporter.warn("%s: it is left out, and the log is fetched again" % error)
-            with written(self.archive.path):
-                os.truncate(path, 0)
+            os.truncate(path, 0)
             return events.read(path)
 
     def _whole(self, path: str, facts: Facts, later: str, there: Source) -> str:
@@ -149,8 +148,7 @@ class LineKeeper:
             where = (os.path.basename(path), facts.complete)
             self._reporter.note("the server crashed while it wrote %s: it is archived up to its last whole transaction, at %d" % where)
         if end == CRASH and (facts.fault or facts.complete < facts.size):
-            with written(self.archive.path):
-                os.truncate(path, facts.complete)
+            os.truncate(path, facts.complete)
             facts = events.read(path, digest=True)
         log = self.archive.add(line, path, facts, end)
         self._failed.pop(log.file, None)
@@ -175,11 +173,10 @@ class LineKeeper:
             if best is not None:
                 path, facts = best
                 final = self.archive.path_of(line, name)
-                with written(self.archive.path):
-                    if path != final:
-                        durable.rename(path, final)
-                    os.truncate(final, facts.complete)
-                    sync(final)
+                if path != final:
+                    durable.rename(path, final)
+                os.truncate(final, facts.complete)
+                sync(final)
                 facts = events.read(final, digest=True)
                 self.archive.add(line, final, facts, CUT)
         for stream in self.archive.streams():

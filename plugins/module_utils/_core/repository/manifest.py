@@ -282,6 +282,11 @@ def entries(generation: str) -> Iterator[Entry]:
         raise _damaged(generation, error) from error
 
 
+def below(generation: str, path: bytes) -> Iterator[Entry]:
+    """Return the entry of a path and those of all below it, in order; to be read to the end, as `entries`."""
+    return (entry for entry in entries(generation) if entry.path == path or entry.path.startswith(path + b"/"))
+
+
 def check(generation: str) -> None:
     """Make sure that a manifest is what was written, by its own checksum.
 

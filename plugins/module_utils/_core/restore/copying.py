@@ -27,6 +27,10 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
     """
     name = os.fsencode(target.tree.name)
     source = os.path.join(generation.path, target.tree.name)
+    if not os.path.lexists(source):
+        missing = [Fault(manifest.shown(name), "missing", name)]
+        verify.found_damaged(generation, missing, reporter)
+        raise _damaged(generation, missing)
     sums = Sums()
     single = not os.path.isdir(source) or os.path.islink(source)
     untold = False
@@ -39,10 +43,6 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
         else:
             untold = True
 
-    if not os.path.lexists(source):
-        missing = [Fault(manifest.shown(name), "missing", name)]
-        verify.found_damaged(generation, missing, reporter)
-        raise _damaged(generation, missing)
     try:
         with _made(target.staging + SINGLE if single else target.staging) as directory:
             rsync.copy_tree(
@@ -140,8 +140,7 @@ def _read(generation: Generation, entries: Iterable[Entry], sums: Sums) -> None:
 
 
 def _expected(generation: Generation, target: Target) -> Iterator[Entry]:
-    name = os.fsencode(target.tree.name)
-    return (entry for entry in manifest.entries(generation.path) if entry.path == name or entry.path.startswith(name + b"/"))
+    return manifest.below(generation.path, os.fsencode(target.tree.name))
 
 
 def _compared(generation: Generation, target: Target, sums: Sums) -> Iterator[Fault]:

@@ -49,21 +49,29 @@ def replaced(job: Optional[str] = None, *, state: str = journals.STATE) -> List[
     """
     names = [name for name in os.listdir(state) if name.startswith("kept-") and name.endswith(".json")] if os.path.isdir(state) else []
     paths = sorted((os.path.join(state, name) for name in names), key=lambda path: os.stat(path).st_mtime_ns)
-    records = [(path, durable.read_json(path)) for path in paths]
+    records = [(path, record) for path, record in ((path, durable.read_json(path)) for path in paths) if isinstance(record, dict)]
     found: List[Replaced] = []
     for number, (path, record) in enumerate(records):
-        if not isinstance(record, dict) or job not in (None, record["job"]):
+        if job not in (None, record["job"]):
             continue
         for kept in record["kept"]:
-            where = kept["path"]
-            for _path_of_later, later in records[number + 1 :]:  # a later restore has replaced the directory that it lies in
-                for moved in later["kept"] if isinstance(later, dict) else ():
-                    if is_below(where, moved["target"]) and durable.inode(where) != kept["inode"]:
-                        where = moved["path"] + where[len(moved["target"]) :]
+            where = _now_at(kept, [moved for _path_of_later, later in records[number + 1 :] for moved in later["kept"]])
             # Somebody may have moved it back, or removed it by hand, and something else may have its name.
             if durable.inode(where) == kept["inode"]:
                 found.append(Replaced(where, kept["target"], record["time"], record["job"], record["generation"], path, kept["inode"]))
     return found
+
+
+def _now_at(kept: Dict[str, Any], later: Sequence[Dict[str, Any]]) -> str:
+    """Return where something that was kept is now: a later restore may have replaced a directory that it lies in.
+
+    :param later: what later restores have kept, in their order
+    """
+    where = str(kept["path"])
+    for moved in later:
+        if is_below(where, moved["target"]) and durable.inode(where) != kept["inode"]:
+            where = moved["path"] + where[len(moved["target"]) :]
+    return where
 
 
 def discard(kept: Sequence[Replaced], reporter: Reporter, *, state: str = journals.STATE) -> List[str]:

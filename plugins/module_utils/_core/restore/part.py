@@ -38,14 +38,13 @@ def find(generation: Generation, path: str) -> RecordedTree:
         )
     name = os.path.join(tree.name, os.path.relpath(path, tree.source)) if path != tree.source else tree.name
     wanted, found, files, size, allocated = os.fsencode(name), False, 0, 0, 0
-    for entry in manifest.entries(generation.path):
-        if entry.path == wanted or entry.path.startswith(wanted + b"/"):
-            found = True
-            if entry.type == manifest.FILE:
-                files += 1
-                size += entry.size
-                shared = entry.first == wanted or entry.first.startswith(wanted + b"/")
-                allocated += 0 if shared else _allocated(generation, entry)
+    for entry in manifest.below(generation.path, wanted):
+        found = True
+        if entry.type == manifest.FILE:
+            files += 1
+            size += entry.size
+            shared = entry.first == wanted or entry.first.startswith(wanted + b"/")
+            allocated += 0 if shared else _allocated(generation, entry)
     if not found:
         raise UsageError("the generation %s holds no %s: look for it below %s" % (generation.name, path, os.path.join(generation.path, tree.name)))
     return RecordedTree(name, path, files, size, allocated)

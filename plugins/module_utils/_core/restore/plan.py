@@ -154,15 +154,14 @@ def make(
         refuse_going_back(state)
     if journal:
         return _plan_resumption(generation, parts, path, journal, archives, moment, state)
+    refuse_damaged(generation)  # or it could not be told what it holds
     if path is None:
         trees = _chosen(generation, parts)
     else:
-        refuse_damaged(generation)  # or it could not be told what it holds
         trees = [part.find(generation, path)]
         path = trees[0].source
     if to is not None:
         return replace(_plan_elsewhere(generation, trees, os.path.abspath(to), replay, state), part=path)
-    refuse_damaged(generation)
     inside = trees[0].name not in {tree.name for tree in generation.trees}
     targets = places.targets_of(trees, part=inside)
     places.refuse_unmounted(targets)
@@ -193,7 +192,7 @@ def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:
     if parts not in (ALL, DATABASE, FILES):
         raise UsageError("%r is no part of a backup: say %s, %s or %s" % (parts, ALL, DATABASE, FILES))
     trees = [tree for tree in generation.trees if _is_of(tree, parts)]
-    if not trees and not generation.damage:
+    if not trees:
         raise UsageError("the generation %s holds no %s" % (generation.name, "data" if parts == ALL else parts))
     return trees
 
@@ -341,7 +340,6 @@ def _warnings(
 def _plan_elsewhere(
     generation: Generation, trees: Sequence[RecordedTree], to: str, replay: Optional["Replay"], state: str
 ) -> RestorePlan:
-    refuse_damaged(generation)
     if os.path.lexists(to):
         if not os.path.isdir(to):
             raise UsageError("%s is not a directory" % to)

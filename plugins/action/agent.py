@@ -12,7 +12,7 @@ from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.stillpoint.backup.plugins.module_utils._core import bundle
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.version import VERSION
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.version import VERSION
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "path": {"type": "path", "default": "/usr/local/sbin/stillpoint"},

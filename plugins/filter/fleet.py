@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Dict, List, Mapping
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe import show
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.agent import show
 
 DOCUMENTATION = r"""
 name: fleet

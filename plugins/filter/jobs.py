@@ -6,8 +6,8 @@ import json
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.stillpoint.backup.plugins.module_utils._core import job
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import UsageError
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import UsageError
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.job import file
 
 DOCUMENTATION = r"""
 name: jobs
@@ -53,7 +53,7 @@ def jobs(value: Sequence[Mapping[str, Any]], config_file: Optional[str] = None) 
     for number, each in enumerate(plain(value)):
         where = "%s[%d]" % (VARIABLE, number)
         try:
-            name = job.parse(each, where).name
+            name = file.parse(each, where).name
         except UsageError as error:
             raise AnsibleFilterError(str(error)) from error
         if name in known:

@@ -11,8 +11,8 @@ from typing import Any, Dict, Iterator, List
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._core.errors import CommandError, StillpointError, Stopped
-from ._core.observe.progress import Silent
+from ._core.host.errors import CommandError, StillpointError, Stopped
+from ._core.host.reporter import Silent
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

@@ -98,8 +98,8 @@ from typing import Any, Dict, List, Sequence
 
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
-from ansible_collections.stillpoint.backup.plugins.module_utils._core import job
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import CommandError, StillpointError
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import CommandError, StillpointError
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.job import file
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import door, failure
 
 OWN = ArgumentSpec({"job": {"type": "str"}})
@@ -126,10 +126,10 @@ def directories(names: Sequence[str]) -> List[str]:
     repositories = set()
     for name in names:
         try:
-            repositories.add(job.load(name).repository)
+            repositories.add(file.load(name).repository)
         except StillpointError:
             continue  # the agent has said what is wrong with it
-    pattern = os.path.join(glob.escape(job.host_name()), "*", "")
+    pattern = os.path.join(glob.escape(file.host_name()), "*", "")
     return sorted(found.rstrip("/") for each in repositories for found in glob.glob(os.path.join(glob.escape(each), pattern)))
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     module = OWN.module()
     asked = module.params["job"]
     with door(module):
-        result = listed([asked] if asked else job.names())
+        result = listed([asked] if asked else file.names())
     if result.pop("failed", False):
         module.fail_json(**result)
     module.exit_json(**result)

@@ -179,7 +179,7 @@ from typing import Any, Dict, List
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe import text
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host import text
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import door
 
 OWN = ArgumentSpec(

@@ -119,8 +119,8 @@ from typing import Any, Dict, List
 
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import CommandError, NotNowError
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe import text
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host import text
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import CommandError, NotNowError
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import door, failure
 
 OWN = ArgumentSpec(

@@ -132,8 +132,9 @@ from typing import Any, Dict, List
 
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import StillpointError
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.observe import show, text
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.agent import show
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host import text
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import StillpointError
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import door, failure
 
 OWN = ArgumentSpec(

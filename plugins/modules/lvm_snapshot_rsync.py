@@ -182,7 +182,7 @@ from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, request, storage
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.snapshot_copy import CopyRequest, copy, copy_plan
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.backup.copied import CopyRequest, copy, copy_plan
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import Telling, difference, door
 
 OWN = ArgumentSpec(

@@ -327,9 +327,10 @@ from typing import Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, connection, request, storage
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.quiesce import QuiesceRequest, quiesce_plan, quiesce_snapshot, removable
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore import rollback, rollback_plan
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.storage import leftovers
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.backup.quiesced import QuiesceRequest, quiesce_plan, quiesce_snapshot, removable
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.lvm import ownership
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore.rollback import execute
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore.rollback import plan as rollback_plan
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import Telling, difference, door
 
 OWN = ArgumentSpec(
@@ -361,7 +362,7 @@ def present(module: AnsibleModule) -> Dict[str, Any]:
 
 def absent(run_id: Optional[str], check_mode: bool) -> Dict[str, Any]:
     """Remove the snapshots of a run, or all leftovers, or only find them; return the module's result."""
-    removed = removable(run_id) if check_mode else leftovers.clean(run_id=run_id, kept=True)
+    removed = removable(run_id) if check_mode else ownership.clean(run_id=run_id, kept=True)
     return {"changed": bool(removed), "removed": removed, "diff": difference("snapshots", lines(removed), [])}
 
 
@@ -373,7 +374,7 @@ def rolled_back(module: AnsibleModule, run_id: str) -> Dict[str, Any]:
     names = [volume.name for volume in plan.volumes]
     diff = difference("volumes", names, ["%s as of %s" % (name, plan.time) for name in names])
     result = {"changed": True, "volumes": names, "diff": diff}
-    return result if module.check_mode else {**result, "replaced": rollback.execute(plan, Telling(module))["replaced"]}
+    return result if module.check_mode else {**result, "replaced": execute.execute(plan, Telling(module))["replaced"]}
 
 
 def lines(snapshots: List[Dict[str, Any]]) -> List[str]:

@@ -24,13 +24,14 @@ sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "unit"), str(HERE.parents[1] / "plugins" / "module_utils")]
 
-from _core.binlog import events, follower  # noqa: E402
-from _core.binlog.archive import Service  # noqa: E402
-from _core.binlog.index import Archive  # noqa: E402
-from _core.errors import StillpointError  # noqa: E402
-from _core.job import parse  # noqa: E402
+from _core.archive import stream  # noqa: E402
+from _core.archive.archive import Archive  # noqa: E402
+from _core.archive.service import Service  # noqa: E402
+from _core.binlog import events  # noqa: E402
+from _core.host.errors import StillpointError  # noqa: E402
+from _core.job.file import parse  # noqa: E402
 from _core.mysql.connection import Session  # noqa: E402
-from _core.repository.generations import JobDirectory  # noqa: E402
+from _core.repository.job_directory import JobDirectory  # noqa: E402
 from bench import Results  # noqa: E402
 from native import conditions  # noqa: E402
 from real_server import RealServer, real_server  # noqa: E402
@@ -140,7 +141,7 @@ def lost(known: list[tuple[int, float]], until: int, moment: float) -> dict[str,
 
 def serve(top: str, repository: str, notes: str) -> None:
     """Archive as the agent does, and note what has been brought to the disk."""
-    real = follower.sync
+    real = stream.sync
     with open(notes, "a", buffering=1, encoding="ascii") as said:
 
         def sync(path: str) -> None:
@@ -148,7 +149,7 @@ def serve(top: str, repository: str, notes: str) -> None:
             real(path)
             said.write("%s %d\n" % (os.path.basename(path), size))
 
-        follower.sync = sync
+        stream.sync = sync
         job = parse({"name": "job", "mysql": {"login_user": "root", "login_unix_socket": top + "/s"}, "repository": repository, "binlog": {"archive": True}})
         directory = JobDirectory(repository + "/host/job")
         archive = Archive(directory.path)

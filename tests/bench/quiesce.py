@@ -10,10 +10,10 @@ import sys
 
 sys.path.insert(0, "/usr/local/sbin/stillpoint")
 
-from stillpoint.observe.progress import Silent  # noqa: E402
-from stillpoint.quiesce import QuiesceRequest, quiesce_snapshot  # noqa: E402
-from stillpoint.storage import leftovers  # noqa: E402
+from stillpoint.backup.quiesced import QuiesceRequest, quiesce_snapshot  # noqa: E402
+from stillpoint.host.reporter import Silent  # noqa: E402
+from stillpoint.lvm import ownership  # noqa: E402
 
 taken = quiesce_snapshot(QuiesceRequest(lock=sys.argv[1], volumes=("/opt/processmaker",)), Silent())
 print(json.dumps(taken["lock"]))
-leftovers.clean(run_id=taken["run_id"], kept=True)
+ownership.clean(run_id=taken["run_id"], kept=True)

@@ -20,8 +20,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "unit"), str(HERE.parents[1] / "plu
 
 from _core.binlog import events  # noqa: E402
 from _core.mysql.connection import Login, Session  # noqa: E402
-from _core.restore import plan as planning  # noqa: E402
-from _core.restore.execute import execute  # noqa: E402
+from _core.restore.in_place import plan as planning  # noqa: E402
+from _core.restore.in_place.execute import execute  # noqa: E402
 from bench import Record, Results  # noqa: E402
 from native import conditions  # noqa: E402
 from real_server import SERVER, USER, real_server  # noqa: E402

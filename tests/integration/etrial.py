@@ -26,8 +26,8 @@ FAULTY = f"""
 import sys
 sys.path.insert(0, {AGENT!r})
 import os, signal, time
-import stillpoint.cli, stillpoint.backup, stillpoint.restore
-from stillpoint import cli
+import stillpoint.backup.run
+from stillpoint.agent import main
 
 def hook(path, *, before=None, after=None, times=1):
     'Call something before or after the function at a dotted path, the first times that it is called.'
@@ -60,7 +60,7 @@ def die(*_arguments, **_options):
 # may be at work again by then, before its snapshot has a device: that it was taken is what the pool's transaction says.
 HOLD_UP_LVM = """
 import subprocess, threading
-from stillpoint.storage import snapshots
+from stillpoint.lvm import snapshots
 def transactions():
     pools = subprocess.run(['dmsetup', 'status', '--target', 'thin-pool'], stdout=subprocess.PIPE, universal_newlines=True).stdout
     return [line.split()[4] for line in pools.splitlines() if 'thin-pool' in line]
@@ -72,7 +72,7 @@ def tell(takings):
         origin, snapshot = (taking._control.state(name) for name in (taking._origin, taking._dm_name))
         frozen = origin.suspended or origin.target == 'snapshot-origin' or (origin.target == 'thin' and transactions() != begun)
         print('lock may go:', taking.target.volume.name, 'frozen' if frozen else 'NOT FROZEN %s %s' % (origin, snapshot), file=sys.stderr)
-hook('storage.snapshots:wait_frozen', after=tell)
+hook('lvm.snapshots:wait_frozen', after=tell)
 """
 
 
@@ -110,7 +110,7 @@ class Etrial:
 
     def faulty(self, faults: str, *arguments: str, signal: str = "SIGKILL", timeout: float = 300) -> Result:
         """Run the agent with faults injected into it."""
-        script = FAULTY.replace("SIGNAL", f"signal.{signal}") + textwrap.dedent(faults) + f"\nsys.exit(cli.main({list(arguments)!r}))\n"
+        script = FAULTY.replace("SIGNAL", f"signal.{signal}") + textwrap.dedent(faults) + f"\nsys.exit(main.main({list(arguments)!r}))\n"
         self.machine.put(script.encode(), "faulty.py")
         # two commands, so that a shell stays to tell of the signal that ended the first: 128 and its number
         return self.machine.run("/usr/bin/python3 faulty.py; exit $?", check=False, timeout=timeout)

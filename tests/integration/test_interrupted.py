@@ -7,23 +7,23 @@ from etrial import Etrial
 
 # One place in each stage, and those between two steps that belong together.
 PLACES = {
-    "clean": "hook('storage.leftovers:clean', before=die)",
-    "plan": "hook('plan:make', after=die)",
-    "the volume for the old contents is made": "hook('storage.lvm:create_plain', after=die)",
+    "clean": "hook('lvm.ownership:clean', before=die)",
+    "plan": "hook('backup.plan:make', after=die)",
+    "the volume for the old contents is made": "hook('lvm.volumes:create_plain', after=die)",
     "guard": "hook('mysql.guard:clear_the_way', after=die)",
-    "LVM has begun": "hook('storage.snapshots:Taking.begin', after=die)",
+    "LVM has begun": "hook('lvm.snapshots:Taking.begin', after=die)",
     "the lock is held": "hook('mysql.locks:Lock.take', after=die)",
-    "the origin is frozen": "hook('storage.snapshots:wait_frozen', after=die)",
-    "the snapshot is taken": "hook('storage.snapshots:finish', after=die)",
-    "the snapshot is mounted": "hook('storage.mounts:run', after=lambda argv, **_options: argv[0] == 'mount' and die())",
+    "the origin is frozen": "hook('lvm.snapshots:wait_frozen', after=die)",
+    "the snapshot is taken": "hook('lvm.snapshots:finish', after=die)",
+    "the snapshot is mounted": "hook('host.mounts:run', after=lambda argv, **_options: argv[0] == 'mount' and die())",
     "copy": "hook('repository.partial:Partial.add', after=die)",
-    "the copy is under way": "hook('copy.rsync:start', after=lambda *_a, **_k: (time.sleep(0.3), die()))",
-    "unmount": "hook('storage.mounts:unmount', before=die)",
-    "the snapshot is to be removed": "hook('storage.snapshots:remove', before=die)",
+    "the copy is under way": "hook('repository.rsync:start', after=lambda *_a, **_k: (time.sleep(0.3), die()))",
+    "unmount": "hook('host.mounts:unmount', before=die)",
+    "the snapshot is to be removed": "hook('lvm.snapshots:remove', before=die)",
     "publish": "hook('repository.partial:Partial.publish', before=die)",
-    "the generation is about to get its name": "hook('durable:rename_to_free_name', before=die)",
-    "the generation has its name": "hook('durable:rename_to_free_name', after=die)",
-    "prune": "hook('repository.generations:JobDirectory.prune', before=die)",
+    "the generation is about to get its name": "hook('host.durable:rename_to_free_name', before=die)",
+    "the generation has its name": "hook('host.durable:rename_to_free_name', after=die)",
+    "prune": "hook('repository.job_directory:JobDirectory.prune', before=die)",
 }
 
 

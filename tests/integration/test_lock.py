@@ -36,7 +36,7 @@ def test_a_lock_that_comes_after_the_snapshot_is_noticed_and_the_snapshot_taken_
     with etrial.load(rate=2):
         done = etrial.faulty(
             """
-            from stillpoint.storage import snapshots
+            from stillpoint.lvm import snapshots
             snapshots.Taking.stop = lambda taking: True
             hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))
             """,
@@ -73,9 +73,9 @@ def test_an_lvm_command_that_hangs_or_fails_gives_the_lock_back_within_its_limit
         with etrial.load(rate=2) as report:
             done = etrial.faulty(
                 f"""
-                from stillpoint.storage import lvm, snapshots
+                from stillpoint.lvm import snapshots, volumes
                 snapshots.FREEZE_LIMIT = 2
-                lvm.convert_argv = lambda *arguments: {command!r}
+                volumes.convert_argv = lambda *arguments: {command!r}
                 """,
                 "run",
                 "etrial",

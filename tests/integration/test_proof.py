@@ -17,7 +17,7 @@ LOOK = """
             import json
             json.dump({'mounts': open('/proc/%s/mountinfo' % pid).read(), 'status': open('/proc/%s/status' % pid).read(),
                        'sockets': subprocess.run(['ss', '-tlnp'], stdout=subprocess.PIPE, text=True).stdout}, file)
-    hook('mysql.standing:stands', before=look)
+    hook('proof.position:stands', before=look)
 """
 
 # Garbage in pages of a table that nobody has written to for long, after the copy.
@@ -28,7 +28,7 @@ BREAK = """
             for page in range(6, os.path.getsize(path) // 16384):
                 file.seek(page * 16384 + 300)
                 file.write(b'garbage' * 100)
-    hook('backup:prove', before=break_pages)
+    hook('backup.run:prove', before=break_pages)
 """
 
 # Tables whose one row keeps its text on pages of its own, which only their server can read; the restart leaves nothing of them in the redo log.
@@ -59,7 +59,7 @@ BREAK_LONG_COLUMNS = """
             with open(on_snapshot.directory('/var/lib/mysql') + '/probe/%s.ibd' % name, 'r+b') as file:
                 file.seek(6 * page + 100)
                 file.write(b'torn' * 10)
-    hook('backup:prove', before=break_pages)
+    hook('backup.run:prove', before=break_pages)
 """
 
 # One bit, as a disk does it: size and times stay.
@@ -87,10 +87,10 @@ NO_LIBRARY = """
 USED = "df -B1 --output=used /backups"
 LOOK_AT_ROOM = f"""
     import subprocess
-    hook('trial:_prove', before=lambda *_: print('used with the copy: ' + subprocess.getoutput({USED!r}).split()[-1], file=sys.stderr))
+    hook('proof.on_a_copy:_prove', before=lambda *_: print('used with the copy: ' + subprocess.getoutput({USED!r}).split()[-1], file=sys.stderr))
 """
 
-DIE = "hook('mysql.standing:stands', before=die)"
+DIE = "hook('proof.position:stands', before=die)"
 
 
 def log_lines(etrial: Etrial) -> str:

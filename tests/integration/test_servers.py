@@ -25,11 +25,11 @@ with Session(Login()) as session:
 SNAPSHOT_ALONE = f"""
 import json, sys
 sys.path.insert(0, {AGENT!r})
-from stillpoint.observe.progress import Silent
-from stillpoint.quiesce import QuiesceRequest, quiesce_snapshot
-from stillpoint.storage import leftovers
+from stillpoint.host.reporter import Silent
+from stillpoint.backup.quiesced import QuiesceRequest, quiesce_snapshot
+from stillpoint.lvm import ownership
 point = quiesce_snapshot(QuiesceRequest(config_file="/etc/stillpoint/my.cnf"), Silent())
-leftovers.clean(run_id=point["run_id"], kept=True)
+ownership.clean(run_id=point["run_id"], kept=True)
 print(json.dumps(point))
 """
 CONFIG = "config_file: /etc/stillpoint/my.cnf"
@@ -117,7 +117,7 @@ def long_select(etrial: Etrial) -> None:
 def test_on_mysql_a_lock_that_is_not_granted_keeps_nobody_out(etrial: Etrial) -> None:
     job(etrial, "lock: ftwrl, lock_wait_timeout: 2, long_query_threshold: 3600")
     # what holds the snapshot's removal up must not hold up writers: the session is gone before it
-    slow_end = "hook('storage.snapshots:Taking.discard', before=lambda taking: time.sleep(15))"
+    slow_end = "hook('lvm.snapshots:Taking.discard', before=lambda taking: time.sleep(15))"
     with etrial.load(rate=3) as report:
         long_select(etrial)
         done = etrial.faulty(slow_end, "run", "etrial")
@@ -193,7 +193,7 @@ def test_a_replica_stands_still_at_exact_source_coordinates_and_goes_on_whatever
     assert etrial.machine.run(["python3", "/root/recovered.py", f"{summary['path']}/mysql", FOLDER], timeout=300).stdout.strip() == source["gtid"]
     assert etrial.sql("SELECT @@GLOBAL.gtid_slave_pos").strip() != source["gtid"], "the replica follows its source again"
 
-    at_the_snapshot = "hook('storage.snapshots:Taking.begin', after=die)"
+    at_the_snapshot = "hook('lvm.snapshots:Taking.begin', after=die)"
     done = etrial.faulty(at_the_snapshot, "run", "etrial", signal="SIGTERM")
     assert done.rc == 1
     assert sql_thread_runs(etrial)

@@ -20,13 +20,14 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "plugins"
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Shop"]:
     """A server with an archive of its binary logs; what runs on scratch keeps its files apart."""
-    from _core.storage import leftovers, mounts
+    from _core.host import run_directory
+    from _core.lvm import ownership
     from real_server import real_server
     from shop import Shop
 
     run = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(mounts, "RUN_DIRECTORY", run)
-    monkeypatch.setattr(leftovers, "RUN_DIRECTORY", run)
+    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", run)
+    monkeypatch.setattr(ownership, "RUN_DIRECTORY", run)
     with real_server() as server:
         server.do("CREATE DATABASE d", "CREATE TABLE d.orders (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
         yield Shop(server, tmp_path)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Iterator, List, Optional
 
 import pytest
-from _core.errors import StillpointError
+from _core.host.errors import StillpointError
 from _core.mysql.connection import Login, Session
 
 SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))

@@ -11,18 +11,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from _core.binlog import moment, replay
-from _core.binlog.archive import Service
-from _core.binlog.index import Archive
-from _core.job import parse
+from _core.archive.archive import Archive
+from _core.archive.service import Service
+from _core.job.file import parse
 from _core.mysql import coordinates, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import Session
 from _core.mysql.scratch import scratch_server
 from _core.repository.generation import Generation
 from _core.repository.partial import Partial
-from _core.restore import plan as planning
-from _core.restore.execute import execute
+from _core.restore.in_place import plan as planning
+from _core.restore.in_place.execute import execute
+from _core.restore.replay import execute as replay
+from _core.restore.replay import moment
 from real_server import RealServer, needed
 from trees import Quiet, job, summary, tree
 

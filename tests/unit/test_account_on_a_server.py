@@ -13,7 +13,7 @@ import time
 from typing import Any, Iterator, List
 
 import pytest
-from _core.errors import StillpointError, UsageError
+from _core.host.errors import StillpointError, UsageError
 from _core.mysql import account, privileges
 from _core.mysql.account import Account
 from _core.mysql.connection import Login, ServerError, Session

@@ -12,7 +12,7 @@ from typing import Any, Dict, List
 
 import pytest
 from _core import bundle
-from _core.version import VERSION
+from _core.host.version import VERSION
 
 pytest.importorskip("ansible")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root's")

@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("ansible")
 
 from _core import bundle  # noqa: E402
-from _core.job import host_name  # noqa: E402
-from _core.repository.generations import JobDirectory  # noqa: E402
+from _core.job.file import host_name  # noqa: E402
+from _core.repository.job_directory import JobDirectory  # noqa: E402
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent  # noqa: E402
 from ansible_collections.stillpoint.backup.plugins.modules import backup_run, backup_verify  # noqa: E402
 from trees import back_up, no_waiting_for_the_disk, tree, write  # noqa: E402, F401

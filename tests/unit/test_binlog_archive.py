@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
-from _core.binlog import archive as archiving
-from _core.binlog import events, follower, line_keeper, timeline
-from _core.binlog.archive import Service
-from _core.binlog.index import CRASH, CUT, GAP, RESET, RESTORED, Archive, Line
-from _core.binlog.line_keeper import Again, LineKeeper
-from _core.errors import BusyError, StillpointError
-from _core.job import Job, parse
+from _core.archive import chains, stream, timeline
+from _core.archive import service as archiving
+from _core.archive.archive import CRASH, CUT, GAP, RESET, RESTORED, Archive, Line
+from _core.archive.chains import Again, LineKeeper
+from _core.archive.service import Service
+from _core.binlog import events
+from _core.host.errors import BusyError, StillpointError
+from _core.job.file import Job, parse
 from _core.mysql.connection import ServerError, Session
-from _core.repository.generations import JobDirectory
+from _core.repository.job_directory import JobDirectory
 from real_server import RealServer, needed, real_server
 from trees import Quiet
 
@@ -45,8 +46,8 @@ def server() -> Iterator[RealServer]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower, "_ASK_EVERY", 0.2)
-    monkeypatch.setattr(follower, "_SYNC_EVERY", 0.2)
+    monkeypatch.setattr(stream, "_ASK_EVERY", 0.2)
+    monkeypatch.setattr(stream, "_SYNC_EVERY", 0.2)
     monkeypatch.setattr(archiving, "_TICK", 0.05)
     monkeypatch.setattr(archiving, "_BACK_OFF", (0.1, 0.2))
 
@@ -324,7 +325,7 @@ def test_it_goes_on_by_itself_after_the_disk_was_full(archiving_: Archiving, mon
             raise StillpointError("the status can't be written either")
         say(status)
 
-    monkeypatch.setattr(line_keeper.shutil, "rmtree", lambda path: (refuse(path), real(path)))
+    monkeypatch.setattr(chains.shutil, "rmtree", lambda path: (refuse(path), real(path)))
     monkeypatch.setattr(archiving_.archive, "say", say_nothing)
     archiving_.start()
     until(archiving_.complete, "the first log")
@@ -389,7 +390,7 @@ def test_a_server_that_does_not_answer_is_said_and_the_stream_begun_anew(archivi
             status = archiving_.archive.status()
             assert (status["state"], status["lag_bytes"]) == ("streaming", None)
             assert "FAILING: the server" in timeline.brief(archiving_.archive, [], datetime.now(timezone.utc))[0]
-            monkeypatch.setattr(follower, "_STALLED", 1.0)
+            monkeypatch.setattr(stream, "_STALLED", 1.0)
             until(lambda: any("has not answered for 1 s" in text for text in archiving_.reporter.warnings), "the end of the stream")
         finally:
             session.do("SET sql_log_bin = 0", "SET PASSWORD FOR root@localhost = PASSWORD('')")

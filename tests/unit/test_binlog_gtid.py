@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 from _core.binlog import gtid
 from _core.binlog.gtid import MariaGtid, MariaState, MysqlGtid, MysqlState
-from _core.errors import UsageError
+from _core.host.errors import UsageError
 
 A, B = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "3e11fa47-71ca-11e1-9e33-c80aa9429563"
 

@@ -10,7 +10,7 @@ import zipfile
 from typing import Any
 
 from _core import bundle
-from _core.version import VERSION
+from _core.host.version import VERSION
 
 CORE = os.path.dirname(bundle.__file__)
 
@@ -56,7 +56,7 @@ def test_the_agent_holds_the_sources_and_nothing_else() -> None:
     with zipfile.ZipFile(io.BytesIO(bundle.build())) as archive:
         names = archive.namelist()
         assert archive.testzip() is None
-    assert "stillpoint/cli.py" in names and "stillpoint/mysql/account.py" in names
+    assert "stillpoint/agent/main.py" in names and "stillpoint/mysql/account.py" in names
     assert names == ["__main__.py", *sorted(names[1:])]
     assert not [name for name in names if not name.endswith(".py")]
 

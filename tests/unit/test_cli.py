@@ -22,14 +22,17 @@ from types import SimpleNamespace
 from typing import Any, Dict, List, NoReturn
 
 import pytest
-from _core import bundle, cli, durable, plan
-from _core.copy import rsync
-from _core.errors import CommandError, StillpointError
-from _core.repository.generations import JobDirectory
+from _core import bundle
+from _core.agent import main
+from _core.backup import plan
+from _core.host import durable, mounts, processes
+from _core.host.errors import CommandError, StillpointError
+from _core.host.version import VERSION
+from _core.lvm import ownership
+from _core.repository import rsync
+from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
-from _core.storage import leftovers, mounts
-from _core.storage.mounts import Tree
-from _core.version import VERSION
+from _core.trees import Tree
 from trees import small_disk
 
 pytestmark = [
@@ -119,7 +122,7 @@ class Host:
             for source, target in ((self.var, "/var/lib"), (self.run_files, "/run")):
                 done.append(libc.mount(os.fsencode(str(source)), os.fsencode(target), None, MS_BIND, None))
             assert done == [0, 0, 0, 0], os.strerror(ctypes.get_errno())
-            code = cli.main(arguments)
+            code = main.main(arguments)
             sys.stdout.flush()
         except BaseException:
             os.write(2, traceback.format_exc().encode())
@@ -217,7 +220,7 @@ def test_no_backup_goes_to_the_directory_below_a_disk_that_is_not_mounted(host: 
 def test_somebody_who_is_not_root_is_sent_to_sudo(host: Host) -> None:
     code = (
         "import os, sys; os.geteuid = lambda: 1000; sys.argv = ['/usr/local/sbin/stillpoint', 'list'];"
-        " sys.path.insert(0, %r); from stillpoint.cli import main; sys.exit(main())" % host.agent
+        " sys.path.insert(0, %r); from stillpoint.agent.main import main; sys.exit(main())" % host.agent
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (
@@ -434,7 +437,7 @@ def test_an_unexpected_fault_is_one_sentence_and_debug_shows_where(host: Host) -
     subprocess.run(
         [sys.executable, "-c", "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])", host.agent, sources], check=True
     )
-    shown = os.path.join(sources, "stillpoint", "observe", "show.py")
+    shown = os.path.join(sources, "stillpoint", "agent", "show.py")
     with open(shown) as text:
         changed = text.read().replace("def generations(", "def gone(")
     with open(shown, "w") as text:
@@ -460,7 +463,7 @@ def in_process(code: str) -> "subprocess.Popen[str]":
 
 SIGNALLED = """
 import os, signal, subprocess, sys, time
-from _core import cli
+from _core.agent import main as cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what nohup starts ignores it
 def command(arguments):
@@ -501,7 +504,7 @@ def test_a_signal_that_was_ignored_from_the_start_stays_ignored() -> None:
 
 
 def test_files_that_the_agent_makes_are_for_root_alone() -> None:
-    process = in_process("import os, sys\nfrom _core import cli\ncli._version = lambda _a: print(oct(os.umask(0)))\ncli.main(['version'])")
+    process = in_process("import os, sys\nfrom _core.agent import main as cli\ncli._version = lambda _a: print(oct(os.umask(0)))\ncli.main(['version'])")
     assert process.communicate(timeout=60)[0] == "0o77\n"
 
 
@@ -764,7 +767,7 @@ def test_clean_removes_unfinished_copies_of_jobs_that_nobody_is_running(host: Ho
 
 
 def test_what_can_not_be_removed_is_warned_about_by_a_run_and_fails_clean(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = leftovers.Owner("20261122t020005-1a2b", "web", "0-0", 1, 2).tags()
+    dead = processes.Owner("20261122t020005-1a2b", "web", "0-0", 1, 2).tags()
     snapshot = SimpleNamespace(vg="vg0", name="stuck", full_name="vg0/stuck", origin="root", tags=dead)
 
     def refuse(_name: str) -> NoReturn:
@@ -774,8 +777,8 @@ def test_what_can_not_be_removed_is_warned_about_by_a_run_and_fails_clean(host: 
         raise StillpointError("the run went on")
 
     for name, fake in (("volumes", lambda: [snapshot]), ("remove", refuse), ("settle", lambda: None)):
-        monkeypatch.setattr(leftovers.lvm, name, fake)
-    monkeypatch.setattr(leftovers, "_REMOVE_TRIES", 1)
+        monkeypatch.setattr(ownership.volumes, name, fake)
+    monkeypatch.setattr(ownership, "_REMOVE_TRIES", 1)
     monkeypatch.setattr(plan, "make", made)
     host.job()
     left = os.path.join(os.path.dirname(host.generation(at(22))), ".killed.partial")

@@ -9,7 +9,7 @@ from typing import Any, Dict
 
 import pytest
 import yaml
-from _core import job
+from _core.job import file as job
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 ROLE = os.path.join(ROOT, "roles", "backup_client")

@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
-from _core import backup, job
-from _core.dump import accounts, client, feed, load, stream, take
+from _core.backup import run as backup
+from _core.dump import accounts, client, stream, take
 from _core.dump import plan as planning
-from _core.errors import NotNowError, StillpointError, UsageError
-from _core.job import Job
+from _core.host.errors import NotNowError, StillpointError, UsageError
+from _core.host.reporter import Silent
+from _core.job import file as job
+from _core.job.file import Job
 from _core.mysql import account
 from _core.mysql.account import Account
 from _core.mysql.connection import ServerError, Session
 from _core.mysql.privileges import Extras
-from _core.observe.progress import Silent
 from _core.repository.generation import Generation
-from _core.repository.generations import JobDirectory
+from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
+from _core.restore.dump import execute
+from _core.restore.dump import plan as load
 from real_server import RealServer, needed, real_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "load"))
@@ -114,7 +117,7 @@ def run(of: Job) -> Generation:
 
 
 def into(server: RealServer, generation: Generation, **what: Any) -> Dict[str, Any]:
-    return feed.execute(prepared(server, generation, **what), Silent())
+    return execute.execute(prepared(server, generation, **what), Silent())
 
 
 def prepared(server: RealServer, generation: Generation, **what: Any) -> load.LoadPlan:
@@ -164,7 +167,7 @@ def test_a_dump_by_the_account_of_the_role_brings_everything_to_another_server(
     plan = prepared(other, generation)
     assert "awkward" in plan.replaced
     assert any("replaces the databases" in line for line in plan.lines())
-    done = feed.execute(plan, Silent())
+    done = execute.execute(plan, Silent())
     assert done["warnings"] == []
     assert differences(picture(source, DATABASES), picture(other, DATABASES)) == []
     with Session(other.login) as session:
@@ -385,7 +388,7 @@ def test_one_table_of_awkward_name_comes_back_and_nothing_else_changes(source: R
     other.do("DROP TABLE `awk-ward db`.`back``tick`", "DELETE FROM `awk-ward db`.plain", "UPDATE awkward.counted SET v = 99")
     plan = prepared(other, generation, table="awk-ward db.back`tick")
     assert plan.lines()[1] == "  creates the table awk-ward db.back`tick"
-    feed.execute(plan, Silent())
+    execute.execute(plan, Silent())
     into(other, generation, table="`awkward`.`z;\n-- view`")
     with Session(other.login) as session:
         assert session.value("SELECT COUNT(*) FROM `awk-ward db`.`back``tick`") == 1
@@ -438,7 +441,7 @@ def test_accounts_come_back_with_their_password_and_rights_and_those_that_are_th
         plan = prepared(other, run(make_job()))
         assert "'clerk'@'localhost'" in plan.made
         assert "'both'@'localhost'" in plan.kept
-        assert feed.execute(plan, Silent())["warnings"] == []
+        assert execute.execute(plan, Silent())["warnings"] == []
         with Session(source.login) as one, Session(other.login) as two:
             for name in people[:2]:
                 assert one.rows("SHOW GRANTS FOR %s" % name) == two.rows("SHOW GRANTS FOR %s" % name)
@@ -490,7 +493,7 @@ def test_a_statement_that_fails_ends_the_load_and_what_the_server_has_is_said(
     at = text.index(b"\n", at) + 1 if before.startswith(b"--") else at
     bad = text[:at] + b"SELECT no_such_column;\n" + text[at:]
     Path(path).write_bytes(subprocess.run(["zstd", "-c"], input=bad, stdout=subprocess.PIPE, check=True).stdout)
-    monkeypatch.setattr(feed, "_verify", lambda plan, reporter: None)
+    monkeypatch.setattr(execute, "_verify", lambda plan, reporter: None)
     with pytest.raises(StillpointError, match="Unknown column.*error 1054.*" + sentence):
         into(other, generation)
     shop.do("DROP DATABASE zoo")

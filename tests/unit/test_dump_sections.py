@@ -8,7 +8,7 @@ from typing import List, Tuple
 import pytest
 from _core.dump.sections import Scanner, Section, statements
 from _core.dump.take import file_name
-from _core.errors import StillpointError
+from _core.host.errors import StillpointError
 
 HEAD = """/*M!999999\\- enable the sandbox mode */
 -- MariaDB dump 10.19  Distrib 10.11.19-MariaDB, for debian-linux-gnu (x86_64)

@@ -12,13 +12,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, List
 
 import pytest
-from _core import durable
-from _core.copy import rsync
-from _core.errors import BusyError, StillpointError, UsageError
-from _core.job import Keep
-from _core.repository import manifest, verify
+from _core.host import durable
+from _core.host.errors import BusyError, StillpointError, UsageError
+from _core.job.file import Keep
+from _core.proof import checksums
+from _core.repository import manifest, rsync
 from _core.repository.generation import Generation
-from _core.repository.generations import JobDirectory
+from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
 from trees import (
     START,
@@ -195,7 +195,7 @@ def test_unchanged_files_are_shared_and_keep_their_checksums(directory, source):
     assert not os.path.samefile(one.path + "/files/tree/a", two.path + "/files/tree/a")
     assert sums(one)[b"files/tree/sub/b"] == sums(two)[b"files/tree/sub/b"]
     assert sums(one)[b"files/tree/a"] != sums(two)[b"files/tree/a"]
-    assert verify.verify(two, Quiet()).ok and verify.verify(one, Quiet()).ok
+    assert checksums.verify(two, Quiet()).ok and checksums.verify(one, Quiet()).ok
 
 
 @needs_root
@@ -207,7 +207,7 @@ def test_a_second_generation_of_everything_that_is_easily_lost_stores_no_data_an
     assert two.summary["copy"]["bytes_transferred"] == 0
     assert sums(one) == sums(two)
     assert facts(two.path + "/files/tree") == facts(source)
-    assert verify.verify(two, Quiet()).ok
+    assert checksums.verify(two, Quiet()).ok
     assert shape(one.path) == before
     names = {entry.path: entry for entry in manifest.entries(two.path)}
     linked = [names[b"files/tree/" + name] for name in (b"linked", b"again", b"open/third => name")]
@@ -223,7 +223,7 @@ def test_a_file_whose_attributes_changed_keeps_the_checksum_of_its_contents(dire
     two = back_up(directory, tree(source), hours=1)
     assert shape(one.path) == before
     assert sums(two) == sums(one)
-    assert verify.verify(two, Quiet()).ok
+    assert checksums.verify(two, Quiet()).ok
 
 
 def test_new_names_of_unchanged_files_have_checksums_too(directory, source):
@@ -236,7 +236,7 @@ def test_new_names_of_unchanged_files_have_checksums_too(directory, source):
     found = sums(generation)
     assert found[b"files/tree/0 new name"] == found[b"files/tree/a"]
     assert found[b"files/tree/sub/a => b"] == found[b"files/tree/sub/b"]
-    assert verify.verify(generation, Quiet()).ok
+    assert checksums.verify(generation, Quiet()).ok
 
 
 def test_hard_links_are_counted_once_in_what_a_restore_takes(directory, source):
@@ -267,7 +267,7 @@ def test_a_file_written_again_in_the_tick_of_the_snapshot_is_not_taken_from_the_
     for name in ("", "/sub"):
         assert os.stat(two.path + "/files/tree" + name).st_mtime_ns == os.stat(source + name).st_mtime_ns
     assert os.path.samefile(one.path + "/files/tree/cold", two.path + "/files/tree/cold")  # what nobody does
-    assert verify.verify(two, Quiet()).ok and verify.verify(one, Quiet()).ok
+    assert checksums.verify(two, Quiet()).ok and checksums.verify(one, Quiet()).ok
 
 
 @needs_root
@@ -287,7 +287,7 @@ def test_what_rsync_is_told_to_make_of_modes_and_owners_changes_no_published_gen
     assert shape(one.path) == published
     assert os.path.samefile(one.path + "/files/tree/sub/same", two.path + "/files/tree/sub/same")
     assert read(two.path + "/files/tree/sub/hot") == b"after!" and sorted(os.listdir(two.path + "/files/tree")) == ["a", "sub"]
-    assert verify.verify(one, Quiet()).ok and verify.verify(two, Quiet()).ok
+    assert checksums.verify(one, Quiet()).ok and checksums.verify(two, Quiet()).ok
 
 
 def test_a_damaged_generation_shares_nothing_with_the_next_one(directory, source):
@@ -297,10 +297,10 @@ def test_a_damaged_generation_shares_nothing_with_the_next_one(directory, source
         file.write(b"A")
     os.utime(two.path + "/files/tree/a", ns=(0, os.stat(source + "/a").st_mtime_ns))
     for each in directory.generations():
-        assert not verify.verify(each, Quiet()).ok  # it is one file
+        assert not checksums.verify(each, Quiet()).ok  # it is one file
     three = back_up(directory, tree(source), hours=2)
     assert three.summary["copy"]["bytes_transferred"] == 9
-    assert verify.verify(three, Quiet()).ok
+    assert checksums.verify(three, Quiet()).ok
 
 
 def test_a_generation_whose_manifest_is_damaged_shares_nothing_and_is_warned_about(directory, source):
@@ -342,7 +342,7 @@ def test_damage_that_was_found_is_not_shared_with_the_next_generation_by_way_of_
     assert (newer.state, older.state) == ("bad", "good"), "nobody has read that one yet"
     third = back_up(directory, tree(source), hours=2)
     assert read(third.path + "/files/tree/sub/b") == b"beta"
-    assert verify.verify(third, Quiet()).ok
+    assert checksums.verify(third, Quiet()).ok
     assert os.stat(third.path + "/files/tree/a").st_ino == healthy, "what is the same is shared all the same"
     assert any("all that the new one shares with %s was compared by contents" % older.name in text for text in third.summary["warnings"])
 
@@ -352,12 +352,12 @@ def test_damage_that_is_found_while_a_run_goes_on_does_not_get_into_the_one_afte
     rot(older, "files/tree/sub/b")
     when = datetime.now(timezone.utc) + timedelta(hours=1)  # a snapshot is taken long after its base was chosen
     with directory.lock(), Partial(directory, "slow") as partial:
-        assert not verify.verify(older, Quiet()).ok
+        assert not checksums.verify(older, Quiet()).ok
         partial.add(tree(source))
         newer = partial.publish(when, summary(when))
     assert os.path.samefile(older.path + "/files/tree/sub/b", newer.path + "/files/tree/sub/b")
     third = back_up(directory, tree(source), hours=2)
-    assert read(third.path + "/files/tree/sub/b") == b"beta" and verify.verify(third, Quiet()).ok
+    assert read(third.path + "/files/tree/sub/b") == b"beta" and checksums.verify(third, Quiet()).ok
 
 
 def test_what_was_made_or_read_since_the_damage_was_found_is_trusted_again(directory, source):
@@ -370,7 +370,7 @@ def test_what_was_made_or_read_since_the_damage_was_found_is_trusted_again(direc
             return partial._compares
 
     assert compares()
-    assert verify.verify(first, Quiet()).ok
+    assert checksums.verify(first, Quiet()).ok
     assert not compares(), "it was read from end to end after that"
     os.unlink(first.verdict_path)
     assert compares()
@@ -402,12 +402,12 @@ def test_latest_points_away_from_a_generation_that_turns_out_to_be_bad(directory
     latest = directory.path + "/latest"
     assert os.readlink(latest) == newer.name
     with directory.lock():  # as by a run that is at work, and must not be in its way
-        verify.record_proof(newer, {"ok": False, "reason": "it does not start"}, Quiet())
+        checksums.record_proof(newer, {"ok": False, "reason": "it does not start"}, Quiet())
     assert os.readlink(latest) == older.name
-    verify.record_proof(newer, {"ok": True}, Quiet())
+    checksums.record_proof(newer, {"ok": True}, Quiet())
     assert os.readlink(latest) == newer.name
     rot(newer, "files/tree/a")
-    verify.verify(newer, Quiet())
+    checksums.verify(newer, Quiet())
     assert os.readlink(latest) == older.name
     os.unlink(latest)  # as after a kill just before it was set
     with directory.lock():
@@ -427,7 +427,7 @@ def test_a_generation_that_a_run_publishes_while_latest_is_set_anew_is_the_one_i
         point(own, name)
 
     monkeypatch.setattr(JobDirectory, "point_latest", meanwhile)
-    verify.record_proof(bad, {"ok": False, "reason": "it does not start"}, Quiet())
+    checksums.record_proof(bad, {"ok": False, "reason": "it does not start"}, Quiet())
     assert os.readlink(directory.path + "/latest") == published[0].name
 
 
@@ -441,13 +441,13 @@ def test_a_full_disk_keeps_no_generation_good_that_was_found_damaged(tmp_path, s
             while file.write(bytes(1 << 12)):
                 pass
         reporter = Quiet()
-        assert not verify.verify(generation, reporter).ok
+        assert not checksums.verify(generation, reporter).ok
         assert any("can't be recorded" in warning for warning in reporter.warnings)
         assert Generation(generation.path).state == "bad"
         assert "could not be recorded" in Generation(generation.path).reason
         os.unlink(disk + "/filled")
         rot(generation, "files/tree/a")
-        assert verify.verify(generation, Quiet()).ok
+        assert checksums.verify(generation, Quiet()).ok
         assert Generation(generation.path).state == "good"
 
 
@@ -457,7 +457,7 @@ def test_comparing_by_checksum_shares_what_is_the_same_all_the_same(directory, s
     two = back_up(directory, tree(source), hours=1, checksum=True)
     assert read(two.path + "/files/tree/a") == b"ALPHA"
     assert os.path.samefile(one.path + "/files/tree/sub/b", two.path + "/files/tree/sub/b")
-    assert verify.verify(two, Quiet()).ok
+    assert checksums.verify(two, Quiet()).ok
 
 
 @pytest.mark.skipif(rsync.algorithm() == "md5", reason="this rsync has no other checksum")
@@ -468,7 +468,7 @@ def test_another_checksum_than_before_copies_everything_anew_and_says_so(directo
     assert two.summary["checksum"] == "md5"
     assert two.summary["copy"]["bytes_transferred"] == 9
     assert any("every file is copied anew" in warning for warning in two.summary["warnings"])
-    assert verify.verify(two, Quiet()).ok and verify.verify(one, Quiet()).ok
+    assert checksums.verify(two, Quiet()).ok and checksums.verify(one, Quiet()).ok
 
 
 def test_trees_in_one_generation_need_different_names(directory, source):
@@ -483,7 +483,7 @@ def test_a_single_file_can_be_a_tree(directory, source):
         generation = back_up(directory, tree(source, "mysql"), tree(source + "/a", "files/etc/a"), hours=hours)
         assert sums(generation)[b"files/etc/a"] == sums(generation)[b"mysql/a"]
         assert generation.summary["copy"]["bytes_transferred"] == transferred
-        assert verify.verify(generation, Quiet()).ok
+        assert checksums.verify(generation, Quiet()).ok
 
 
 # -- one writer
@@ -610,7 +610,7 @@ def test_a_kill_between_any_two_steps_leaves_the_published_ones_untouched_and_th
     while killed_at(step, lambda hours=step + 1: back_up(directory, tree(source), hours=hours)):
         assert shape(one.path) == before
         for generation in directory.generations():
-            assert verify.verify(generation, Quiet()).ok, "killed at step %d" % step
+            assert checksums.verify(generation, Quiet()).ok, "killed at step %d" % step
         assert os.path.isdir(directory.path + "/latest/files")
         step += 1
     assert step >= 5
@@ -666,7 +666,7 @@ def test_a_retention_removes_what_it_does_not_keep_and_says_so(directory, source
     assert [each.keep for each in decisions] == [True, True, False, False]
     assert sorted(os.listdir(directory.path)) == [".lock", "2026-11-22T04-00-05Z", "2026-11-23T02-00-05Z", "latest"]
     for each in directory.generations():
-        assert verify.verify(each, Quiet()).ok
+        assert checksums.verify(each, Quiet()).ok
 
 
 def test_latest_does_not_point_to_a_generation_whose_proof_failed(directory, source):
@@ -718,7 +718,7 @@ def test_a_kill_between_any_two_steps_of_removing_leaves_whole_generations_only(
     step = 0
     while killed_at(step, prune):
         for generation in directory.generations():
-            assert verify.verify(generation, Quiet()).ok
+            assert checksums.verify(generation, Quiet()).ok
         step += 1
         if len(directory.generations()) == 1:
             back_up(directory, tree(source), hours=step + 1)

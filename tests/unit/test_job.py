@@ -6,9 +6,9 @@ import textwrap
 from typing import Any, Dict
 
 import pytest
-from _core import job
-from _core.errors import UsageError
-from _core.storage import sizes
+from _core.host.errors import UsageError
+from _core.job import file
+from _core.lvm import sizes
 from trees import small_disk
 
 WHERE = "/etc/stillpoint/jobs/etrial.yml"
@@ -23,7 +23,7 @@ def etrial(**changes: Any) -> Dict[str, Any]:
 
 def refusal(mapping: Any) -> str:
     with pytest.raises(UsageError) as caught:
-        job.parse(mapping, WHERE)
+        file.parse(mapping, WHERE)
     sentence = str(caught.value)
     assert sentence.startswith(WHERE + ": ")
     assert "\n" not in sentence
@@ -31,7 +31,7 @@ def refusal(mapping: Any) -> str:
 
 
 def test_the_job_of_the_design_is_accepted() -> None:
-    parsed = job.parse(
+    parsed = file.parse(
         {
             "name": "etrial",
             "mysql": {"method": "snapshot", "lock": "auto", "config_file": "/etc/stillpoint/my.cnf"},
@@ -45,16 +45,16 @@ def test_the_job_of_the_design_is_accepted() -> None:
         },
         WHERE,
     )
-    assert parsed.mysql == job.MysqlOptions(config_file="/etc/stillpoint/my.cnf")
+    assert parsed.mysql == file.MysqlOptions(config_file="/etc/stillpoint/my.cnf")
     assert parsed.files == ("/opt/processmaker",)
-    assert parsed.keep == job.Keep(last=3, daily=7, weekly=4, monthly=6)
+    assert parsed.keep == file.Keep(last=3, daily=7, weekly=4, monthly=6)
     assert parsed.notify.command == ("/usr/local/bin/tell", "the ops")
     assert parsed.snapshot_size == sizes.Size("auto", "auto")
 
 
 def test_an_empty_mysql_section_means_the_defaults_and_an_absent_one_means_no_database() -> None:
-    assert job.parse(etrial(mysql={})).mysql == job.MysqlOptions()
-    assert job.parse(etrial(mysql=...)).mysql is None
+    assert file.parse(etrial(mysql={})).mysql == file.MysqlOptions()
+    assert file.parse(etrial(mysql=...)).mysql is None
 
 
 def test_a_mysql_key_with_nothing_behind_it_is_refused_as_it_may_mean_either() -> None:
@@ -141,17 +141,17 @@ def test_a_wrong_value_is_refused_by_key_and_with_what_is_expected(changes: Dict
 
 
 def test_a_proof_is_asked_for_with_the_tables_that_it_checks() -> None:
-    assert job.parse(etrial()).verify == job.Verify(False, "changed")
-    assert job.parse(etrial(verify={})).verify.server is False
-    assert job.parse(etrial(verify={"server": True})).verify == job.Verify(True, "changed")
-    assert job.parse(etrial(verify={"server": True, "tables": "none"})).verify == job.Verify(True, "none")
-    assert job.parse(etrial(verify={"schedule": "weekly"})).verify == job.Verify(False, "changed", "weekly")
+    assert file.parse(etrial()).verify == file.Verify(False, "changed")
+    assert file.parse(etrial(verify={})).verify.server is False
+    assert file.parse(etrial(verify={"server": True})).verify == file.Verify(True, "changed")
+    assert file.parse(etrial(verify={"server": True, "tables": "none"})).verify == file.Verify(True, "none")
+    assert file.parse(etrial(verify={"schedule": "weekly"})).verify == file.Verify(False, "changed", "weekly")
 
 
 def test_a_repository_inside_what_is_backed_up_is_refused_and_the_other_way_round() -> None:
     assert "repository /opt/backups lies in /opt" in refusal(etrial(files=["/opt"], repository="/opt/backups"))
     assert "files has /backups/x, which lies in the repository /backups" in refusal(etrial(files=["/backups/x"]))
-    assert job.parse(etrial(files=["/opt"], repository="/optional")).repository == "/optional"
+    assert file.parse(etrial(files=["/opt"], repository="/optional")).repository == "/optional"
 
 
 @pytest.mark.parametrize("value, meant", [(1320, '"22:00"'), (165, '"02:45"'), (79200, '"22:00:00"')])
@@ -162,15 +162,15 @@ def test_a_time_that_yaml_made_a_number_of_is_explained(value: int, meant: str) 
 
 
 def test_numbers_are_taken_as_bandwidth() -> None:
-    assert job.parse(etrial(bwlimit=5000)).bwlimit == "5000"
-    assert job.parse(etrial(bwlimit="1.5M")).bwlimit == "1.5M"
+    assert file.parse(etrial(bwlimit=5000)).bwlimit == "5000"
+    assert file.parse(etrial(bwlimit="1.5M")).bwlimit == "1.5M"
 
 
 def test_binary_logs_are_archived_where_a_job_says_so() -> None:
-    assert job.parse(etrial()).binlog is None
-    assert job.parse(etrial(binlog={"archive": False})).binlog is None
-    assert job.parse(etrial(binlog={"archive": True})).binlog == job.BinlogOptions(True, "auto")
-    assert job.parse(etrial(binlog={"archive": True, "method": "copy"})).binlog == job.BinlogOptions(True, "copy")
+    assert file.parse(etrial()).binlog is None
+    assert file.parse(etrial(binlog={"archive": False})).binlog is None
+    assert file.parse(etrial(binlog={"archive": True})).binlog == file.BinlogOptions(True, "auto")
+    assert file.parse(etrial(binlog={"archive": True, "method": "copy"})).binlog == file.BinlogOptions(True, "copy")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_binary_logs_can_be_asked_for_in_the_wrong_way(changes: Dict[str, Any], 
 
 
 def test_a_trailing_slash_is_dropped() -> None:
-    parsed = job.parse(etrial(files=["/opt/processmaker/"], repository="//backups/"))
+    parsed = file.parse(etrial(files=["/opt/processmaker/"], repository="//backups/"))
     assert (parsed.files, parsed.repository) == (("/opt/processmaker",), "/backups")
 
 
@@ -214,7 +214,7 @@ def written(directory: Any, name: str, text: str, mode: int = 0o600) -> str:
 
 def loading(name_or_path: str) -> str:
     with pytest.raises(UsageError) as caught:
-        job.load(name_or_path)
+        file.load(name_or_path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -224,9 +224,9 @@ GOOD = "name: etrial\nmysql: {}\nrepository: /backups\n"
 
 def test_a_job_is_found_by_name_and_by_path(directory: Any) -> None:
     path = written(directory, "etrial.yml", GOOD)
-    assert job.load("etrial") == job.load(path)
-    assert job.load("etrial").where == path
-    assert job.names() == ["etrial"]
+    assert file.load("etrial") == file.load(path)
+    assert file.load("etrial").where == path
+    assert file.names() == ["etrial"]
 
 
 def test_a_job_that_does_not_exist_is_refused_with_those_that_do(directory: Any) -> None:
@@ -238,7 +238,7 @@ def test_a_job_that_does_not_exist_is_refused_with_those_that_do(directory: Any)
 
 def test_without_a_directory_of_jobs_there_are_none(directory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLPOINT_JOBS", str(directory / "missing"))
-    assert job.names() == []
+    assert file.names() == []
 
 
 def test_the_file_has_to_be_called_as_the_job(directory: Any) -> None:
@@ -296,24 +296,24 @@ def test_a_file_that_is_not_text_is_refused(directory: Any) -> None:
 
 
 def test_paths_that_a_job_reads_from_are_checked_apart_from_its_shape(tmp_path: Any) -> None:
-    parsed = job.parse(etrial(files=[str(tmp_path / "missing")]), WHERE)
+    parsed = file.parse(etrial(files=[str(tmp_path / "missing")]), WHERE)
     with pytest.raises(UsageError, match="files has .*/missing, which does not exist"):
-        job.check_paths(parsed)
+        file.check_paths(parsed)
     (tmp_path / "missing").write_text("")
     with pytest.raises(UsageError, match="which is not a directory"):
-        job.check_paths(parsed)
-    job.check_paths(job.parse(etrial(files=[str(tmp_path)])))
+        file.check_paths(parsed)
+    file.check_paths(file.parse(etrial(files=[str(tmp_path)])))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_a_path_in_another_is_a_file_system_of_its_own_or_refused(tmp_path: Any) -> None:
     (tmp_path / "opt").mkdir()
     outer, inner = str(tmp_path / "opt"), str(tmp_path / "opt" / "data")
-    parsed = job.parse(etrial(files=[inner, outer]), WHERE)
+    parsed = file.parse(etrial(files=[inner, outer]), WHERE)
     for _disk in small_disk(inner):
-        job.check_paths(parsed)
+        file.check_paths(parsed)
     with pytest.raises(UsageError) as caught:
-        job.check_paths(parsed)
+        file.check_paths(parsed)
     assert str(caught.value) == "%s: files has %s, which lies in %s and is no file system of its own: name only one of them" % (WHERE, inner, outer)
 
 
@@ -321,21 +321,21 @@ def test_a_path_that_lies_in_another_behind_a_symbolic_link_is_refused_with_its_
     (tmp_path / "opt").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "opt" / "link").symlink_to(tmp_path / "elsewhere")
-    parsed = job.parse(etrial(files=[str(tmp_path / "opt"), str(tmp_path / "opt" / "link")]), WHERE)
+    parsed = file.parse(etrial(files=[str(tmp_path / "opt"), str(tmp_path / "opt" / "link")]), WHERE)
     with pytest.raises(UsageError, match="%s: files: .*opt/link lies in .*opt by its name alone.*: name it as %s/elsewhere$" % (WHERE, tmp_path)):
-        job.check_paths(parsed)
+        file.check_paths(parsed)
 
 
 def test_an_option_file_with_a_password_is_for_its_owner_alone(tmp_path: Any) -> None:
     options = tmp_path / "my.cnf"
-    parsed = job.parse(etrial(files=..., mysql={"config_file": str(options)}))
+    parsed = file.parse(etrial(files=..., mysql={"config_file": str(options)}))
     with pytest.raises(UsageError, match="config_file is .*my.cnf, which is not a file"):
-        job.check_paths(parsed)
+        file.check_paths(parsed)
     options.write_text("[client]\nuser = x\n")
     options.chmod(0o644)
-    job.check_paths(parsed)
+    file.check_paths(parsed)
     options.write_text("[client]\nuser = x\npassword = y\n")
     with pytest.raises(UsageError, match="every user can read it: chmod 0600"):
-        job.check_paths(parsed)
+        file.check_paths(parsed)
     options.chmod(0o600)
-    job.check_paths(parsed)
+    file.check_paths(parsed)

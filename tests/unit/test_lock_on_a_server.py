@@ -11,12 +11,12 @@ from threading import Thread
 from typing import Iterator
 
 import pytest
-from _core import plan
-from _core.errors import NotNowError, StillpointError, Stopped
+from _core.backup import plan
+from _core.backup.quiesced import QuiesceRequest
+from _core.host.errors import NotNowError, StillpointError, Stopped
 from _core.mysql import locks
 from _core.mysql.connection import ServerError, Session
 from _core.mysql.locks import Lock, Method
-from _core.quiesce import QuiesceRequest
 from real_server import RealServer, needed, real_server
 
 pytest.importorskip("pymysql")

@@ -10,9 +10,8 @@ import sys
 from typing import Any, List
 
 import pytest
-from _core import durable
-from _core.copy import rsync
-from _core.repository import manifest
+from _core.host import durable
+from _core.repository import manifest, rsync
 from _core.repository.sums import Sums, order
 from trees import (
     START,

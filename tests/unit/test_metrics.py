@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List
 
-from _core.binlog.index import FIRST, GAP, Archive
+from _core.archive.archive import FIRST, GAP, Archive
+from _core.archive.metrics import ArchiveMetrics
 from _core.observe import metrics
-from _core.observe.metrics import ArchiveMetrics
 from _core.observe.notify import FAILED, VERIFY, Outcome
 from trees import START, back_up, job, tree, write
 
@@ -95,7 +95,7 @@ def test_a_gap_in_the_archive_is_one_until_a_backup_that_recovery_can_begin_with
 
     archive.begin(FIRST, "the archive begins", "mysql-bin.000001", SERVER)
     assert gap(1) == 0
-    monkeypatch.setattr("_core.binlog.index._now", lambda: "2026-11-22T03:00:05.000Z")
+    monkeypatch.setattr("_core.archive.archive._now", lambda: "2026-11-22T03:00:05.000Z")
     archive.begin(GAP, "the server has purged its binary logs", "mysql-bin.000009", SERVER)
     assert gap(2) == 1
     monkeypatch.setattr(ArchiveMetrics, "_LOOK_EVERY", 0.0)

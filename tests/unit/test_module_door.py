@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("ansible")
 
 from ansible_collections.stillpoint.backup.plugins.module_utils import _module  # noqa: E402
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.errors import CommandError, NotNowError, StillpointError, Stopped  # noqa: E402
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import CommandError, NotNowError, StillpointError, Stopped  # noqa: E402
 
 
 class Module:

@@ -7,11 +7,11 @@ import json
 import re
 
 import pytest
-from _core import plan
-from _core.errors import StillpointError, UsageError
+from _core.backup import plan
+from _core.backup.point import Quiesce
+from _core.host.errors import StillpointError, UsageError
 from _core.mysql import connection, coordinates, guard, locks, server
 from _core.mysql.server import Server, Table
-from _core.point import Quiesce
 
 
 def a_server(flavour: str = "mariadb", version: tuple = (10, 11, 19), **facts) -> Server:

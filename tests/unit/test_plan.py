@@ -6,14 +6,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from _core import plan
-from _core.errors import StillpointError
+from _core.backup import plan
+from _core.backup.point import Quiesce
+from _core.host.errors import StillpointError
+from _core.host.mounts import Mount, Place
+from _core.lvm.layout import FILES, Located
+from _core.lvm.volumes import LogicalVolume
 from _core.mysql.connection import Login
 from _core.mysql.locks import Choice, Method
-from _core.point import Quiesce
-from _core.storage.layout import FILES, Located
-from _core.storage.lvm import LogicalVolume
-from _core.storage.mounts import Mount, Place
 
 ROOT = LogicalVolume("vg00", "root", "u", "", "vg00-root", "", 1 << 30, ("linear",), ("public",), (), 253, 0, "", "", None, None, 1 << 30, 1 << 22, 0)
 DATA = replace(ROOT, vg="data", name="db", minor=1)

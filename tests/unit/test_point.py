@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
-from _core import point, process
-from _core.storage.snapshots import Target
+from _core.backup import point
+from _core.host import process
+from _core.lvm.snapshots import Target
 
 STUBBORN = "#!/bin/bash\ntrap '' TERM\nfor each in $(seq 300); do sleep 0.1; done\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import List, Tuple
 
 import pytest
-from _core.errors import StillpointError
+from _core.host.errors import StillpointError
 from _core.mysql import privileges
 
 MARIADB_10_11 = ("mariadb", (10, 11, 19))

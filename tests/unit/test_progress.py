@@ -7,7 +7,7 @@ import os
 from typing import Any, List
 
 import pytest
-from _core.observe import progress
+from _core.host import reporter as progress
 
 GIB = 1024**3
 

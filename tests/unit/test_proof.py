@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set
 
 import pytest
-from _core import proof
-from _core.errors import StillpointError
-from _core.mysql import checking, settings
+from _core.host import run_directory
+from _core.host.errors import StillpointError
+from _core.lvm import ownership
 from _core.mysql import server as servers
+from _core.mysql import settings
 from _core.mysql.connection import Session
 from _core.mysql.settings import Settings
-from _core.proof import Claim, Proof, prove
+from _core.proof import prove as proof
+from _core.proof import tables as checking
+from _core.proof.prove import Claim, Proof, prove
 from _core.repository import manifest
-from _core.storage import leftovers, mounts
 from real_server import RealServer, needed, real_server
 
 pytest.importorskip("pymysql")
@@ -45,10 +47,10 @@ class Copies:
 
 
 @pytest.fixture(autouse=True)
-def run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     path = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(mounts, "RUN_DIRECTORY", path)
-    monkeypatch.setattr(leftovers, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
     yield
     shutil.rmtree(path, ignore_errors=True)
 

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, Iterator, List, Tuple
 
 import pytest
-from _core import plan, reading, snapshot_copy
-from _core.copy import rsync
-from _core.errors import BusyError, StillpointError, Stopped, UsageError
-from _core.repository import verify
-from _core.repository.generations import JobDirectory
-from _core.storage import dm, lvm
-from _core.storage.layout import FILES
-from _core.storage.leftovers import Owner
-from _core.storage.lvm import LogicalVolume
-from _core.storage.snapshots import Hold, Snapshot, Target
+from _core.backup import copied as snapshot_copy
+from _core.backup import plan
+from _core.host.errors import BusyError, StillpointError, Stopped, UsageError
+from _core.host.processes import Owner
+from _core.lvm import dm, mounted, volumes
+from _core.lvm.layout import FILES
+from _core.lvm.snapshots import Hold, Snapshot, Target
+from _core.lvm.volumes import LogicalVolume
+from _core.proof import checksums
+from _core.repository import rsync
+from _core.repository.job_directory import JobDirectory
 from trees import Quiet, back_up, facts, job, needs_root, small_disk, write
 
 OWNER = Owner("run", "job", "boot", 1, 1)
@@ -36,9 +37,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def there(device: str, _fs_type: str, _name: str) -> Iterator[str]:
         yield device
 
-    monkeypatch.setattr(reading, "enter_private_namespace", lambda: None)
-    monkeypatch.setattr(reading, "mounted_read_only", there)
-    monkeypatch.setattr(reading, "mounted_writable", there)
+    monkeypatch.setattr(mounted, "enter_private_namespace", lambda: None)
+    monkeypatch.setattr(mounted, "mounted_read_only", there)
+    monkeypatch.setattr(mounted, "mounted_writable", there)
     for _disk in small_disk(str(tmp_path / "can-mount")):
         pass
     return tmp_path
@@ -70,7 +71,7 @@ def trees(snapshots: Any, *paths: str) -> Any:
 def test_what_is_mounted_in_a_path_is_copied_with_it_into_a_generation_that_is_whole(root, snapshots):
     (wanted,) = trees(snapshots, "/opt/data", "/opt", "/opt/data/deep")
     directory = job(root / "repository")
-    with reading.mounted(snapshots, OWNER) as to_snapshot:
+    with mounted.mounted(snapshots, OWNER) as to_snapshot:
         assert to_snapshot.directory("/opt/data/deep") == str(root / "c" / "top")
         expected = facts(to_snapshot(wanted).path)
         one, two = (back_up(directory, to_snapshot(wanted), hours=hours) for hours in (0, 1))
@@ -79,7 +80,7 @@ def test_what_is_mounted_in_a_path_is_copied_with_it_into_a_generation_that_is_w
     for generation in (one, two):
         assert [(tree.name, tree.source, tree.files) for tree in generation.trees] == [("files/opt", "/opt", 3)]
         assert facts(generation.path + "/files/opt") == expected
-        assert verify.verify(generation, Quiet()).faults_total == 0
+        assert checksums.verify(generation, Quiet()).faults_total == 0
     assert os.path.samefile(one.path + "/files/opt/data/rows", two.path + "/files/opt/data/rows")
     assert not os.path.exists(str(root / "a" / "opt" / "data" / "rows"))
 
@@ -90,7 +91,7 @@ def test_a_mirror_keeps_what_is_mounted_in_a_path(root, snapshots):
     wanted = snapshot_copy._trees(request, snapshots)
     dest = str(root / "mirror")
     for changes in (None, 0):
-        with reading.mounted(snapshots, OWNER) as to_snapshot:
+        with mounted.mounted(snapshots, OWNER) as to_snapshot:
             copied = rsync.mirror([to_snapshot(tree) for tree in wanted], dest)
         assert changes is None or copied.changes == changes
     assert sorted(os.listdir(dest + "/files/opt/data")) == ["deep", "rows"]
@@ -98,7 +99,7 @@ def test_a_mirror_keeps_what_is_mounted_in_a_path(root, snapshots):
 
 @needs_root
 def test_a_path_is_read_from_the_file_system_that_is_mounted_there(root, snapshots):
-    with reading.mounted(snapshots, OWNER, writable=True) as to_snapshot:
+    with mounted.mounted(snapshots, OWNER, writable=True) as to_snapshot:
         assert to_snapshot.find("/opt/data/rows") == str(root / "b" / "rows")
         assert to_snapshot.find("/opt/database") == str(root / "a" / "opt" / "database")
         assert to_snapshot.find("/optional") is None
@@ -110,7 +111,7 @@ def test_a_symbolic_link_on_a_snapshot_does_not_lead_to_the_live_system(root, sn
     os.rmdir(str(root / "a" / "opt" / "data"))
     (root / "live").mkdir()
     (root / "a" / "opt" / "data").symlink_to(root / "live")
-    with reading.mounted(snapshots, OWNER):
+    with mounted.mounted(snapshots, OWNER):
         assert os.listdir(str(root / "live")) == []
 
 
@@ -181,8 +182,8 @@ class Group:
 def group(root: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
     group = Group(root)
     for name in ("volumes", "retag", "remove"):
-        monkeypatch.setattr(lvm, name, getattr(group, name))
-    monkeypatch.setattr(lvm, "settle", lambda: None)
+        monkeypatch.setattr(volumes, name, getattr(group, name))
+    monkeypatch.setattr(volumes, "settle", lambda: None)
     monkeypatch.setattr(dm, "Control", lambda: group)
     return group
 
@@ -224,7 +225,7 @@ def test_a_signal_that_comes_while_the_snapshots_are_removed_tells_that_the_copy
     def stop(_number: int, _frame: Any) -> None:
         raise Stopped("SIGTERM")
 
-    monkeypatch.setattr(lvm, "remove", lambda _name: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(volumes, "remove", lambda _name: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.signal(signal.SIGTERM, stop)
     try:
         with pytest.raises(Stopped) as stopped:

@@ -15,14 +15,17 @@ from typing import Any, Iterator, List
 
 import pytest
 from _core import bundle
-from _core.binlog import feeding, recover, replay, timeline
-from _core.binlog import moment as moments
-from _core.errors import StillpointError, UsageError
+from _core.archive import timeline
+from _core.host import run_directory
+from _core.host.errors import StillpointError, UsageError
 from _core.mysql import scratch
 from _core.mysql.connection import Session
-from _core.restore import plan as planning
-from _core.restore.execute import execute
-from _core.storage import mounts
+from _core.restore.in_place import plan as planning
+from _core.restore.in_place.execute import execute
+from _core.restore.replay import execute as replay
+from _core.restore.replay import feed
+from _core.restore.replay import moment as moments
+from _core.restore.replay import plan as recover
 from shop import Shop, ahead, marked, next_second
 from trees import Quiet
 
@@ -358,7 +361,7 @@ def test_what_a_replay_needs_for_a_while_lies_beside_the_copy_and_not_in_memory(
     shop.write(1)
     shop.archive_logs()
     loads: List[Path] = []
-    real_start, real_finish = feeding.start, replay._finish
+    real_start, real_finish = feed.start, replay._finish
 
     def start(argv: List[str], **more: Any) -> Any:
         loads.extend(Path(word.partition("=")[2]) for word in argv if word.startswith("--local-load="))
@@ -369,7 +372,7 @@ def test_what_a_replay_needs_for_a_while_lies_beside_the_copy_and_not_in_memory(
         assert any(each.name.startswith("#sql") for each in loads[0].iterdir()), "the server's temporary files are elsewhere"
         real_finish(session, recovery)
 
-    monkeypatch.setattr(feeding, "start", start)
+    monkeypatch.setattr(feed, "start", start)
     monkeypatch.setattr(replay, "_finish", finish)
     to = str(shop.top / "to")
     made = shop.recovery(until=moment)
@@ -387,7 +390,7 @@ def test_a_replay_goes_on_as_long_as_the_reader_of_the_logs_works(shop: Shop, mo
     moment = next_second()
     shop.write(1)
     shop.archive_logs()
-    real = feeding.start
+    real = feed.start
     long = "for each in 1 2 3 4 5 6 7 8 9 10 11 12; do read line < /etc/passwd; sleep 0.5; done" if works else "sleep 60"
 
     def start(argv: List[str], **more: Any) -> Any:
@@ -396,7 +399,7 @@ def test_a_replay_goes_on_as_long_as_the_reader_of_the_logs_works(shop: Shop, mo
             argv = ["sh", "-c", long + '; exec "$0" "$@"', *argv]
         return real(argv, **more)
 
-    monkeypatch.setattr(feeding, "start", start)
+    monkeypatch.setattr(feed, "start", start)
     if works:
         assert shop.count(shop.restore(until=moment)[0]) == rows
         return
@@ -420,7 +423,7 @@ def test_a_failed_replay_leaves_nothing_behind_and_the_live_data_alone(shop: Sho
     with pytest.raises(StillpointError, match="which the server executed without one: .*d.unlogged.*; the live data was not touched"):
         execute(plan, Quiet())
     assert not os.path.exists(to)
-    assert os.listdir(mounts.RUN_DIRECTORY) == []
+    assert os.listdir(run_directory.RUN_DIRECTORY) == []
 
 
 @marked
@@ -525,7 +528,7 @@ def test_only_logs_that_no_backup_needs_are_pruned(shop: Shop) -> None:
     second = shop.back_up()
     shop.write()
     shop.archive_logs()
-    from _core.binlog import archive as archiving
+    from _core.archive import service as archiving
 
     with shop.archive.lock():
         assert archiving.remove_unneeded(shop.archive, shop.directory, Quiet()) == []

@@ -7,15 +7,16 @@ import os
 from typing import Any, Dict, List, Optional, Set
 
 import pytest
-from _core.binlog import gtid, onward
-from _core.binlog.aside import Logs
-from _core.binlog.index import Archive
-from _core.errors import StillpointError
+from _core.archive.archive import Archive
+from _core.binlog import gtid
+from _core.host.errors import StillpointError
 from _core.mysql.connection import Session
 from _core.repository.generation import Generation
-from _core.restore import plan as planning
-from _core.restore.execute import execute
-from _core.restore.kept import discard, replaced
+from _core.restore import gtid_state
+from _core.restore.in_place import plan as planning
+from _core.restore.in_place.execute import execute
+from _core.restore.in_place.replaced import discard, replaced
+from _core.restore.server_logs import Logs
 from shop import Shop, marked, next_second
 from trees import Quiet
 
@@ -172,9 +173,9 @@ def test_a_replica_keeps_its_place_in_what_it_replicates(shop: Shop) -> None:
     with shop.look(datadir) as session:
         assert session.value("SELECT @@gtid_slave_pos") == last + ",7-9-100"
     (generation,) = shop.directory.generations()
-    assert onward.newest(generation, LOGS, [shop.archive]) == last
+    assert gtid_state.newest(generation, LOGS, [shop.archive]) == last
     generation.summary["coordinates"]["replica"] = [{"channel": ""}]
-    assert onward.newest(generation, LOGS, [shop.archive]) is None
+    assert gtid_state.newest(generation, LOGS, [shop.archive]) is None
 
 
 @marked
@@ -186,7 +187,7 @@ def test_an_undone_restore_leaves_the_server_its_own_numbers(shop: Shop) -> None
     plan = planning.make(generation, archives=[], state=str(shop.top / "state"))
     assert plan.logs is not None
     plan.logs.set_aside()
-    onward.leave(plan.logs.basename, "0-1-99999", shop.server.binlogs)
+    gtid_state.leave(plan.logs.basename, "0-1-99999", shop.server.binlogs)
     plan.logs.set_aside()  # as the same command does that goes on after a kill
     plan.logs.put_back()
     plan.logs.put_back()

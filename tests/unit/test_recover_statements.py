@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import List
 
 import pytest
-from _core.binlog import replay
-from _core.errors import StillpointError
+from _core.host.errors import StillpointError
 from _core.mysql import settings
 from _core.mysql.connection import ServerError, Session
-from _core.restore import plan as planning
-from _core.restore.execute import execute
+from _core.restore.in_place import plan as planning
+from _core.restore.in_place.execute import execute
+from _core.restore.replay import execute as replay
 from shop import Shop, marked, next_second
 from trees import Quiet, small_disk
 

@@ -16,15 +16,16 @@ import traceback
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
-from _core import durable, service
-from _core.copy import rsync
-from _core.errors import BusyError, CommandError, StillpointError, UsageError
+from _core.host import durable, mounts, service
+from _core.host.errors import BusyError, CommandError, StillpointError, UsageError
+from _core.lvm import undo_points
+from _core.repository import rsync
 from _core.repository.generation import Generation
-from _core.restore import journal, rollback_plan
-from _core.restore import plan as planning
-from _core.restore.execute import execute
-from _core.restore.kept import discard, replaced
-from _core.storage import mounts, points
+from _core.restore import journal
+from _core.restore.in_place import plan as planning
+from _core.restore.in_place.execute import execute
+from _core.restore.in_place.replaced import discard, replaced
+from _core.restore.rollback import plan as rollback_plan
 from trees import (
     Quiet,
     awkward,
@@ -314,7 +315,7 @@ def test_nothing_is_restored_in_place_while_a_rollback_is_half_done(host, monkey
     monkeypatch.setattr(journal, "STATE", host.state)
     os.makedirs(host.state)
     plan = host.make()
-    rollback_plan.write(rollback_plan.RollbackPlan("R", "then", (), None, (), points.About(), False))
+    rollback_plan.write(rollback_plan.RollbackPlan("R", "then", (), None, (), undo_points.About(), False))
     with pytest.raises(StillpointError, match="going back to R was interrupted: finish it first, with stillpoint rollback R$"):
         host.make()
     with pytest.raises(StillpointError, match="going back to R was interrupted"):

@@ -14,13 +14,14 @@ import traceback
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
-from _core import durable, service
-from _core.binlog.index import Archive
-from _core.errors import StillpointError, Stopped, UsageError
-from _core.restore import copying, exchange, journal, undo
-from _core.restore import plan as planning
-from _core.restore.execute import execute
-from _core.restore.kept import discard, replaced
+from _core.archive.archive import Archive
+from _core.host import durable, service
+from _core.host.errors import StillpointError, Stopped, UsageError
+from _core.restore import journal
+from _core.restore.in_place import copy, exchange, undo
+from _core.restore.in_place import plan as planning
+from _core.restore.in_place.execute import execute
+from _core.restore.in_place.replaced import discard, replaced
 from test_restore import FakeServer, Host, empty, host, in_place, interrupted, mounted, prepared  # noqa: F401
 from trees import Quiet, facts, killed_at, needs_root, no_waiting_for_the_disk, read, small_disk, write  # noqa: F401
 
@@ -133,7 +134,7 @@ def test_a_disk_that_is_full_when_the_server_has_stopped_does_not_keep_it_down(
     monkeypatch.setattr(service, "forbid", forbid)
     monkeypatch.setattr(service, "start", start)
     if not removable:
-        monkeypatch.setattr(copying, "drop", kept)
+        monkeypatch.setattr(copy, "drop", kept)
     with pytest.raises(StillpointError, match="systemd can't be told to leave mariadb.service stopped: No space left on device"):
         host.restore()
     assert service.running_in(host.datadir) and journal.pending(state=host.state) is None

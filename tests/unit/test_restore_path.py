@@ -11,15 +11,14 @@ import time
 from typing import Any, Dict, Optional
 
 import pytest
-from _core import durable, service
-from _core.copy import rsync
-from _core.errors import StillpointError, UsageError
-from _core.repository import manifest
-from _core.restore import exchange, journal, part, undo
-from _core.restore import plan as planning
-from _core.restore.execute import execute
-from _core.restore.kept import discard, replaced
-from _core.storage import mounts
+from _core.host import durable, mounts, service
+from _core.host.errors import StillpointError, UsageError
+from _core.repository import manifest, rsync
+from _core.restore import journal
+from _core.restore.in_place import exchange, one_path, undo
+from _core.restore.in_place import plan as planning
+from _core.restore.in_place.execute import execute
+from _core.restore.in_place.replaced import discard, replaced
 from test_restore import Host
 from trees import Quiet, awkward, facts, killed_at, needs_root, no_waiting_for_the_disk, read, small_disk, tree, write  # noqa: F401
 
@@ -323,7 +322,7 @@ def test_hard_links_need_their_room_once(parts):
     for number in range(20):
         os.link(host.app + "/shared/sites/sparse", host.app + "/shared/sites/name %d" % number)
     generation = host.back_up(hours=1)
-    found = part.find(generation, host.app + "/shared/sites")
+    found = one_path.find(generation, host.app + "/shared/sites")
     (whole,) = [tree for tree in generation.trees if tree.is_files]
     assert found.files > 20 and found.allocated <= whole.allocated
 

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
-from _core.errors import StillpointError, UsageError
+from _core.host import run_directory
+from _core.host.errors import StillpointError, UsageError
 from _core.mysql import scratch, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import Login, Session
 from _core.repository.generation import Generation
 from _core.repository.partial import Partial
-from _core.restore import overlay, table, table_plan
-from _core.storage import mounts
+from _core.restore.table import execute, overlay
+from _core.restore.table import plan as table_plan
 from real_server import RealServer, needed, real_server
 from trees import Quiet, job, shape, small_disk, summary, tree
 
@@ -87,7 +88,7 @@ class Shop:
     def restore(self, name: str, into: Optional[str] = None) -> Quiet:
         reporter = Quiet()
         made = self.plan(name, into)
-        alone(lambda: table.execute(made, reporter))
+        alone(lambda: execute.execute(made, reporter))
         return reporter
 
     def tables(self) -> List[str]:
@@ -124,10 +125,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.fixture
 def shop(made: Shop) -> Iterator[Shop]:
-    before, running = shape(made.generation.path), os.listdir(mounts.make_run_directory())
+    before, running = shape(made.generation.path), os.listdir(run_directory.make_run_directory())
     yield made
     assert shape(made.generation.path) == before, "the backup was written to"
-    assert os.listdir(mounts.RUN_DIRECTORY) == running
+    assert os.listdir(run_directory.RUN_DIRECTORY) == running
     assert os.listdir(made.state) == [".lock"] if os.path.isdir(made.state) else True
     made.do("SET foreign_key_checks = 0", "DROP DATABASE IF EXISTS shop", "DROP DATABASE IF EXISTS other", *MAKE)
 
@@ -215,8 +216,8 @@ def test_what_goes_wrong_on_the_way_costs_no_row(shop: Shop) -> None:
 def test_somebodys_transaction_is_waited_for_half_a_minute_and_not_as_long_as_the_server_would(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert table._LOCK_WAIT == 30
-    monkeypatch.setattr(table, "_LOCK_WAIT", 1)
+    assert execute._LOCK_WAIT == 30
+    monkeypatch.setattr(execute, "_LOCK_WAIT", 1)
     shop.do("UPDATE shop.customers SET name = 'live'", "UPDATE shop.orders SET data = 'live'", "SET GLOBAL lock_wait_timeout = 20")
     before = shop.rows("SELECT * FROM shop.%s" % name)
     try:
@@ -249,7 +250,7 @@ def test_a_scratch_server_that_has_nothing_to_do_while_the_live_one_works_has_no
     """The one table is sent before the live server takes any of it; of the other one, more is left than there is room for on the way."""
     wanted = shop.rows("SELECT * FROM shop.%s" % name)
     shop.do("DROP TABLE shop.%s" % name)
-    real = table._Work._pipe
+    real = execute._Work._pipe
 
     def slowly(self: Any, key: Any) -> None:
         scratch.STALL_LIMIT = 2.0  # in the process of this restore alone
@@ -258,13 +259,13 @@ def test_a_scratch_server_that_has_nothing_to_do_while_the_live_one_works_has_no
         threading.Timer(6.0, working.close).start()
         real(self, key)
 
-    monkeypatch.setattr(table._Work, "_pipe", slowly)
+    monkeypatch.setattr(execute._Work, "_pipe", slowly)
     shop.restore("shop.%s" % name)
     assert shop.rows("SELECT * FROM shop.%s" % name) == wanted
 
 
 def test_a_scratch_server_that_does_nothing_any_more_is_not_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = table._Work._dump_command
+    real = execute._Work._dump_command
 
     def stopped(self: Any, *arguments: Any) -> List[str]:
         scratch.STALL_LIMIT = 2.0
@@ -272,7 +273,7 @@ def test_a_scratch_server_that_does_nothing_any_more_is_not_waited_for(shop: Sho
         self._scratch.process.send_signal(signal.SIGSTOP)
         return argv
 
-    monkeypatch.setattr(table._Work, "_dump_command", stopped)
+    monkeypatch.setattr(execute._Work, "_dump_command", stopped)
     with pytest.raises(StillpointError, match="the scratch server stopped working: .*; shop.isam was not touched"):
         shop.restore("shop.isam")
 
@@ -308,7 +309,7 @@ def test_a_table_that_does_not_fit_is_refused_before_a_server_is_started(shop: S
 
 def test_a_table_that_takes_more_room_than_there_is_ends_before_the_disk_is_full(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     before = shop.rows("SELECT * FROM shop.isam")
-    real = table._Work._dump_command
+    real = execute._Work._dump_command
 
     def slowly(self: Any, *arguments: Any) -> List[str]:
         argv = real(self, *arguments)
@@ -316,7 +317,7 @@ def test_a_table_that_takes_more_room_than_there_is_ends_before_the_disk_is_full
         monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((4096, 4096, 1 << 20, 10, 10, 10, 10, 10, 0, 255)))
         return argv
 
-    monkeypatch.setattr(table._Work, "_dump_command", slowly)
+    monkeypatch.setattr(execute._Work, "_dump_command", slowly)
     said = "the restore takes more room than there is: only 40.0 KiB are left on the file system of %s; .*; shop.isam was not touched" % shop.state
     with pytest.raises(StillpointError, match=said):
         shop.restore("shop.isam")
@@ -325,13 +326,13 @@ def test_a_table_that_takes_more_room_than_there_is_ends_before_the_disk_is_full
 
 
 def test_a_server_that_closes_idle_sessions_soon_does_not_close_that_of_the_restore(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = table._Work._pipe
+    real = execute._Work._pipe
 
     def slowly(self: Any, key: Any) -> None:
         real(self, key)
         time.sleep(3)
 
-    monkeypatch.setattr(table._Work, "_pipe", slowly)
+    monkeypatch.setattr(execute._Work, "_pipe", slowly)
     wanted = shop.rows("SELECT * FROM shop.orders")
     shop.do("DROP TABLE shop.lines", "DELETE FROM shop.orders", "SET GLOBAL wait_timeout = 1")
     try:
@@ -342,14 +343,14 @@ def test_a_server_that_closes_idle_sessions_soon_does_not_close_that_of_the_rest
 
 
 def test_a_damaged_table_is_refused_before_the_server_is_touched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = table.rsync.checksums
+    real = execute.rsync.checksums
 
     def spoilt(*args: Any, **named: Any) -> Any:
         told = named["on_item"]
         return real(*args, **{**named, "on_item": lambda item: told(type(item)(item.path, item.size, "0" * 32, item.first))})
 
-    monkeypatch.setattr(table.rsync, "checksums", spoilt)
-    monkeypatch.setattr(table.verify, "found_damaged", lambda *_args: None)
+    monkeypatch.setattr(execute.rsync, "checksums", spoilt)
+    monkeypatch.setattr(execute.checksums, "found_damaged", lambda *_args: None)
     with pytest.raises(StillpointError, match=r"is damaged \(mysql/shop/isam\..*\): the server was not touched"):
         shop.restore("shop.isam")
 
@@ -359,18 +360,18 @@ def test_a_kill_leaves_the_live_table_and_the_next_run_does_not_stumble(shop: Sh
     made = shop.plan("shop.orders")
     child = os.fork()
     if child == 0:
-        table._Work._replace = lambda *_args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        execute._Work._replace = lambda *_args: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
         try:
-            table.execute(made, Quiet())
+            execute.execute(made, Quiet())
         except BaseException:
             traceback.print_exc()
         os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     assert shop.rows("SELECT * FROM shop.orders") == before
-    from _core.storage import leftovers
+    from _core.lvm import ownership
 
     time.sleep(0.5)
-    leftovers._clean_run_directory()
+    ownership._clean_run_directory()
     shop.restore("shop.orders")
     assert shop.rows("SELECT * FROM shop.orders") == before
     assert not [name for name in shop.tables() if "stillpoint" in name]

@@ -11,8 +11,8 @@ import time
 from typing import Any, Callable, Dict, List
 
 import pytest
-from _core.copy import rsync
-from _core.errors import BusyError, CommandError, StillpointError, UsageError
+from _core.host.errors import BusyError, CommandError, StillpointError, UsageError
+from _core.repository import rsync
 from trees import ACL, AWKWARD_NAMES, awkward, facts, needs_root, shape, small_disk, tree, write
 
 ALGORITHM = rsync.algorithm()

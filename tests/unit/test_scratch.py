@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
-from _core.errors import StillpointError
+from _core.host import run_directory
+from _core.host.errors import StillpointError
+from _core.lvm import ownership
 from _core.mysql import scratch, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import ServerError, Session
 from _core.mysql.scratch import ScratchFailed, said, scratch_server
 from _core.mysql.settings import Settings
-from _core.storage import leftovers, mounts
 from real_server import USER, RealServer, needed, real_server
 
 pytest.importorskip("pymysql")
 
 FLUSH = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
-REAL = [pytest.mark.usefixtures("run_directory"), *needed]
+REAL = [pytest.mark.usefixtures("own_run_directory"), *needed]
 
 
 def real(test: Any) -> Any:
@@ -49,11 +50,11 @@ def server() -> Iterator[RealServer]:
 
 
 @pytest.fixture
-def run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A directory in place of /run/stillpoint."""
     path = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(mounts, "RUN_DIRECTORY", path)
-    monkeypatch.setattr(leftovers, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
@@ -101,7 +102,7 @@ def test_it_recovers_a_copy_under_the_paths_of_the_live_data_and_says_where_it_s
 
 
 @real
-def test_it_writes_to_the_copy_and_its_own_directory_alone(server: RealServer, copy: str, run_directory: str) -> None:
+def test_it_writes_to_the_copy_and_its_own_directory_alone(server: RealServer, copy: str, own_run_directory: str) -> None:
     other = server.top + "/other"
     os.mkdir(other)
     os.chmod(other, 0o777)
@@ -112,8 +113,8 @@ def test_it_writes_to_the_copy_and_its_own_directory_alone(server: RealServer, c
             with pytest.raises(ServerError, match="Read-only file system|Errcode: 30"):
                 session.do("SELECT 1 INTO OUTFILE '%s'" % path)
         session.do("SELECT 1 INTO OUTFILE '%s/x'" % it.directory)
-        assert os.listdir(run_directory) == [os.path.basename(it.directory)]
-    assert os.listdir(run_directory) == []
+        assert os.listdir(own_run_directory) == [os.path.basename(it.directory)]
+    assert os.listdir(own_run_directory) == []
     assert {**contents(server.datadir), **contents(server.binlogs), **contents("/var/lib/mysql")} == before
     assert Path(server.top, "error.log").read_bytes() == log
 
@@ -174,12 +175,12 @@ def test_a_copy_with_a_prepared_transaction_is_refused_with_the_servers_own_word
 
 
 @real
-def test_one_that_is_not_ready_in_time_is_ended(server: RealServer, copy: str, run_directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_not_ready_in_time_is_ended(server: RealServer, copy: str, own_run_directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch, "START_LIMIT", 0.0)
     with pytest.raises(ScratchFailed, match="not ready within"), scratch_server(settings_of(server), {server.datadir: copy}, discard=True):
         pytest.fail("it was not waited for")
-    assert os.listdir(run_directory) == []
-    assert _processes(run_directory) == []
+    assert os.listdir(own_run_directory) == []
+    assert _processes(own_run_directory) == []
 
 
 @real
@@ -197,7 +198,7 @@ def test_one_that_does_nothing_any_more_is_ended_and_one_that_works_is_not(
 
 
 @real
-def test_it_dies_with_the_process_that_started_it_and_its_directory_is_found_again(server: RealServer, copy: str, run_directory: str) -> None:
+def test_it_dies_with_the_process_that_started_it_and_its_directory_is_found_again(server: RealServer, copy: str, own_run_directory: str) -> None:
     script = """
 import json, sys, time
 from _core.mysql import settings
@@ -208,22 +209,22 @@ with scratch_server(settings.from_dict(json.loads(sys.argv[1])), json.loads(sys.
     print("ready", flush=True)
     time.sleep(60)
 """
-    arguments = [json.dumps(settings_of(server).as_dict()), json.dumps({server.datadir: copy}), run_directory]
+    arguments = [json.dumps(settings_of(server).as_dict()), json.dumps({server.datadir: copy}), own_run_directory]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script, *arguments], env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        leftovers._clean_run_directory()
-        assert _processes(run_directory)
-        assert len(os.listdir(run_directory)) == 1, "the directory of a living run was removed"
+        ownership._clean_run_directory()
+        assert _processes(own_run_directory)
+        assert len(os.listdir(own_run_directory)) == 1, "the directory of a living run was removed"
         process.send_signal(signal.SIGKILL)
     for _attempt in range(100):
-        if not _processes(run_directory):
+        if not _processes(own_run_directory):
             break
         time.sleep(0.1)
-    assert _processes(run_directory) == []
-    leftovers._clean_run_directory()
-    assert os.listdir(run_directory) == []
+    assert _processes(own_run_directory) == []
+    ownership._clean_run_directory()
+    assert os.listdir(own_run_directory) == []
 
 
 @real

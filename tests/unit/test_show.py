@@ -5,7 +5,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Dict
 
 import pytest
-from _core.observe import show, text
+from _core.agent import show
+from _core.host import text
 
 NOW = datetime(2026, 11, 22, 5, 0, 5, tzinfo=timezone.utc)
 

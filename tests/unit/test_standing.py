@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
+from _core.binlog import between
 from _core.binlog.format import MAGIC
-from _core.mysql import between, checking, standing
-from _core.mysql.standing import SERVER, SNAPSHOT, Logs, Stands
+from _core.proof import position as standing
+from _core.proof import tables
+from _core.proof.position import SERVER, SNAPSHOT, Logs, Stands
 
 FORMAT, QUERY, XID, ROWS, ANONYMOUS, GTID, MARIADB_GTID, ENCRYPTION = 15, 2, 16, 23, 34, 33, 162, 164
 UUID = "8a947cb5-e6b4-11f1-8ffa-02fc00000001"
@@ -210,7 +212,7 @@ def test_tables_are_unchanged_only_with_all_their_files_and_rows_of_their_own() 
 
     def now(**changes: Any) -> Any:
         files = {**before, **{name.replace("__", "/").replace("_dot_", "."): facts for name, facts in changes.items()}}
-        return checking.unchanged({name: facts for name, facts in files.items() if facts}, before)
+        return tables.unchanged({name: facts for name, facts in files.items() if facts}, before)
 
     assert now() == {("d", "a"), ("d", "p"), ("d", "m"), ("d", "x-y")}
     assert ("d", "a") not in now(d__a_dot_ibd=(10, 2))

@@ -7,10 +7,11 @@ import json
 import os
 
 import pytest
-from _core.errors import CommandError, StillpointError, UsageError
-from _core.storage import dm, layout, leftovers, lvm, mounts, sizes
-from _core.storage.layout import check_pools, check_volume
-from _core.storage.snapshots import snapshot_name
+from _core.host import mounts, processes
+from _core.host.errors import CommandError, StillpointError, UsageError
+from _core.lvm import dm, layout, ownership, sizes, volumes
+from _core.lvm.layout import check_pools, check_volume
+from _core.lvm.snapshots import snapshot_name
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -110,8 +111,8 @@ ROW = {
 }
 
 
-def volume(**changes: str) -> lvm.LogicalVolume:
-    return lvm.parse_report(json.dumps({"report": [{"lv": [{**ROW, **changes}]}]}))[0]
+def volume(**changes: str) -> volumes.LogicalVolume:
+    return volumes.parse_report(json.dumps({"report": [{"lv": [{**ROW, **changes}]}]}))[0]
 
 
 def test_a_report_of_lvs_is_read() -> None:
@@ -123,17 +124,17 @@ def test_a_report_of_lvs_is_read() -> None:
 
 def test_an_answer_that_is_no_report_is_refused() -> None:
     with pytest.raises(StillpointError, match="not the JSON"):
-        lvm.parse_report("WARNING: lvmlockd")
+        volumes.parse_report("WARNING: lvmlockd")
 
 
 def test_a_volume_is_found_by_each_of_its_names_and_a_path_is_left_a_path() -> None:
     root = volume()
     for name in ("vg-0/root", "/dev/vg-0/root", "/dev/mapper/vg--0-root"):
-        assert lvm.named([root], name) is root
-    assert lvm.named([root], "/opt/processmaker") is None
+        assert volumes.named([root], name) is root
+    assert volumes.named([root], "/opt/processmaker") is None
     for name in ("vg-0/toor", "/dev/vg-0/toor"):
         with pytest.raises(UsageError, match="no logical volume"):
-            lvm.named([root], name)
+            volumes.named([root], name)
 
 
 def test_a_snapshot_and_a_group_with_missing_disks_are_refused() -> None:
@@ -173,26 +174,26 @@ def test_a_thin_pool_is_refused_when_the_backup_may_bring_it_near_its_end() -> N
 
 
 def test_a_snapshot_is_ours_by_its_tags_and_left_over_only_when_its_process_is_gone() -> None:
-    mine = leftovers.this_process("20261122t020005-1a2b", "etrial")
-    assert leftovers.owner(mine.tags()) == mine
+    mine = processes.this_process("20261122t020005-1a2b", "etrial")
+    assert ownership.owner(mine.tags()) == mine
     assert mine.alive()
-    dead = leftovers.Owner(mine.run_id, mine.job, mine.boot, mine.pid, mine.start + 1)  # the pid lives on as another process
-    other_boot = leftovers.Owner(mine.run_id, mine.job, "0-0", mine.pid, mine.start)
+    dead = processes.Owner(mine.run_id, mine.job, mine.boot, mine.pid, mine.start + 1)  # the pid lives on as another process
+    other_boot = processes.Owner(mine.run_id, mine.job, "0-0", mine.pid, mine.start)
     assert not dead.alive()
     assert not other_boot.alive()
     known = [
         volume(lv_name="foreign", lv_tags="daily"),
         volume(lv_name="alive", lv_tags=",".join(mine.tags())),
         volume(lv_name="dead", lv_tags=",".join(dead.tags())),
-        volume(lv_name="kept", lv_tags=",".join([*dead.tags(), leftovers.KEPT])),
+        volume(lv_name="kept", lv_tags=",".join([*dead.tags(), ownership.KEPT])),
     ]
-    assert [found.name for found in leftovers.find(known)] == ["dead"]
-    assert [found.name for found in leftovers.find(known, kept=True)] == ["dead", "kept"]
-    assert leftovers.find(known, run_id="another", kept=True) == []
+    assert [found.name for found in ownership.find(known)] == ["dead"]
+    assert [found.name for found in ownership.find(known, kept=True)] == ["dead", "kept"]
+    assert ownership.find(known, run_id="another", kept=True) == []
 
 
 def test_a_leftover_that_can_not_be_removed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = ",".join(leftovers.Owner("20261122t020005-1a2b", "etrial", "0-0", 1, 2).tags())
+    dead = ",".join(processes.Owner("20261122t020005-1a2b", "etrial", "0-0", 1, 2).tags())
     known = [volume(lv_name="mounted", lv_tags=dead), volume(lv_name="free", lv_tags=dead)]
     removed = []
 
@@ -201,14 +202,14 @@ def test_a_leftover_that_can_not_be_removed_does_not_keep_the_others(monkeypatch
             raise CommandError("lvremove failed: in use", ["lvremove"], 5)
         removed.append(name)
 
-    monkeypatch.setattr(lvm, "volumes", lambda: known)
-    monkeypatch.setattr(lvm, "settle", lambda: None)
-    monkeypatch.setattr(lvm, "remove", remove)
-    monkeypatch.setattr(leftovers, "_REMOVE_TRIES", 1)
+    monkeypatch.setattr(volumes, "volumes", lambda: known)
+    monkeypatch.setattr(volumes, "settle", lambda: None)
+    monkeypatch.setattr(volumes, "remove", remove)
+    monkeypatch.setattr(ownership, "_REMOVE_TRIES", 1)
     with pytest.raises(StillpointError, match="the snapshot vg-0/mounted can't be removed"):
-        leftovers.clean()
+        ownership.clean()
     troubles = []
-    assert [each["name"] for each in leftovers.clean(on_trouble=troubles.append)] == ["free"]
+    assert [each["name"] for each in ownership.clean(on_trouble=troubles.append)] == ["free"]
     assert removed == ["vg-0/free"] and len(troubles) == 1
 
 

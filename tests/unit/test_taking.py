@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Dict, Iterator, List, Optional
 
 import pytest
-from _core.errors import CommandError, StillpointError
-from _core.storage import dm, leftovers, lvm, snapshots
-from _core.storage.leftovers import this_process
-from _core.storage.snapshots import Taking, Target
+from _core.host import processes
+from _core.host.errors import CommandError, StillpointError
+from _core.host.processes import this_process
+from _core.lvm import dm, snapshots, volumes
+from _core.lvm.snapshots import Taking, Target
 
 ORIGIN, POOL, RUN = "vg-db", "vg-pool-tpool", "20261122t020005-1a2b"
 SNAPSHOT = "vg-stillpoint--20261122t020005--1a2b--0"
@@ -34,9 +35,9 @@ class Kernel:
         return self.states.get(name)
 
 
-def volume(thin: bool) -> lvm.LogicalVolume:
+def volume(thin: bool) -> volumes.LogicalVolume:
     layout = ("thin", "sparse") if thin else ("linear",)
-    return lvm.LogicalVolume(
+    return volumes.LogicalVolume(
         "vg", "db", "u", "/dev/vg/db", ORIGIN, "", 1 << 30, layout, ("public",), (), 253, 0, "", "pool" if thin else "", None, None, 1 << 30, 1 << 22, 0
     )
 
@@ -53,8 +54,8 @@ def begun(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     monkeypatch.setattr(snapshots, "locked_memory", lambda _pid: 1)  # as LVM has it while it suspends
 
     def begin(thin: bool = False, command: str = "sleep 60") -> Taking:
-        monkeypatch.setattr(lvm, "convert_argv", lambda *_arguments: ["sh", "-c", command])
-        monkeypatch.setattr(lvm, "create_thin_snapshot_argv", lambda *_arguments: ["sh", "-c", command])
+        monkeypatch.setattr(volumes, "convert_argv", lambda *_arguments: ["sh", "-c", command])
+        monkeypatch.setattr(volumes, "create_thin_snapshot_argv", lambda *_arguments: ["sh", "-c", command])
         kernel.states.update({ORIGIN: THIN, POOL: pool(7)} if thin else {ORIGIN: LINEAR})
         target = Target(volume(thin), None if thin else 1 << 28, "ext4", "/", ())
         taking = Taking(target, this_process(RUN, "etrial"), 0, kernel)  # type: ignore[arg-type]
@@ -158,7 +159,7 @@ def test_lvm_stands_still_while_the_lock_is_taken_and_goes_on_however_that_ends(
     kernel.states[SNAPSHOT] = dm.State(False, True, "", "")
 
     def states() -> List[str]:
-        return [leftovers.process_state(taking._command.pid) for taking in (first, second)]
+        return [processes.process_state(taking._command.pid) for taking in (first, second)]
 
     with pytest.raises(ValueError), snapshots.stopped_before_suspend([first, second]) as in_time:
         assert in_time

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional, Sequence
 
 import pytest
-from _core.errors import NotNowError, StillpointError
+from _core.host.errors import NotNowError, StillpointError
 from _core.mysql import topology
 from _core.mysql.connection import Login, ServerError
 from _core.mysql.server import Node

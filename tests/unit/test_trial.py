@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from _core import durable, trial
-from _core.errors import StillpointError, UsageError
+from _core.host import durable, run_directory
+from _core.host.errors import StillpointError, UsageError
+from _core.lvm import ownership
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session
+from _core.proof import on_a_copy
+from _core.proof.verify import Asked, choose, complaint, perform
 from _core.repository.generation import Generation
-from _core.repository.generations import JobDirectory
+from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
-from _core.storage import leftovers, mounts
-from _core.storage.mounts import Tree
-from _core.verification import Asked, choose, complaint, perform
+from _core.trees import Tree
 from real_server import RealServer, needed, real_server
 from trees import Quiet, back_up, no_waiting_for_the_disk, tree  # noqa: F401
 
@@ -34,10 +35,10 @@ FLUSH = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
 
 
 @pytest.fixture(autouse=True)
-def run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     path = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(mounts, "RUN_DIRECTORY", path)
-    monkeypatch.setattr(leftovers, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
@@ -98,7 +99,7 @@ def listed(path: str) -> bytes:
 
 
 def test_a_server_recovers_a_copy_of_a_generation_that_is_not_touched_and_is_good_then(
-    server: RealServer, directory: JobDirectory, run_directory: str
+    server: RealServer, directory: JobDirectory, own_run_directory: str
 ) -> None:
     generation = backed_up(server, directory)
     assert generation.state == "unproven"
@@ -113,7 +114,7 @@ def test_a_server_recovers_a_copy_of_a_generation_that_is_not_touched_and_is_goo
     assert listed(generation.path) == before
     assert directory.find().state == "good"
     assert sorted(os.listdir(directory.path)) == sorted([".%s.verified" % generation.name, ".lock", generation.name, "latest"])
-    assert os.listdir(run_directory) == []
+    assert os.listdir(own_run_directory) == []
     assert "stillpoint-test-run" not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     assert any(line.startswith("  proof passed") for line in found.lines("etrial"))
 
@@ -123,7 +124,7 @@ def test_where_the_live_directory_is_on_no_such_host_the_copy_is_used_where_it_c
         described = json.dumps(settings.read(session, servers.read(session)).as_dict())
     elsewhere = "/nowhere/data"
     generation = backed_up(server, directory, source=elsewhere, settings=json.loads(described.replace(server.datadir, elsewhere)))
-    assert trial.try_copy(generation, Quiet())["ok"] is True
+    assert on_a_copy.try_copy(generation, Quiet())["ok"] is True
 
 
 def test_what_its_checksums_do_not_show_a_server_finds_and_the_generation_is_bad(server: RealServer, directory: JobDirectory) -> None:
@@ -154,7 +155,7 @@ def test_another_version_or_a_backup_without_a_server_is_refused_with_a_sentence
     for facts in ({**described, "version": "11.8.2-MariaDB"}, {**described, "version": "9.7.4", "flavour": "mysql", "program": described["program"]}):
         generation = backed_up(server, directory, settings=facts)
         with pytest.raises(StillpointError, match=r"is of (mariadb 11\.8\.2-MariaDB|mysql 9\.7\.4) and .*mariadbd on this host is mariadb "):
-            trial.try_copy(generation, Quiet())
+            on_a_copy.try_copy(generation, Quiet())
     other = JobDirectory.open(directory.repository, "db1", "files")
     (tmp_path / "source").mkdir()
     back_up(other, tree(str(tmp_path / "source")))
@@ -168,7 +169,7 @@ def test_where_there_is_no_room_for_a_copy_it_is_said_and_nothing_is_held_agains
     server: RealServer, directory: JobDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = backed_up(server, directory)
-    monkeypatch.setattr(trial, "writes", lambda _settings: 1 << 60)
+    monkeypatch.setattr(on_a_copy, "writes", lambda _settings: 1 << 60)
     (found,) = perform([generation], Asked(server=True), Quiet())
     assert "and a copy that a server can be started on needs 1048576.0 TiB" in found.unproven
     assert not found.bad

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 
 import yaml
-from _core.version import VERSION
+from _core.host.version import VERSION
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _core.errors import StillpointError
-from _core.storage import dm
-from _core.storage.watch import Watch
+from _core.host.errors import StillpointError
+from _core.lvm import dm
+from _core.lvm.watch import Watch
 
 
 class Kernel:

@@ -14,12 +14,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
-from _core import durable
-from _core.copy import rsync
+from _core.host import durable
+from _core.repository import rsync
 from _core.repository.generation import Generation
-from _core.repository.generations import JobDirectory
+from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
-from _core.storage.mounts import Tree
+from _core.trees import Tree
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices can be set by root only")
 

@@ -20,7 +20,7 @@ import sys
 if sys.version_info < (3, 8):
     sys.exit("stillpoint: %s is Python %d.%d, and 3.8 or newer is needed" % ((sys.executable,) + tuple(sys.version_info[:2])))
 
-from stillpoint.cli import main
+from stillpoint.agent.main import main
 
 sys.exit(main())
 """

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import BinaryIO, Callable, List, Optional, Tuple
 
-from ..errors import StillpointError
+from ..host.errors import StillpointError
 from .format import (
     BEGINS,
     EXECUTE_LOAD_QUERY,

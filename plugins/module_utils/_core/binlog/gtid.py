@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Tuple, Union
 
-from ..errors import UsageError
+from ..host.errors import UsageError
 
 _MARIADB = re.compile(r"(\d+)-(\d+)-(\d+)")
 _MYSQL = re.compile(r"([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}):([1-9]\d*)")

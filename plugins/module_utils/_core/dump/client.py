@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Sequence
 
-from ..errors import StillpointError
+from ..host.errors import StillpointError
+from ..host.process import PATH, require, run
+from ..host.processes import process_start
+from ..host.run_directory import RUN_DIRECTORY, make_run_directory
 from ..mysql.connection import Login, _arguments
-from ..process import PATH, require, run
-from ..storage.leftovers import process_start
-from ..storage.mounts import RUN_DIRECTORY, make_run_directory
 
 _PREFIX = "login-"
 

@@ -6,17 +6,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Sequence, Tuple
 
-from ..errors import StillpointError, UsageError
-from ..job import MysqlOptions
+from ..host.errors import StillpointError, UsageError
+from ..host.process import require
+from ..host.text import count, size
+from ..job.file import MysqlOptions
 from ..mysql import locks, privileges
 from ..mysql import server as servers
 from ..mysql.connection import Login, ServerError, Session
 from ..mysql.locks import Choice
 from ..mysql.server import SYSTEM_SCHEMAS, Server, Table
-from ..observe.text import count, size
-from ..process import require
 from ..repository.generation import BAD
-from ..repository.generations import JobDirectory
+from ..repository.job_directory import JobDirectory
 from . import client
 from .client import Program
 

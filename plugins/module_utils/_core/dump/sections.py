@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Iterator, List, Optional, Tuple
 
-from ..errors import StillpointError
+from ..host.errors import StillpointError
 
 HEAD, DATABASE, TABLE, DATA, STAND_IN, VIEW, PROGRAMS, FOOT = "head", "database", "table", "data", "stand-in", "view", "programs", "foot"
 

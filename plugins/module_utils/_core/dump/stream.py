@@ -15,8 +15,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Type
 
-from ..errors import CommandError, NotNowError
-from ..process import LOW_PRIORITY, start
+from ..host.errors import CommandError, NotNowError
+from ..host.process import LOW_PRIORITY, start
 
 ALGORITHM = "md5"  # what every rsync can verify, and the standard library can compute while bytes go by
 

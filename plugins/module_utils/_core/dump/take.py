@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
-from ..errors import NotNowError, StillpointError
+from ..host.errors import NotNowError, StillpointError
+from ..host.process import urgent
+from ..host.reporter import Reporter
+from ..host.text import size
 from ..mysql import coordinates as coords
 from ..mysql import guard
 from ..mysql.connection import Login, ServerError, Session
 from ..mysql.locks import Lock
-from ..observe.progress import Reporter
-from ..observe.text import size
-from ..process import urgent
 from ..repository.partial import Partial
 from . import accounts, client, sections
 from . import plan as planning

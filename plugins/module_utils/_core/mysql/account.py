@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..errors import StillpointError, UsageError
+from ..host.errors import StillpointError, UsageError
 from . import privileges
 from .connection import Login, ServerError, Session
 from .privileges import Extras, Grants, account_name

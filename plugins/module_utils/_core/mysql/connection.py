@@ -9,7 +9,7 @@ from configparser import DuplicateOptionError, DuplicateSectionError
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..errors import StillpointError, UsageError
+from ..host.errors import StillpointError, UsageError
 
 # Where distributions put the socket: Debian, Red Hat, upstream.
 SOCKETS = ("/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock")

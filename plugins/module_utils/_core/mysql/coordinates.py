@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from ..errors import StillpointError
+from ..host.errors import StillpointError
 from .connection import ServerError, Session
 from .server import Server, Version, replica_status
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, List, Mapping
 
-from ..errors import NotNowError
+from ..host.errors import NotNowError
 from .connection import ServerError, Session
 from .server import Server, Table
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from threading import Timer
 from typing import ContextManager, Dict, Iterator, List, Optional, Tuple
 
-from ..errors import NotNowError, StillpointError, UsageError
-from ..process import undisturbed
+from ..host.errors import NotNowError, StillpointError, UsageError
+from ..host.process import undisturbed
 from .connection import ServerError, Session
 from .server import Server, Version
 

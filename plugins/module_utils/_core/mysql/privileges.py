@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
 
-from ..errors import StillpointError
+from ..host.errors import StillpointError
 from .connection import Session
 from .server import Version
 

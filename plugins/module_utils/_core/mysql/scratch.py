@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import StillpointError
-from ..process import start, undisturbed
-from ..storage.enclosure import Enclosure, places_for
-from ..storage.leftovers import SCRATCH, process_start
-from ..storage.mounts import make_run_directory
+from ..host.errors import StillpointError
+from ..host.process import start, undisturbed
+from ..host.processes import process_start
+from ..host.run_directory import SCRATCH, make_run_directory
+from ..host.sandbox import Enclosure, places_for
 from .connection import Login
 from .settings import PLACED, Settings
 

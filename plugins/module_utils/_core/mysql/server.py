@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import StillpointError
+from ..host.errors import StillpointError
+from ..host.service import unit_of
 from .connection import ServerError, Session
 
 Version = Tuple[int, ...]
@@ -211,17 +212,6 @@ def process_id(variables: Mapping[str, str], datadir: str) -> int:
     if not same:
         raise StillpointError("the process %d that %s names does not work in %s: this is not the server of this host" % (pid, pid_file, datadir))
     return pid
-
-
-def unit_of(pid: int) -> Optional[str]:
-    """Return the systemd service that a process belongs to; None when it belongs to none."""
-    try:
-        with open("/proc/%d/cgroup" % pid, encoding="utf-8") as file:
-            groups = file.read()
-    except OSError:
-        return None
-    match = re.search(r"/([^/\n]+\.service)(?:/|$)", groups, re.MULTILINE)
-    return match.group(1) if match else None
 
 
 def non_transactional(datadir: str) -> List[Table]:

@@ -8,8 +8,8 @@ import shutil
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Tuple
 
-from ..errors import StillpointError
-from ..process import PATH
+from ..host.errors import StillpointError
+from ..host.process import PATH
 from . import server as servers
 from .connection import Session
 from .server import Server, Version

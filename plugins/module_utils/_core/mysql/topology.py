@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
 
-from ..durable import read_json, write_json
-from ..errors import NotNowError, StillpointError
-from ..process import undisturbed
-from ..storage.leftovers import Owner, this_process
-from ..storage.mounts import RUN_DIRECTORY
+from ..host.durable import read_json, write_json
+from ..host.errors import NotNowError, StillpointError
+from ..host.process import undisturbed
+from ..host.processes import Owner, this_process
+from ..host.run_directory import RUN_DIRECTORY
 from .connection import Login, ServerError, Session
 from .server import Server, Version, flavour_and_version, replica_status
 

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ..binlog import timeline
-from ..binlog.index import Archive
-from ..errors import StillpointError
 from ..repository.generation import BAD, GOOD, UNPROVEN, Generation
 from .notify import Outcome
 
@@ -120,29 +116,3 @@ def write(directory: str, job: str, kind: str, samples: Iterable[Sample], warn: 
         warn("notify.metrics: %s can't be written: %s" % (path, error.strerror))
 
 
-class ArchiveMetrics:
-    """The file of the archive's service, written as often as the service says how it is."""
-
-    _LOOK_EVERY = 60.0  # seconds; generations are not looked through every few seconds
-
-    def __init__(self, directory: str, job: str, archive: Archive, warn: Callable[[str], None]) -> None:
-        self._directory, self._job, self._archive, self._warn = directory, job, archive, warn
-        self._looked: Optional[Tuple[float, Any]] = None
-        self._gap = False
-        self._warned = ""
-
-    def say(self, status: Mapping[str, Any], generations: Callable[[], Sequence[Generation]]) -> None:
-        """Write what the service has just said, with whether there is a gap."""
-        now = time.monotonic()
-        if self._looked is None or now - self._looked[0] > self._LOOK_EVERY or self._looked[1] != status.get("line"):
-            self._looked = (now, status.get("line"))
-            try:
-                self._gap = timeline.open_gap(self._archive.lines(), generations()) is not None
-            except StillpointError as error:
-                self._once("notify.metrics: %s" % error)
-        write(self._directory, self._job, BINLOG, archived(self._job, status, self._gap), self._once)
-
-    def _once(self, complaint: str) -> None:
-        if complaint != self._warned:
-            self._warned = complaint
-            self._warn(complaint)

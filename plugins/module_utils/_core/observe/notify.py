@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
-from ..job import Notify
-from ..process import environment
-from ..version import VERSION
+from ..host.process import environment
+from ..host.version import VERSION
+from ..job.file import Notify
 
 OK, FAILED, NOT_NOW = "ok", "failed", "not_now"
 RUN, VERIFY = "run", "verify"

@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
-from .. import durable
-from ..errors import UsageError
+from ..host import durable
+from ..host.errors import UsageError
 from . import manifest
 
 GOOD, UNPROVEN, BAD = "good", "unproven", "bad"

@@ -16,7 +16,7 @@ import stat
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from ..errors import StillpointError
+from ..host.errors import StillpointError
 from .sums import Ahead, Sums, order
 
 NAME = "manifest.json"

@@ -10,14 +10,13 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type
 
-from .. import durable
-from ..copy import rsync
-from ..errors import CommandError, StillpointError, UsageError
-from ..process import undisturbed
-from ..storage.mounts import Tree
-from . import manifest
+from ..host import durable
+from ..host.errors import CommandError, StillpointError, UsageError
+from ..host.process import undisturbed
+from ..trees import Tree
+from . import manifest, rsync
 from .generation import BAD, LATEST, MOMENT, NAME_FORMAT, PARTIAL, Generation, moment, now
-from .generations import JobDirectory
+from .job_directory import JobDirectory
 from .sums import Sums
 
 _SUMS, _PATHS = ".sums", ".paths"

@@ -10,11 +10,11 @@ import shlex
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from .. import durable
-from ..errors import BusyError, StillpointError, UsageError
-from ..job import host_name
+from ..host import durable
+from ..host.errors import BusyError, StillpointError, UsageError
+from ..job.file import host_name
 from ..repository.generation import RecordedTree
-from .places import Target
+from .in_place.targets import Target
 
 STATE = "/var/lib/stillpoint/restore"
 

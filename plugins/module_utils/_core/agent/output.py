@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the agent's commands share: what they say and where, what they ask, and the job's directory that they look at."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Optional, Sequence
+
+from ..host import reporter
+from ..host.errors import StillpointError, UsageError
+from ..job import file as jobs
+from ..job.file import Job
+
+if TYPE_CHECKING:
+    from ..repository.job_directory import JobDirectory
+
+PROGRAM = "stillpoint"
+
+
+def job_directory(job: Job, host: Optional[str]) -> "JobDirectory":
+    """Return the directory of a job's generations, those of another host where one is named.
+
+    :raises UsageError: the repository is not there
+    """
+    from ..repository.job_directory import JobDirectory  # pylint: disable=import-outside-toplevel  # as in cli: only some commands need it
+
+    return JobDirectory.open(job.repository, host or jobs.host_name(), job.name)
+
+
+def reporter_for(arguments: argparse.Namespace, job: Job) -> reporter.Reporter:
+    """Return a Reporter on stderr; with --json it speaks only to a person who looks on."""
+    return reporter.for_stream(sys.stderr, job.name, quiet=arguments.json and not sys.stderr.isatty())
+
+
+def confirm(arguments: argparse.Namespace, what: str) -> None:
+    """Return when whoever called agrees.
+
+    :raises UsageError: there is nobody to ask
+    :raises StillpointError: they don't
+    """
+    if arguments.yes:
+        return
+    if arguments.json or not sys.stdin.isatty():
+        raise UsageError("nothing was changed: say --yes to %s" % what)
+    sys.stderr.write("Really %s? Type yes: " % what)
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() != "yes":
+        raise StillpointError("not confirmed: nothing was changed")
+
+
+def now() -> datetime:
+    """Return the time, UTC."""
+    return datetime.now(timezone.utc)
+
+
+def warn(text: str) -> None:
+    """Say what somebody should know."""
+    complain(("<4>" if reporter.is_journal(sys.stderr) else "") + "warning: " + text)
+
+
+def complain(text: str) -> None:
+    """Say something on stderr."""
+    try:
+        print(text, file=sys.stderr, flush=True)  # pylint: disable=ansible-bad-function  # a program, not a module
+    except OSError:
+        pass  # nobody is left to hear it; the exit code says it too
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print_lines([json.dumps(value, indent=2)])
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print lines to stdout; a reader who has gone away (`| head`) does not change how the command ended."""
+    try:
+        for line in lines:
+            print(line)  # pylint: disable=ansible-bad-function  # a program, not a module
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `restore` of the agent, and what it can be told to do instead."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, List, Optional, Union
+
+from ..host import reporter as progress
+from ..host.errors import StillpointError, UsageError
+from ..host.text import count, duration, size
+from ..job import file as jobs
+from ..job.file import Job
+from . import show
+from .output import PROGRAM, confirm, job_directory, print_json, print_lines, reporter_for
+
+if TYPE_CHECKING:
+    from ..archive.archive import Archive
+    from ..repository.generation import Generation
+    from ..restore.replay.execute import Replay
+    from ..restore.replay.moment import Moment
+
+# As in cli: what only some of it needs is imported there.
+# pylint: disable=import-outside-toplevel
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    """Put a generation back, or one path or one table of it, or delete what earlier restores kept, or undo one that was interrupted."""
+    from ..restore import journal as journals
+    from ..restore import whose_logs
+    from ..restore.dump import execute
+    from ..restore.dump import plan as load
+    from ..restore.in_place import plan
+    from ..restore.in_place.execute import execute as put_back
+    from ..restore.table import execute as table
+    from ..restore.table import plan as table_plan
+
+    job = jobs.load(arguments.job)
+    if arguments.to == "":
+        raise UsageError("--to names no directory")
+    if arguments.discard_replaced and (arguments.path is not None or arguments.parts or arguments.table or arguments.database):
+        raise UsageError("--discard-replaced deletes all that restores of %s have kept, not a part of it: say it alone" % job.name)
+    if arguments.discard_replaced:
+        return _discard_replaced(arguments, job)
+    if arguments.undo:
+        return _undo(arguments, job)
+    interrupted = journals.pending() if arguments.to is None else None
+    moment = _moment(arguments)
+    replay = _replay(arguments, job, moment) if moment and not interrupted else None
+    name = arguments.generation or (interrupted["generation"] if interrupted and interrupted["job"] == job.name else None)
+    generation = replay.recovery.generation if replay else job_directory(job, arguments.host).find(name)
+    parts = plan.FILES if arguments.path is not None else arguments.parts
+    made: Union[plan.RestorePlan, load.LoadPlan, table_plan.TablePlan]
+    if _is_table(arguments, generation):
+        login = load.login(job, arguments.server_socket, arguments.server_config)
+        made = table_plan.make(generation, login, arguments.table, arguments.into)
+    elif load.applies(generation, to=arguments.to, parts=parts, asked=_of_a_dump(arguments)):
+        login = load.login(job, arguments.server_socket, arguments.server_config)
+        made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=parts or plan.ALL)
+    else:
+        wanted = whose_logs.asked(moment) if moment else None
+        made = plan.make(generation, arguments.to, parts or plan.ALL, path=arguments.path, replay=replay, archives=_archives(job), moment=wanted)
+    if name is None and replay is None:
+        concerned = plan.DATABASE if arguments.table or arguments.database else parts or plan.ALL
+        made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, concerned, arguments.path)))
+    if arguments.dry_run:
+        if arguments.json:
+            print_json(made.as_dict())
+        else:
+            print_lines(made.lines())
+        return 0
+    if not arguments.json:
+        print_lines(made.lines())
+    if arguments.to is None:  # elsewhere, nothing is replaced
+        beside = isinstance(made, table_plan.TablePlan) and made.beside
+        what = "put a table beside those that are there, from" if beside else "replace what is there now with"
+        confirm(arguments, "%s %s%s of %s" % (what, "%s of " % arguments.path if arguments.path else "", generation.name, job.name))
+    reporter = reporter_for(arguments, job)
+    try:
+        if isinstance(made, table_plan.TablePlan):
+            done = table.execute(made, reporter)
+        else:
+            done = execute.execute(made, reporter) if isinstance(made, load.LoadPlan) else put_back(made, reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        print_json(done)
+        return 0
+    print_lines(
+        [
+            "%s%s of %s is back: %s files, %s in %s"
+            % (
+                "%s of " % done["part"] if done.get("part") else "",
+                done["generation"],
+                job.name,
+                count(done["files"]),
+                size(done["bytes"]),
+                duration(done["duration_s"]),
+            )
+        ]
+    )
+    if done.get("recovery"):
+        print_lines(show.recovery(done["recovery"]))
+    if done.get("replaced"):
+        print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
+        print_lines(["  %s" % kept for kept in done["replaced"]])
+    if plan.BACK_UP in done.get("warnings", ()):
+        print_lines(["take a backup now, with `%s run %s`: no moment from now on can be recovered before there is one" % (PROGRAM, job.name)])
+    return 0
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Go back to an undo point."""
+    from ..restore.rollback import execute as rolling
+    from ..restore.rollback import plan as rollback_plan
+
+    made = rollback_plan.make(arguments.run)
+    if arguments.dry_run:
+        if arguments.json:
+            print_json(made.as_dict())
+        else:
+            print_lines(made.lines())
+        return 0
+    if not arguments.json:
+        print_lines(made.lines())
+    confirm(arguments, "go back to %s and lose what was written since" % made.run_id)
+    reporter = progress.for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
+    try:
+        done = rolling.execute(made, reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        print_json(done)
+    else:
+        print_lines(["%s are as they were at %s" % (", ".join(done["volumes"]), made.time)])
+        print_lines(["  the binary logs since are kept in %s" % path for path in done["replaced"]])
+    return 0
+
+
+def _undo(arguments: argparse.Namespace, job: Job) -> int:
+    from ..restore.in_place import undo
+
+    journal = undo.find()
+    if journal["job"] != job.name:
+        raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
+    if arguments.dry_run:
+        if arguments.json:
+            print_json({key: journal.get(key) for key in ("job", "generation", "time", "parts", "part", "moment")})
+        else:
+            print_lines(undo.lines(journal))
+        return 0
+    if not arguments.json:
+        print_lines(undo.lines(journal))
+    confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
+    reporter = reporter_for(arguments, job)
+    try:
+        done = undo.undo(reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        print_json(done)
+    else:
+        print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
+        print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
+    return 0
+
+
+def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
+    """Return the moment that is asked for; None where a generation alone is."""
+    from ..restore.replay import moment
+
+    wanted = moment.asked(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
+    if wanted is not None and (arguments.parts == "files" or arguments.path is not None):
+        option = "--path" if arguments.path is not None else "--files-only"
+        raise UsageError("files can only be had as they were when a backup was taken: leave out %s, or the moment" % option)
+    return wanted
+
+
+def _replay(arguments: argparse.Namespace, job: Job, moment: "Moment") -> "Replay":
+    """Return what has to be replayed onto which generation."""
+    from ..archive.archive import Archive
+    from ..restore.replay import execute as replay
+
+    directory = job_directory(job, arguments.host)
+    return replay.plan(Archive(directory.path), directory, moment, arguments.generation)
+
+
+def _archives(job: Job) -> List["Archive"]:
+    """Return the archives of this host's server, of whatever job, this one's first."""
+    from ..archive.archive import Archive
+
+    known = [job] if job.mysql else []
+    for name in jobs.names() if job.mysql else []:
+        try:
+            other = jobs.load(name)
+        except StillpointError:
+            continue  # it archives nothing as long as it can't be read
+        if other.name != job.name and other.mysql and other.binlog:
+            known.append(other)
+    found = [Archive(os.path.join(each.repository, jobs.host_name(), each.name)) for each in known]
+    return [archive for archive in found if archive.exists]
+
+
+def _is_table(arguments: argparse.Namespace, generation: "Generation") -> bool:
+    """Tell whether one table of a copy of the server's files is asked for.
+
+    :raises UsageError: it is asked for together with something that it can't have
+    """
+    dump = isinstance(generation.summary.get("dump"), dict)
+    if arguments.into is not None and (dump or not arguments.table):
+        raise UsageError(
+            "--as is for --table of a backup of the server's files: %s"
+            % ("%s is a dump, whose tables keep their names; load it into another server (--server-socket)" % generation.name if dump else "name the table too")
+        )
+    if dump or not arguments.table:
+        return False
+    for option, value in (("--to", arguments.to), ("a moment", arguments.until or arguments.until_gtid or arguments.before_gtid or arguments.until_position)):
+        if value:
+            raise UsageError(
+                "a table can't be had with %s: put all of it into a directory, with --to DIR and the moment, and start a server there" % option
+            )
+    return True
+
+
+def _of_a_dump(arguments: argparse.Namespace) -> Optional[str]:
+    """Return the first option that was given and that only a dump has."""
+    given = {"--" + name.replace("_", "-"): getattr(arguments, name) for name in ("database", "table", "server_socket", "server_config")}
+    return next((option for option, value in given.items() if value is not None), None)
+
+
+def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
+    from ..restore.in_place import replaced as keeping
+
+    kept = keeping.replaced(job.name)
+    if not arguments.json:
+        print_lines(
+            ["%s: what was %s until %s" % (each.path, each.target, each.time) for each in kept]
+            or ["no restore of %s has left anything to discard" % job.name]
+        )
+    if not kept or arguments.dry_run:
+        if arguments.json:
+            print_json({"discarded": [], "kept": [each.path for each in kept]})
+        return 0
+    confirm(arguments, "delete that for good")
+    reporter = reporter_for(arguments, job)
+    try:
+        gone = keeping.discard(kept, reporter)
+    finally:
+        reporter.close()
+    if arguments.json:
+        print_json({"discarded": gone, "kept": []})
+    else:
+        print_lines(["deleted %s" % path for path in gone])
+    return 0

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The point in time: guard, lock, snapshot, release."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
+
+from ..host.errors import CommandError, StillpointError
+from ..host.process import in_memory, run, start, undisturbed, urgent
+from ..host.processes import Owner
+from ..host.text import iso
+from ..lvm import dm, snapshots
+from ..lvm.snapshots import Snapshot, Taking, Target
+from ..mysql import coordinates as coords
+from ..mysql import guard, topology
+from ..mysql.connection import Login, Session
+from ..mysql.locks import Choice, Lock
+from ..mysql.server import Server
+
+# A try takes the lock while LVM stands still just before the suspend. Where LVM could not be stopped in time nothing has been
+# locked, and the snapshot is dropped; the last try takes the lock before LVM starts, which can't be too late. Where no lock stops
+# commits, a snapshot with commits around it is dropped too, for the sake of exact coordinates, but for the last.
+_TRIES = 3
+
+_SYNC_LIMIT = 5.0  # seconds
+
+
+class LockOptions(Protocol):
+    """The options of a job, or of a module, that say how to lock; times in seconds."""
+
+    @property
+    def lock(self) -> str: ...
+
+    @property
+    def lock_wait_timeout(self) -> int: ...
+
+    @property
+    def long_query_threshold(self) -> int: ...
+
+    @property
+    def long_query_timeout(self) -> int: ...
+
+    @property
+    def long_query_action(self) -> str: ...
+
+    @property
+    def stop_replica(self) -> bool: ...
+
+    @property
+    def desync(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Quiesce:
+    """What to lock, and how patiently."""
+
+    login: Login
+    server: Server
+    choice: Choice
+    lock_wait_timeout: int
+    long_query_threshold: int
+    long_query_timeout: int
+    long_query_action: str
+    stop_replica: bool = False
+    desync: bool = False
+
+
+@dataclass
+class Point:
+    """One point in time: the snapshots that hold it, and what is known of it.
+
+    :ivar time: when the last of the origins was seen frozen (UTC)
+    :ivar lock: ``{method, reason, waited_ms, held_ms, frozen_ms, skew_ms, …}``; None without a server
+    :ivar coordinates: ``{file, position, gtid, replica}``; None where the server writes no binary log, or where commits went
+        on: then ``lock["between"]`` has the two coordinates between which the point lies, if they are known
+    """
+
+    run_id: str
+    time: datetime
+    snapshots: List[Snapshot]
+    lock: Optional[Dict[str, Any]] = None
+    coordinates: Optional[Dict[str, Any]] = None
+    server: Optional[Dict[str, Any]] = None
+    warnings: List[str] = field(default_factory=list)
+    again: bool = False  # another try may have exact coordinates
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "time": iso(self.time),
+            "snapshots": [snapshot.as_dict() for snapshot in self.snapshots],
+            "lock": self.lock,
+            "coordinates": self.coordinates,
+            "server": self.server,
+            "warnings": self.warnings,
+        }
+
+
+def new_run_id() -> str:
+    """Return an identifier for a run, good for names of volumes and directories: 20261122t020005-1a2b."""
+    return time.strftime("%Y%m%dt%H%M%S", time.gmtime()) + "-%04x" % (time.monotonic_ns() & 0xFFFF)
+
+
+@contextmanager
+def point_in_time(
+    targets: Sequence[Target], owner: Owner, quiesce: Optional[Quiesce], note: Callable[[str], None], *, hand_over: bool = False
+) -> Iterator[Point]:
+    """Take snapshots of the targets at one point in time and give the Point; remove them at the end.
+
+    :param quiesce: the server whose data lies there; None for files alone
+    :param hand_over: leave the snapshots in place at the end, unless the body raises
+    """
+    with dm.Control() as control:
+        takings: List[Taking] = []
+        point: Optional[Point] = None
+        done = False
+        try:
+            for attempt in range(_TRIES):
+                takings = [Taking(target, owner, number, control) for number, target in enumerate(targets)]
+                for taking in takings:
+                    taking.prepare()
+                point = _take(takings, owner.run_id, quiesce, note, late=attempt < _TRIES - 1)
+                if point is None:
+                    note("LVM came to the snapshot before the lock; once more")
+                elif attempt + 1 < _TRIES and point.again:
+                    note("commits went on while the snapshot was taken; once more, for exact coordinates")
+                else:
+                    break
+                _discard(takings)
+            if point is None:
+                raise StillpointError("the lock was not granted before the snapshot was taken; nothing was kept")
+            yield point
+            done = True
+        finally:
+            with undisturbed():
+                if not done:
+                    _discard(takings)
+                elif not hand_over and point is not None:
+                    try:
+                        _discard(takings)
+                    except StillpointError as error:  # what was read is whole; the next run removes it
+                        point.warnings.append(str(error))
+
+
+def _discard(takings: Sequence[Taking]) -> None:
+    """Remove what was taken or prepared, all of it, also when one of them fails."""
+    failures = []
+    for taking in takings:
+        try:
+            taking.discard()
+        except StillpointError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def sync_file_systems(targets: Sequence[Target], limit: float = 600) -> None:
+    """Write out what the file systems hold in memory: all that is written now need not be written while they are frozen.
+
+    :raises CommandError: it took longer than the limit (s) for one of them
+    """
+    for target in targets:
+        run(["sync", "-f", target.mount_point], timeout=limit)
+
+
+def sync_shortly(targets: Sequence[Target]) -> None:
+    """Do the same where somebody waits for it (LVM stands still and keeps others from the volume group, or DDL has to wait): for all of
+    them together as far as it gets in a few seconds. What is in the kernel then can't be ended, and is not waited for."""
+    end = time.monotonic() + _SYNC_LIMIT
+    with suppress(CommandError):
+        for process in [start(["sync", "-f", target.mount_point], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for target in targets]:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(end - time.monotonic(), 0))
+            process.kill()
+
+
+def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], note: Callable[[str], None], *, late: bool) -> Optional[Point]:
+    """Return the Point, or None where the lock came too late to be proven in time."""
+    targets = [taking.target for taking in takings]
+    sync_file_systems(targets)
+    if quiesce is None:
+        return _files_alone(takings, run_id)
+    if not quiesce.choice.stops_commits or quiesce.choice.method is None:
+        return _while_commits_go_on(takings, run_id, quiesce, note)
+    # pylint: disable-next=used-before-assignment  # it is not: the first context assigns it
+    with _cleared(quiesce, note) as (session, cleared), Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout) as lock:
+        lock.prepare()
+        sync_shortly(targets)
+        late = late and all(taking.can_be_late for taking in takings)
+        with in_memory(), lock, ExitStack() as hurry:
+            if late:
+                _begin(takings)
+                hurry.enter_context(urgent())  # LVM is not: at work in a hurry, it would be what users wait for
+                with snapshots.stopped_before_suspend(takings) as in_time:
+                    if not in_time:
+                        return None
+                    sync_shortly(targets)
+                    lock.take()
+                    if not snapshots.still_before(takings):
+                        return None
+            else:
+                hurry.enter_context(urgent())
+                lock.take()
+                _begin(takings)
+            with lock.held_or_lost():
+                position = coords.read(session, quiesce.server)
+                seen = snapshots.wait_frozen(takings)
+                moment = datetime.now(timezone.utc)
+            lock.release()
+    taken = snapshots.finish(takings)
+    facts = {**_facts(quiesce, takings, lock, cleared), "released_at": seen}
+    return Point(run_id, moment, taken, facts, position.as_dict() if position else None, quiesce.server.summary())
+
+
+@contextmanager
+def _cleared(quiesce: Quiesce, note: Callable[[str], None]) -> Iterator[Tuple[Session, Dict[str, Any]]]:
+    """Give a session on a server that nothing stands in the lock's way of, and what the guard did for that."""
+    with Session(quiesce.login, read_timeout=quiesce.lock_wait_timeout + 30) as session:
+        if quiesce.server.node:
+            session.do("SET SESSION wsrep_sync_wait = 0")  # what is asked under the lock must not wait for the cluster
+        cleared = guard.clear_the_way(
+            session,
+            quiesce.server,
+            quiesce.choice.name,
+            threshold=quiesce.long_query_threshold,
+            timeout=quiesce.long_query_timeout,
+            action=quiesce.long_query_action,
+            note=note,
+        )
+        with topology.set_aside(quiesce.login, quiesce.server, quiesce, note):
+            yield session, cleared
+
+
+def _while_commits_go_on(takings: Sequence[Taking], run_id: str, quiesce: Quiesce, note: Callable[[str], None]) -> Point:
+    """Return the Point of a server whose lock, if there is one, keeps DDL out and lets commits go on."""
+    with _cleared(quiesce, note) as (session, cleared), ExitStack() as stack:
+        lock = None
+        if quiesce.choice.method is not None:
+            sync_file_systems([taking.target for taking in takings])
+            lock = stack.enter_context(Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout))
+            lock.prepare()
+            lock.take()
+        around = coords.Around(session, quiesce.server)
+        with in_memory(), lock.held_or_lost() if lock else nullcontext():
+            moment = _freeze(takings, around)
+        if lock:
+            lock.release()
+    taken = snapshots.finish(takings)
+    facts = _facts(quiesce, takings, lock, cleared)
+    point = Point(run_id, moment, taken, facts, None, quiesce.server.summary())
+    if around.exact is not None:
+        point.coordinates = around.exact.as_dict()
+    elif quiesce.server.log_bin:
+        facts["between"] = around.between()
+        point.again = around.again
+        point.warnings.append("commits went on while the snapshot was taken, so the exact coordinates are not known")
+    return point
+
+
+def _begin(takings: Sequence[Taking]) -> None:
+    for taking in takings:
+        taking.begin()
+
+
+def _freeze(takings: Sequence[Taking], around: Optional[coords.Around] = None) -> datetime:
+    """Take the snapshots, reading the coordinates as shortly before and after as can be, and return the moment of the last."""
+    late = around is not None and all(taking.can_be_late for taking in takings)
+    if around:
+        around.before()
+    _begin(takings)
+    with urgent():
+        if around and late:
+            with snapshots.stopped_before_suspend(takings) as in_time:
+                if in_time:
+                    sync_shortly([taking.target for taking in takings])
+                    around.before(lambda: snapshots.still_before(takings))
+        snapshots.wait_frozen(takings)
+        moment = datetime.now(timezone.utc)
+    if around:
+        around.after()
+    return moment
+
+
+def _files_alone(takings: Sequence[Taking], run_id: str) -> Point:
+    with in_memory():
+        moment = _freeze(takings)
+    point = Point(run_id, moment, snapshots.finish(takings))
+    if len(takings) > 1:
+        point.warnings.append(
+            "the files lie on %d volumes, whose snapshots are up to %d ms apart, with nothing that stops their writers in between"
+            % (len(takings), round(snapshots.skew(takings) * 1000))
+        )
+    return point
+
+
+def _facts(quiesce: Quiesce, takings: Sequence[Taking], lock: Optional[Lock], cleared: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what is known of a lock that has been given back."""
+    return {
+        "method": quiesce.choice.name,
+        "reason": quiesce.choice.reason,
+        "waited_ms": _ms(lock.waited) if lock else 0,
+        "held_ms": _ms(lock.held) if lock else 0,
+        "frozen_ms": _frozen(takings),
+        "skew_ms": _ms(snapshots.skew(takings)),
+        "guard_waited_ms": cleared["waited_ms"],
+        "killed": cleared["killed"],
+    }
+
+
+def _frozen(takings: Sequence[Taking]) -> Optional[float]:
+    times = [taking.frozen for taking in takings]
+    return max((_ms(seconds) for seconds in times if seconds is not None), default=None)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Copying a tree of a generation into its staging place, and comparing it with the manifest while that happens."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from typing import Any, Dict, Iterable, Iterator, List
+
+from ...host import durable
+from ...host.errors import StillpointError
+from ...host.reporter import Reporter
+from ...proof import checksums
+from ...repository import manifest, rsync
+from ...repository.generation import Generation
+from ...repository.manifest import Entry, Fault
+from ...repository.sums import Ahead, Sums, order
+from ...trees import Tree
+from .targets import ROOM, SINGLE, Target
+
+
+def copy(generation: Generation, target: Target, done: int, total: int, reporter: Reporter) -> None:
+    """Copy a tree into its staging place and make sure that it is what the manifest says.
+
+    :raises StillpointError: it is not; whether that is the generation's fault or the destination's, the sentence says
+    """
+    name = os.fsencode(target.tree.name)
+    source = os.path.join(generation.path, target.tree.name)
+    if not os.path.lexists(source):
+        missing = [Fault(manifest.shown(name), "missing", name)]
+        checksums.found_damaged(generation, missing, reporter)
+        raise _damaged(generation, missing)
+    sums = Sums()
+    single = not os.path.isdir(source) or os.path.islink(source)
+    untold = False
+
+    def record(item: rsync.Item) -> None:
+        nonlocal untold
+        if item.checksum or item.first:
+            prefix = b"" if single else name + b"/"
+            sums.add(name if single else prefix + item.path, item.checksum, prefix + item.first if item.first else b"")
+        else:
+            untold = True
+
+    try:
+        with _made(target.staging + SINGLE if single else target.staging) as directory:
+            rsync.copy_tree(
+                Tree(target.tree.name, source, source),
+                # one that is no directory keeps its name while it is copied
+                "/proc/%d/fd/%d%s" % (os.getpid(), directory, "/" + os.path.basename(source) if single else ""),
+                algorithm=str(generation.summary["checksum"]),
+                gives_way=False,
+                on_item=record,
+                on_progress=lambda now: reporter.progress(min(done + now, total), total),
+            )
+            if single:
+                os.rename(os.path.basename(source), target.staging, src_dir_fd=directory)
+        if single:
+            os.rmdir(target.staging + SINGLE)
+        sums.resolve(lambda: ())
+        if untold:
+            _read_untold(generation, target, sums)
+        faults = list(_compared(generation, target, sums))
+        damage = _confirmed(generation, target, faults) if faults else []
+    except rsync.DestinationFull as error:
+        raise StillpointError(
+            "there is no room for %s beside %s (%s): the live data was not touched; free some space, or restore into a directory "
+            "elsewhere (--to DIR)" % (generation.name, target.path, rsync.room(os.path.dirname(target.staging)))
+        ) from error
+    finally:
+        sums.close()
+    if damage:
+        checksums.found_damaged(generation, damage, reporter)
+        raise _damaged(generation, damage)
+    if faults:
+        raise StillpointError(
+            "%s does not keep what was written to it (%s), while generation %s is sound: the live data was not touched; restore to a file system "
+            "that keeps owners and modes (--to DIR)" % (os.path.dirname(target.staging), _first(faults), generation.name)
+        )
+
+
+@contextmanager
+def _made(path: str) -> Iterator[int]:
+    """Make a directory and give a descriptor of it: who owns the directory that it lies in could put another one in its place meanwhile."""
+    os.mkdir(path, 0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _damaged(generation: Generation, faults: List[Fault]) -> StillpointError:
+    return StillpointError(
+        "generation %s is damaged (%s): the live data was not touched; restore another generation" % (generation.name, _first(faults))
+    )
+
+
+def _first(faults: List[Fault]) -> str:
+    return faults[0].text() + (", and %d more" % (len(faults) - 1) if len(faults) > 1 else "")
+
+
+def _confirmed(generation: Generation, target: Target, faults: List[Fault]) -> List[Fault]:
+    """Return what of the faults of a copy is wrong with the generation itself: the copy's file system may show other modes and owners than it is
+    given."""
+    doubted = {fault.path for fault in faults}
+
+    def in_doubt(entries: Iterable[Entry]) -> Iterator[Entry]:
+        return (entry for entry in entries if manifest.shown(entry.path) in doubted)
+
+    sums = Sums()
+    try:
+        _read(generation, in_doubt(_expected(generation, target)), sums)
+        found = (entry for entry, _allocated in manifest.walk(os.fsencode(generation.path), os.fsencode(target.tree.name)))
+        return list(manifest.compare(in_doubt(_expected(generation, target)), in_doubt(found), sums, times=False))
+    finally:
+        sums.close()
+
+
+def _read_untold(generation: Generation, target: Target, sums: Sums) -> None:
+    """Read the files whose checksum rsync did not tell: names of hard links that look like its own arrow between names."""
+    told = Ahead(sums.in_order())
+    _read(generation, (entry for entry in _expected(generation, target) if told.at(order(entry.path)) is None), sums)
+
+
+def _read(generation: Generation, entries: Iterable[Entry], sums: Sums) -> None:
+    """Read files of a generation and keep their checksums."""
+    with tempfile.NamedTemporaryFile() as paths:
+        for entry in entries:
+            if entry.type == manifest.FILE:
+                paths.write(entry.path + b"\0")
+        paths.flush()
+        rsync.checksums(
+            generation.path,
+            algorithm=str(generation.summary["checksum"]),
+            paths=paths.name,
+            on_item=lambda item: sums.add(item.path, item.checksum),
+        )
+
+
+def _expected(generation: Generation, target: Target) -> Iterator[Entry]:
+    return manifest.below(generation.path, os.fsencode(target.tree.name))
+
+
+def _compared(generation: Generation, target: Target, sums: Sums) -> Iterator[Fault]:
+    name = os.fsencode(target.tree.name)
+    root, below = os.path.split(os.fsencode(target.staging))
+
+    def found() -> Iterator[Entry]:
+        for entry, _allocated in manifest.walk(root, below):
+            yield entry._replace(path=name + entry.path[len(below) :])
+
+    # The file system may keep times less precisely than the one that was backed up.
+    return manifest.compare(_expected(generation, target), found(), sums, times=False)
+
+
+def drop(journal: Dict[str, Any]) -> None:
+    """Remove what was copied but has replaced nothing."""
+    for target in journal["targets"]:
+        durable.remove_tree(target["staging"])
+        for suffix in (SINGLE, ROOM):
+            durable.remove_tree(target["staging"] + suffix)

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Putting a generation back.
+
+In place, each tree is copied into a staging directory beside what it will replace, and compared with the manifest while that
+happens; then the server is stopped, staging and live data change places in one step, and the server is started. What was
+replaced stays, until it is discarded. Binary logs are replayed onto the staged copy, before anything is stopped. At every
+moment either the old or the new data is complete under one name.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+
+from ...host import durable, service
+from ...host.errors import StillpointError
+from ...host.mounts import is_below
+from ...host.process import undisturbed
+from ...host.reporter import Reporter
+from ...repository.generation import now
+from .. import gtid_state
+from .. import journal as journals
+from ..rollback.plan import refuse_going_back
+from . import copy as copying
+from . import exchange, targets
+from .plan import ALL, DATABASE, FILES, RestorePlan
+from .replaced import record
+
+
+def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
+    """Put a generation back and return ``{generation, part, replaced, files, bytes, duration_s, service, recovery, warnings}``; recovery is None
+    where nothing was replayed.
+
+    :raises BusyError: another restore is running
+    :raises StillpointError: it says whether the live data was touched
+    """
+    started = time.monotonic()
+    with plan.generation.hold():
+        kept, recovery = _elsewhere(plan, reporter) if plan.to is not None else _in_place(plan, reporter)
+    return {
+        "generation": plan.generation.name,
+        "part": plan.part,
+        "replaced": kept,
+        "files": plan.files,
+        "bytes": plan.bytes,
+        "duration_s": round(time.monotonic() - started, 1),
+        "service": plan.unit,
+        "recovery": recovery,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
+    with journals.alone(plan.state):
+        refuse_going_back(plan.state)  # one may have begun since
+        journal = journals.read(plan.state)
+        if plan.resumes:
+            if journal is None or journal["path"] != plan.generation.path:
+                raise StillpointError("the interrupted restore of %s has been finished by another run" % plan.generation.name)
+        else:
+            if journal and journal["phase"] != journals.COPYING:
+                raise StillpointError("another restore was interrupted meanwhile: run this again")
+            journal = _copied(plan, journal, reporter)
+        if journal["phase"] == journals.REPLACED:
+            # The server may have been started since, by a boot for one: what it has written is not to be taken for what was replaced.
+            kept = journal.get("kept") or []
+        else:
+            _stopped(plan, journal, reporter)
+            journal = _onward(plan, journal)
+            reporter.stage("replace")
+            with undisturbed():
+                kept = _replace(plan, journal, reporter)
+        if plan.unit:
+            reporter.stage("start")
+            service.allow(plan.unit)
+            _start(plan, plan.unit, kept)
+        journals.forget(plan.state)
+        return [each["path"] for each in kept], journal.get("recovery")
+
+
+def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Reporter) -> Dict[str, Any]:
+    """Copy and check every tree, and return the journal that says so."""
+    if journal:
+        copying.drop(journal)
+    journal = {
+        "format": 1,
+        "phase": journals.COPYING,
+        "job": str(plan.generation.summary.get("job")),
+        "host": str(plan.generation.summary.get("host") or ""),
+        "generation": plan.generation.name,
+        "path": plan.generation.path,
+        "parts": _parts(plan),
+        "part": plan.part,
+        "time": now(),
+        "moment": plan.moment,
+        "unit": plan.unit,
+        "triggers": plan.triggers,
+        "targets": [{**vars(target), "tree": vars(target.tree)} for target in plan.targets],
+        "logs": vars(plan.logs) if plan.logs else None,
+        "archives": [archive.path for archive in plan.archives],
+        "inodes": [],
+        "recovery": None,
+    }
+    try:
+        journals.write(plan.state, journal)
+        reporter.stage("copy")
+        done = 0
+        for target in plan.targets:
+            _make_parents(os.path.dirname(target.staging))
+            durable.remove_tree(target.staging)
+            copying.copy(plan.generation, target, done, plan.bytes, reporter)
+            done += target.tree.bytes
+        journal = {**journal, "recovery": _replayed(plan, reporter)}
+        _renew(plan)
+        for target in plan.targets:
+            durable.sync_file_system(os.path.dirname(target.staging))
+        journal["old_logs"] = _old_logs(plan)
+        _drop_index(plan)
+        journal = {
+            **journal,
+            "phase": journals.READY,
+            "inodes": [os.lstat(target.staging).st_ino for target in plan.targets],
+            "old": [None if target.mount_point else durable.inode(target.path) for target in plan.targets],
+        }
+        journals.write(plan.state, journal)
+    except BaseException as error:
+        copying.drop(journal)
+        journals.forget(plan.state)
+        if isinstance(error, OSError):
+            raise _untouched(plan, error) from error
+        raise
+    return journal
+
+
+def _replayed(plan: RestorePlan, reporter: Reporter) -> Optional[Dict[str, Any]]:
+    """Replay what the plan says onto the copy, which nothing depends on yet, and return what came of it.
+
+    :raises StillpointError: it failed; the live data was not touched
+    """
+    if plan.replay is None:
+        return None
+    where: Mapping[str, str] = {os.path.realpath(target.tree.source): target.staging for target in plan.targets if not target.tree.is_files}
+    try:
+        return plan.replay.run(where, reporter)
+    except StillpointError as error:
+        raise StillpointError("%s; the live data was not touched" % error) from error
+
+
+def _renew(plan: RestorePlan) -> None:
+    if targets.databases(plan.targets):
+        gtid_state.renew(targets.datadir_of(plan.targets).staging)
+
+
+def _old_logs(plan: RestorePlan) -> List[str]:
+    """Return the binary logs that come back with the data: what the server logs from now on begins after them."""
+    found: Set[str] = set()
+    for archive in plan.archives:
+        for line in archive.lines()[-1:]:
+            directory, stem = os.path.split(str(line.server.get("basename") or ""))
+            for target in plan.targets:
+                source = os.path.realpath(target.tree.source)
+                if stem and is_below(os.path.realpath(directory), source):
+                    inside = target.staging + os.path.realpath(directory)[len(source) :]
+                    found.update(name for name in (os.listdir(inside) if os.path.isdir(inside) else []) if name.startswith(stem + "."))
+    return sorted(found)
+
+
+def _onward(plan: RestorePlan, journal: Dict[str, Any]) -> Dict[str, Any]:
+    """Note which GTIDs the server had given out when it was stopped, and have a copy that brings logs begin after them; return the journal."""
+    if plan.logs is None or "gtids" in journal:
+        return journal
+    try:
+        journal = {**journal, "gtids": gtid_state.newest(plan.generation, plan.logs, plan.archives)}
+        directory, stem = os.path.split(plan.logs.basename)
+        target = next((each for each in plan.targets if is_below(os.path.realpath(directory), each.path)), None)
+        if journal["gtids"] and target and not plan.logs.outside(plan.logs.basename):
+            copy = target.staging + os.path.realpath(directory)[len(target.path) :]
+            gtid_state.remove(copy, stem, os.path.basename(plan.logs.index))
+            gtid_state.leave(os.path.join(copy, stem), journal["gtids"], copy)
+            journal["old_logs"] = []
+        journals.write(plan.state, journal)
+    except OSError as error:
+        raise StillpointError(
+            "%s could not be prepared: %s (%s); the live data was not touched: %s"
+            % (plan.generation.name, error.strerror, error.filename, journals.ways_out(journal))
+        ) from error
+    return journal
+
+
+def _drop_index(plan: RestorePlan) -> None:
+    """Remove the list of binary logs from the copy, where the logs themselves lie beside the data: it names what is set aside."""
+    if plan.logs and plan.logs.outside(plan.logs.basename) and not plan.logs.outside(plan.logs.index):
+        index = os.path.join(os.path.realpath(os.path.dirname(plan.logs.index)), os.path.basename(plan.logs.index))
+        for target in plan.targets:
+            copy = target.staging + index[len(target.path) :]
+            if is_below(index, target.path) and os.path.lexists(copy):
+                os.unlink(copy)
+
+
+def _make_parents(path: str) -> None:
+    """Make a directory that the backup does not hold, above one that it does, as such directories are: open to read."""
+    if not os.path.isdir(path):
+        _make_parents(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+
+
+def _parts(plan: RestorePlan) -> str:
+    if len(plan.targets) == len(plan.generation.trees) and plan.part is None:
+        return ALL
+    return FILES if plan.targets[0].tree.is_files else DATABASE
+
+
+def _untouched(plan: RestorePlan, error: OSError) -> StillpointError:
+    name = " (%s)" % error.filename if error.filename else ""
+    return StillpointError("%s could not be put back: %s%s; the live data was not touched" % (plan.generation.name, error.strerror, name))
+
+
+def _stopped(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> None:
+    """Make sure that no server works on what is about to be replaced.
+
+    :raises StillpointError: one does; the live data was not touched, and the server runs if it did before
+    """
+    stopped = False
+    try:
+        if plan.unit:
+            reporter.stage("stop")
+            stopped = True
+            service.stop(plan.unit, plan.triggers)
+            service.forbid(plan.unit)
+        targets.refuse_running(plan.targets)
+    except BaseException as error:
+        if not plan.resumes:
+            with undisturbed():
+                _give_back(plan, journal, plan.unit if stopped else None, reporter)
+            if isinstance(error, OSError):
+                raise _untouched(plan, error) from error
+        raise
+
+
+def _give_back(plan: RestorePlan, journal: Dict[str, Any], unit: Optional[str], reporter: Reporter) -> None:
+    """Remove the copy, which may have filled the disk that the server needs, and start the server again."""
+    try:
+        journals.write(plan.state, {**journal, "phase": journals.COPYING})  # before anything is removed: what is left of a copy is not to be put back
+    except OSError:
+        journals.forget(plan.state)  # that takes no room
+    try:
+        copying.drop(journal)
+    except StillpointError as error:
+        reporter.warn("what was copied is left beside the live data: %s" % error)
+    if unit:
+        _start_again(plan, unit, reporter)
+    journals.forget(plan.state)
+
+
+def _start_again(plan: RestorePlan, unit: str, reporter: Reporter) -> None:
+    try:
+        service.allow(unit)
+        service.start(unit, targets.datadir(plan.targets), plan.triggers)
+    except StillpointError as error:
+        reporter.warn("%s; the data it works on was not touched" % error)
+
+
+def _replace(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> List[Dict[str, Any]]:
+    """Exchange each tree, whatever of that has been done before, and return what was kept."""
+    try:
+        _note(plan, journal, reporter)
+        aside = plan.logs.set_aside() if plan.logs else []
+        if plan.logs and journal.get("gtids") and plan.logs.outside(plan.logs.basename):
+            gtid_state.leave(plan.logs.basename, journal["gtids"], os.path.dirname(plan.logs.basename))
+        kept = []
+        for target, new, old in zip(plan.targets, journal["inodes"], journal["old"]):
+            if target.mount_point:
+                exchange.contents(target, new)
+            else:
+                exchange.directories(target, new, old)
+            found = [exchange.kept(target, old), exchange.later(target)]
+            kept += [{"path": path, "target": target.path, "inode": os.lstat(path).st_ino} for path in found if path]
+        kept += [{"path": path, "target": plan.logs.basename + ".*", "inode": os.lstat(path).st_ino} for path in aside if plan.logs]
+        record(plan.state, journal, kept)
+        journals.write(plan.state, {**journal, "phase": journals.REPLACED, "kept": kept})
+    except OSError as error:
+        raise StillpointError(
+            "the exchange of old and new data was interrupted: %s (%s); both are complete on the disk: %s"
+            % (error.strerror, error.filename2 or error.filename, journals.ways_out(journal))
+        ) from error
+    return kept
+
+
+def _note(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> None:
+    """Tell the archives of binary logs that what comes does not follow on them. One that can't be told does not hold up the restore."""
+    for archive in plan.archives:
+        try:
+            if archive.exists:
+                archive.note_restore(plan.generation.name, journal.get("old_logs") or [])
+        except OSError as error:
+            reporter.warn(
+                "the archive of binary logs in %s can't be told of the restore (%s): have it begin anew, by moving it away, before anything is "
+                "recovered from it" % (archive.path, error.strerror)
+            )
+
+
+def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None:
+    """Start the server.
+
+    :raises StillpointError: it does not start; the sentence says how to go back
+    """
+    try:
+        service.start(unit, targets.datadir(plan.targets), plan.triggers)
+    except StillpointError as error:
+        journals.forget(plan.state)
+        back = ["systemctl stop %s" % unit]
+        for target, each in ((target, each) for target in plan.targets for each in kept if each["target"] == target.path):
+            if each["path"] == exchange.later(target):
+                continue
+            path, old = shlex.quote(target.path), shlex.quote(each["path"])
+            if target.mount_point:
+                back.append("exchange what is in %s for what is in %s" % (path, old))
+            else:
+                back.append("mv %s %s.restored && mv %s %s" % (path, path, old, path))
+        for path, place in plan.logs.way_back() if plan.logs else []:
+            back.append("mv %s%s %s" % (shlex.quote(path), "/*" if os.path.isdir(path) else "", shlex.quote(place)))
+        back.append("systemctl start %s" % unit)
+        raise StillpointError(
+            "generation %s is in place, but %s; to go back: %s" % (plan.generation.name, error, "; ".join(back))
+        ) from error
+
+
+def _elsewhere(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
+    """Copy into a directory: everything has its final name only when all of it is there and checked."""
+    if plan.to is None:
+        raise RuntimeError("called before it was begun")
+    made = not os.path.lexists(plan.to)
+    staging = os.path.join(plan.to, targets.NEW)
+    try:
+        os.makedirs(plan.to, mode=0o700, exist_ok=True)
+        durable.remove_tree(staging)
+        os.mkdir(staging, 0o700)
+        reporter.stage("copy")
+        done = 0
+        for target in plan.targets:
+            os.makedirs(os.path.dirname(target.staging), mode=0o700, exist_ok=True)
+            copying.copy(plan.generation, target, done, plan.bytes, reporter)
+            done += target.tree.bytes
+        recovery = _replayed(plan, reporter)
+        _renew(plan)
+        durable.sync_file_system(plan.to)
+        for name in sorted(os.listdir(staging)):
+            durable.rename_to_free_name(os.path.join(staging, name), os.path.join(plan.to, name))
+        os.rmdir(staging)
+        return [], recovery
+    except BaseException as error:
+        if os.path.isdir(staging):
+            durable.remove_tree(staging)
+        if made and os.path.isdir(plan.to) and not os.listdir(plan.to):
+            os.rmdir(plan.to)
+        if isinstance(error, OSError):
+            raise _untouched(plan, error) from error
+        raise

@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which generation and which logs lead to a moment, and where exactly to stop.
+
+The rule for a time: **everything that was committed before that second begins**, and nothing after it. ``--until 14:03:07`` undoes
+a mistake that was made at 14:03:07. The order of the log is that of the commits, so what is replayed ends in front of the first
+transaction that is known to have been committed at that moment or later; a transaction is never cut in half.
+
+What a transaction says of its time is believed only as far as it can be true: MariaDB notes what the session's clock showed when its last
+statement began, and a session may set its clock (SET TIMESTAMP). The archive has a better clock: at which time the server was at which
+position. Who says to be later than that allows is not believed, and is as late as what stands before it; what stands behind
+a position is later than the server was seen there, whatever it says.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from ...archive import timeline
+from ...archive.archive import Archive, Line, Piece
+from ...archive.timeline import Base, Stretch, Timeline
+from ...binlog import events, gtid
+from ...binlog.events import Facts, Transaction
+from ...binlog.gtid import Gtid
+from ...host.errors import StillpointError, UsageError
+from ...host.text import human as size
+from ...repository.generation import BAD, Generation
+from .moment import Moment
+
+# Errors after which a replica stops (Query_log_event::check_expected_error): ER_SERVER_SHUTDOWN, ER_NET_READ_ERROR,
+# ER_NET_ERROR_ON_WRITE, ER_NEW_ABORTING_CONNECTION, ER_QUERY_INTERRUPTED; and ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT, of MariaDB.
+_ABORTED = (1053, 1158, 1160, 1184, 1317, 1927, 1969)
+
+_ANSWER = 1.0  # seconds in which a server says at which position it is
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A statement that failed half way on the server, and what it had done by then stayed.
+
+    :ivar end: where it ends in its log
+    :ivar error: its number on the server
+    """
+
+    file: str
+    end: int
+    error: int
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What has to be replayed onto which generation.
+
+    :ivar pieces: the logs, in order; none when the generation is already what is wanted
+    :ivar start: in the first of them; stop: in the last of them (bytes)
+    :ivar next: the first transaction that is left out; None when nothing follows in the archive
+    :ivar doubtful: transactions behind that which say that they were committed before the moment, and of which it is not known that
+        they were not: their number, and the first of them
+    :ivar failed: statements that have to fail again as they did on the server
+    :ivar gtid: GTIDs as they are at the end, as the server writes them; None when it has none
+    """
+
+    target: Moment
+    generation: Generation
+    line: Line
+    pieces: Tuple[Piece, ...]
+    start: int
+    stop: int
+    next: Optional[Transaction]
+    gtid: Optional[str]
+    origin: Dict[str, Any]
+    doubtful: Tuple[int, Optional[Transaction]] = (0, None)
+    failed: Tuple[Failed, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of log that are replayed."""
+        if not self.pieces:
+            return 0
+        return max(sum(piece.usable for piece in self.pieces[:-1]) + self.stop - self.start, 0)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "asked": self.target.text,
+            "until": timeline.stamp(self.target.time),
+            "from": "%s:%d" % (self.origin["file"], self.origin["position"]),
+            "stops_at": "%s:%d" % (self.pieces[-1].file, self.stop) if self.pieces else None,
+            "leaves_out_from": {"gtid": str(self.next.gtid) if self.next.gtid else None, "time": timeline.stamp(self.next.time)} if self.next else None,
+            "doubtful": self.doubtful[0],
+            "gtid": self.gtid,
+            "logs": [piece.file for piece in self.pieces],
+            "bytes": self.bytes,
+        }
+
+    def lines(self) -> List[str]:
+        """Return it for people."""
+        lines = []
+        if self.target.time is not None:
+            when = timeline.human(self.target.time)
+            lines.append("recover it to %s UTC (asked for as %s): everything committed before that second" % (when, self.target.text))
+        else:
+            lines.append("recover it %s %s" % ("up to, and without," if self.target.before else "up to", self.target.text))
+        lines.append("  from %s, which is %s" % (self.generation.name, self.generation.state))
+        if self.pieces:
+            lines.append(
+                "  replay %s of binary log, %s:%d to %s:%d, on a server that nobody else can reach"
+                % (size(self.bytes), self.origin["file"], self.origin["position"], self.pieces[-1].file, self.stop)
+            )
+        if self.next:
+            lines.append(
+                "  the first transaction that is left out: %s, committed %s UTC" % (self.next.gtid or "at %d" % self.next.start, timeline.human(self.next.time))
+            )
+        else:
+            lines.append("  nothing in the archive comes after that")
+        if self.failed:
+            lines.append(
+                "  %d statements failed half way on the server and kept what they had done, as the one that ends at %s:%d did with error %d: they have to fail "
+                "here in the same way, or the replay ends" % (len(self.failed), self.failed[0].file, self.failed[0].end, self.failed[0].error)
+            )
+        number, first = self.doubtful
+        if number and first:
+            lines.append(
+                "  %d transactions behind it say that they are from before that moment, and are left out too: the order of the log is that of the "
+                "commits, and a statement may have taken long, or a session have set its clock; the first of them: %s, which says %s UTC"
+                % (number, first.gtid or "at %d" % first.start, timeline.human(first.time))
+            )
+        return lines
+
+
+# -- how to get there
+
+
+def resolve(archive: Archive, generations: Sequence[Generation], wanted: Moment, name: Optional[str] = None) -> Recovery:
+    """Return the Recovery to a target, from the newest generation at or before it that is not known to be bad: what is replayed onto an
+    older one is longer, and may fail where the newer one need not.
+
+    :param generations: newest first
+    :param name: of the generation to begin with, instead
+    :raises StillpointError: it can't be had; the sentence says what can
+    """
+    found = timeline.read(archive, generations)
+    if not found.stretches:
+        raise StillpointError(
+            "no binary logs have been archived in %s: only the backups themselves can be restored; binlog: {archive: true} in the job archives "
+            "them from now on" % archive.path
+        )
+    if wanted.time is not None:
+        stretch, base = _base_before(found, wanted.time, name)
+    else:
+        stretch, base = _base_for_place(found, wanted, name)
+    _check_base(stretch, base)
+    recovery = _up_to(archive, found, stretch, base, wanted)
+    recovery = replace(recovery, failed=_failed(recovery))
+    for each in recovery.failed:
+        if each.error in _ABORTED:
+            raise StillpointError(
+                "a statement was aborted half way on the server (error %d, it ends at %s:%d), and nobody knows what it had done by then: recover up to "
+                "before it, or begin with a backup that was taken after it" % (each.error, each.file, each.end)
+            )
+    for piece in recovery.pieces:
+        if piece.archived and (not os.path.isfile(piece.path) or os.path.getsize(piece.path) != piece.usable):
+            raise StillpointError("the archived log %s is missing or not as long as it was: put it back, or choose a moment before it" % piece.path)
+    return recovery
+
+
+def _failed(recovery: Recovery) -> Tuple[Failed, ...]:
+    """Return the statements among what is replayed that failed half way on the server."""
+    found = []
+    for piece in recovery.pieces:
+        known = piece.failed if piece.failed is not None else events.read(piece.path).failed
+        first = recovery.start if piece is recovery.pieces[0] else 0
+        last = recovery.stop if piece is recovery.pieces[-1] else piece.usable
+        found += [Failed(piece.file, end, error) for end, error in known if first < end <= last]
+    return tuple(found)
+
+
+def _bases(found: Timeline, name: Optional[str]) -> List[Tuple[Stretch, Base]]:
+    """Return the generations to choose from, the best first.
+
+    :raises StillpointError: there is none
+    """
+    every = [(stretch, base) for stretch in reversed(found.stretches) for base in stretch.bases]
+    if name is not None:
+        every = [pair for pair in every if pair[1].generation.name == name]
+        why = next((reason for generation, reason in found.outside if generation.name == name), "")
+        if not every:
+            raise StillpointError("nothing can be replayed onto %s: %s" % (name, why or "there is no such backup"))
+        return every
+    return [pair for pair in every if pair[1].generation.state != BAD]
+
+
+def _base_before(found: Timeline, when: float, name: Optional[str]) -> Tuple[Stretch, Base]:
+    bases = _bases(found, name)
+    for stretch, base in bases:
+        if base.generation.time.timestamp() <= when:
+            return stretch, base
+    if name is not None:
+        raise StillpointError("the backup %s was taken after %s UTC: choose an earlier one" % (name, timeline.human(when)))
+    raise StillpointError("%s UTC is before anything that can be recovered: %s" % (timeline.human(when), _what_can(found)))
+
+
+def _base_for_place(found: Timeline, wanted: Moment, name: Optional[str]) -> Tuple[Stretch, Base]:
+    """Return the generation for a GTID or a position. Both come again after a reset or a restore, so they may be ambiguous."""
+    holding = [(stretch, index) for stretch in found.stretches for index in [_piece_with(stretch, wanted)] if index is not None]
+    if name is not None:
+        mine = [stretch for stretch, base in _bases(found, name)]
+        holding = [pair for pair in holding if pair[0] in mine]
+    if not holding:
+        raise StillpointError("%s is not in the archive: %s" % (wanted.text, _what_can(found)))
+    if len(holding) > 1:
+        raise UsageError(
+            "%s occurs %d times in the archive, since the server's logs were begun anew in between: name the backup to start from as well"
+            % (wanted.text, len(holding))
+        )
+    stretch, index = holding[0]
+    stop = _stop_in(stretch.pieces[index], wanted, 0, _Clock([]))[0]
+    for _stretch, base in _bases(found, name):
+        if _stretch is stretch and (base.index, base.position) <= (index, stop):
+            return stretch, base
+    raise StillpointError("no backup stands before %s: %s" % (wanted.text, _what_can(found)))
+
+
+def _piece_with(stretch: Stretch, wanted: Moment) -> Optional[int]:
+    """Return which log of a line holds a GTID or a position; None: none does."""
+    for index, piece in enumerate(stretch.pieces):
+        if wanted.position is not None:
+            if piece.file == wanted.position[0]:
+                if wanted.position[1] > piece.usable:
+                    raise StillpointError("the archive has %s only up to %d: %s was asked for" % (piece.file, piece.usable, wanted.text))
+                return index
+        elif wanted.gtid is not None and _holds(piece, stretch.line.flavour, wanted.gtid):
+            return index
+    return None
+
+
+def _holds(piece: Piece, flavour: str, one: Gtid) -> bool:
+    if piece.before is not None and piece.after is not None:
+        return one in gtid.state(piece.after, flavour) and one not in gtid.state(piece.before, flavour)
+    seen: List[bool] = []
+
+    def visit(each: Transaction) -> bool:
+        if each.gtid == one:
+            seen.append(True)
+        return not seen
+
+    _read(piece, visit)
+    return bool(seen)
+
+
+def _read(piece: Piece, visit: Callable[[Transaction], bool]) -> Facts:
+    """Return the Facts of a log, as `events.read` does.
+
+    :raises StillpointError: it is not right any more as far as it was
+    """
+    facts = events.read(piece.path, visit)
+    if facts.fault and facts.complete < piece.usable:
+        raise StillpointError("the archived log %s is damaged: %s; put it back, or choose a moment before it" % (piece.path, facts.fault))
+    return facts
+
+
+def _check_base(stretch: Stretch, base: Base) -> None:
+    """Make sure that the archived log is the one in which the generation stands, by what the log says at that place.
+
+    :raises StillpointError: it is not
+    """
+    piece = stretch.pieces[base.index]
+    straddled: List[Transaction] = []
+
+    def visit(each: Transaction) -> bool:
+        if each.start < base.position < each.end:
+            straddled.append(each)
+        return each.end <= base.position
+
+    facts = _read(piece, visit)
+    recorded = (base.generation.summary.get("coordinates") or {}).get("gtid")
+    if straddled or (recorded and facts.after is not None and not _agrees(str(recorded), facts.after)):
+        raise StillpointError(
+            "%s in the archive is not the log in which the backup %s stands at %d: nothing can be replayed onto it"
+            % (piece.file, base.generation.name, base.position)
+        )
+
+
+def _agrees(recorded: str, found: gtid.State) -> bool:
+    if isinstance(found, gtid.MariaState):
+        return gtid.MariaState.parse(recorded).position() == found.position()
+    executed = gtid.MysqlState.parse(recorded)
+    before = str(executed)
+    for uuid, intervals in found.intervals.items():  # the server may have executed more than it has logged
+        for first, last in intervals:
+            executed.add_interval(uuid, first, last)
+    return str(executed) == before
+
+
+def _up_to(archive: Archive, found: Timeline, stretch: Stretch, base: Base, wanted: Moment) -> Recovery:
+    """Return the Recovery from a generation to the target.
+
+    :raises StillpointError: the archive does not reach it
+    """
+    origin = {"file": base.file, "position": base.position}
+    pieces = stretch.pieces
+    for index in range(base.index, len(pieces)):
+        piece = pieces[index]
+        start = base.position if index == base.index else 0
+        clock = _Clock(archive.marks(stretch.line, piece.file)) if wanted.time is not None else _Clock([])
+        if not _may_stop_in(piece, wanted, stretch.line.flavour, clock):
+            continue
+        stop, state, after, there = _stop_in(piece, wanted, start, clock)
+        if there:
+            doubtful = _doubtful(piece, wanted.time, after, clock) if wanted.time is not None and after else (0, None)
+            taken = pieces[base.index : index + 1]
+            return Recovery(wanted, base.generation, stretch.line, taken, base.position, stop, after, state, origin, doubtful)
+    if wanted.time is None or stretch.until is None or stretch.until < wanted.time:
+        raise StillpointError("the archive does not reach %s: %s" % (_asked(wanted), _what_can(found)))
+    last = pieces[-1]
+    return Recovery(wanted, base.generation, stretch.line, pieces[base.index :], base.position, last.usable, None, last.after, origin)
+
+
+class _Clock:
+    """When the transactions of a log were committed, as far as that is known.
+
+    :param marks: ``(position, time)``, in order: what is before the position had been committed by then, and what is behind it had not
+    """
+
+    def __init__(self, marks: Sequence[Tuple[int, float]]) -> None:
+        self._marks = marks
+        self._next = 0  # the first mark that is not before the transaction in question
+        self._latest = 0.0
+
+    def reaches(self, moment: float) -> bool:
+        return bool(self._marks) and self._marks[-1][1] >= moment
+
+    def later_from(self, moment: float) -> Optional[int]:
+        """Return a position behind which everything was certainly committed at a moment or later."""
+        return next((position for position, time in self._marks if time >= moment), None)
+
+    def time(self, each: Transaction) -> float:
+        """Return the latest time that is known for a transaction and those before it; to be asked in the order of the log."""
+        while self._next < len(self._marks) and self._marks[self._next][0] <= each.start:
+            self._latest = max(self._latest, self._marks[self._next][1])
+            self._next += 1
+        limits = self._marks[self._next : self._next + 2]  # a mark may lie within the transaction
+        limit = next((time for at, time in limits if at >= each.end), None)
+        if limit is None or each.time <= limit + _ANSWER:
+            self._latest = max(self._latest, each.time)
+        return self._latest
+
+
+def _may_stop_in(piece: Piece, wanted: Moment, flavour: str, clock: _Clock) -> bool:
+    """Tell whether the place to stop may be in a log; cheaply."""
+    if wanted.time is not None:
+        return not piece.archived or (piece.last_time is not None and piece.last_time >= wanted.time) or clock.reaches(wanted.time)
+    if wanted.position is not None:
+        return piece.file == wanted.position[0]
+    return wanted.gtid is not None and _holds(piece, flavour, wanted.gtid)
+
+
+def _stop_in(piece: Piece, wanted: Moment, start: int, clock: _Clock) -> Tuple[int, Optional[str], Optional[Transaction], bool]:
+    """Return where to stop in a log, the GTIDs there, the first transaction that is left out, and whether that is the place:
+    a time that the log ends before may be in the next one.
+
+    :param start: transactions before it are part of the generation
+    """
+    seen: List[Transaction] = []
+    left_out: List[Transaction] = []
+
+    def visit(each: Transaction) -> bool:
+        if each.end > piece.usable:
+            return False
+        stop = False
+        if wanted.time is not None:
+            each = replace(each, time=clock.time(each))
+        if each.start >= start:
+            if wanted.time is not None:
+                stop = each.time >= wanted.time
+            elif wanted.position is not None:
+                stop = each.end > wanted.position[1]
+            else:
+                stop = bool(seen) or (wanted.before and each.gtid == wanted.gtid)
+        if stop:
+            left_out.append(each)
+            return False
+        if wanted.gtid is not None and each.gtid == wanted.gtid:
+            seen.append(each)
+        return True
+
+    facts = _read(piece, visit)
+    stop = left_out[0].start if left_out else min(facts.complete, piece.usable)
+    there = bool(left_out) or bool(seen) or wanted.position is not None
+    return max(stop, start), None if facts.after is None else str(facts.after), left_out[0] if left_out else None, there
+
+
+def _doubtful(piece: Piece, moment: float, stop: Transaction, clock: _Clock) -> Tuple[int, Optional[Transaction]]:
+    """Return how many transactions of a log behind the stop say that they are from before the moment, without the archive knowing that
+    they are not, and the first of them."""
+    later = clock.later_from(moment)
+    found: List[Transaction] = []
+    number = 0
+
+    def visit(each: Transaction) -> bool:
+        nonlocal number
+        if later is not None and each.start >= later:
+            return False
+        if each.start > stop.start and each.time < moment:
+            number += 1
+            found.extend([each] if not found else [])
+        return True
+
+    _read(piece, visit)
+    return number, found[0] if found else None
+
+
+def _asked(wanted: Moment) -> str:
+    return "%s UTC" % timeline.human(wanted.time) if wanted.time is not None else wanted.text
+
+
+def _what_can(found: Timeline) -> str:
+    """Return in words what can be recovered, newest first, with what lies between."""
+    parts = []
+    for number, each in reversed(list(enumerate(found.stretches))):
+        if each.since is not None and each.until is not None:
+            parts.append("%s to %s UTC (up to %s)" % (timeline.human(each.since), timeline.human(each.until), each.end))
+        if number:
+            parts.append("before that a gap: %s" % each.line.text)
+    if all(each.since is None for each in found.stretches):
+        return "nothing can be recovered, for no backup stands in the archived logs"
+    return "what can be recovered is " + "; ".join(parts[:6])

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One table of a physical backup, put back into a running server.
+
+A scratch server opens the generation through a layer that takes its writes, and dumps the table from there. The live server gets it
+under a name of its own first. Only when all rows are there does it take its place, so nothing that goes wrong on the way costs a row.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+import termios
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from ...dump import client
+from ...dump.plan import quoted, shown
+from ...host.errors import StillpointError, UsageError
+from ...host.mounts import is_below
+from ...host.process import sentence, start, undisturbed
+from ...host.reporter import Reporter
+from ...mysql.connection import ServerError, Session
+from ...mysql.scratch import Scratch, scratch_server
+from ...mysql.settings import Settings
+from ...proof import checksums
+from ...repository import rsync
+from ...repository.manifest import Fault
+from .. import journal as journals
+from ..replay.execute import Floor
+from . import overlay
+from .plan import LAYER, Key, TablePlan, named, own_files
+
+_POLL = 0.25
+_MOST_NAMED = 5
+_ERROR = re.compile(r"ERROR \d+|(?:mariadb|mysql)(?:-?dump)?: (?:Error|Got error)")  # a client quotes the statement, and with it data, after that
+_LONGEST = 300
+_COUNT_TIMEOUT = 6 * 3600
+
+# Seconds that a statement waits in the live server for what somebody's transaction uses. Everybody else who wants the table queues behind it, and
+# the server's own limit is a day on MariaDB and a year on MySQL.
+_LOCK_WAIT = 30
+_LOCK_WAIT_TIMEOUT = 1205
+_IDLE_LIMIT = 2147483  # seconds that a session may say nothing, while rows are on their way
+_HELD = "is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again" % _LOCK_WAIT
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The table in the scratch server.
+
+    :ivar view: it is a view
+    :ivar foreign_keys: its clauses ``CONSTRAINT … FOREIGN KEY …``
+    :ivar triggers: SQL that makes its triggers, for the server's client
+    """
+
+    view: bool
+    foreign_keys: Tuple[str, ...]
+    triggers: bytes
+    database: str
+    rows: int
+
+
+def execute(plan: TablePlan, reporter: Reporter) -> Dict[str, Any]:
+    """Put the table back and return ``{generation, table, as, part, replaced, files, bytes, rows, duration_s, service, warnings}``.
+
+    :raises StillpointError: it says what became of the live table
+    """
+    started = time.monotonic()
+    with journals.alone(plan.state), plan.generation.hold(), ExitStack() as stack:
+        files, size = _verify(plan, reporter)
+        reporter.stage("open")
+        trees = [tree for tree in plan.generation.trees if not tree.is_files]
+        where = stack.enter_context(overlay.writable(plan.generation, trees, os.path.join(plan.state, LAYER)))
+        room = os.path.join(where[plan.settings.datadir], ".stillpoint-new.tmp")
+        os.mkdir(room, 0o700)
+        status = os.stat(where[plan.settings.datadir])
+        os.chown(room, status.st_uid, status.st_gid)
+        floors = [Floor(path, "the restore", path) for path in (plan.state, plan.live) if path]
+
+        def look() -> None:
+            for floor in floors:
+                floor.check()
+
+        scratch = stack.enter_context(
+            scratch_server(plan.settings, where, discard=True, binary_log=_logs_are_there(plan.settings), room=room, tick=look)
+        )
+        work = _Work(plan, scratch, reporter, look)
+        rows = work.run()
+    return {
+        "generation": plan.generation.name,
+        "table": list(plan.table),
+        "as": list(plan.into),
+        "part": "the table %s" % named(plan.into),
+        "replaced": [],
+        "files": files,
+        "bytes": size,
+        "rows": rows,
+        "duration_s": round(time.monotonic() - started, 1),
+        "service": None,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _logs_are_there(settings: Settings) -> bool:
+    """Whether the binary logs were copied with the data: a server decides by them about what was just being committed."""
+    paths = [path for _role, path in settings.paths]
+    return bool(settings.log_bin) and all(
+        any(is_below(os.path.realpath(os.path.dirname(os.path.join(settings.datadir, name))), path) for path in paths)
+        for name in (settings.log_bin, settings.log_bin_index)
+    )
+
+
+def _verify(plan: TablePlan, reporter: Reporter) -> Tuple[int, int]:
+    """Compare the table's own files with their checksums; return how many they are, and their bytes.
+
+    :raises StillpointError: one is not what was backed up
+    """
+    reporter.stage("verify")
+    expected = {entry.path: entry for entry in own_files(plan.generation, plan.table)}
+    found: Dict[bytes, str] = {}
+    with tempfile.NamedTemporaryFile() as paths:
+        paths.write(b"".join(path + b"\0" for path in expected))
+        paths.flush()
+        if expected:
+            rsync.checksums(
+                plan.generation.path,
+                algorithm=str(plan.generation.summary["checksum"]),
+                paths=paths.name,
+                on_item=lambda item: found.update({item.path: item.checksum}),
+            )
+    faults = [Fault(os.fsdecode(path), "contents changed", path) for path, entry in expected.items() if found.get(path, entry.checksum) != entry.checksum]
+    if faults:
+        checksums.found_damaged(plan.generation, faults, reporter)
+        raise StillpointError(
+            "generation %s is damaged (%s): the server was not touched; restore the table from another generation" % (plan.generation.name, faults[0].text())
+        )
+    return len(expected), sum(entry.size for entry in expected.values())
+
+
+class _Work:
+    """The way of a table from a scratch server into the live one."""
+
+    def __init__(self, plan: TablePlan, scratch: Scratch, reporter: Reporter, look: Callable[[], None]) -> None:
+        """:param look: called a few times a second while rows are on their way"""
+        self._plan = plan
+        self._scratch = scratch
+        self._reporter = reporter
+        self._look_around = look
+        digest = hashlib.sha256(repr(plan.into).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        self._stage = (plan.into[0], "stillpoint_restored_%s" % digest)
+
+    def run(self) -> int:
+        """Do it, and return the number of rows."""
+        plan = self._plan
+        with Session(self._scratch.login, read_timeout=_COUNT_TIMEOUT) as there, Session(plan.login, read_timeout=_COUNT_TIMEOUT) as live:
+            live.do("SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT, "SET SESSION wait_timeout = %d" % _IDLE_LIMIT)
+            found = self._look(there)
+            live.do(found.database)
+            if found.view:
+                self._put_view(live)
+                return 0
+            self._move(there, found)
+            live.do("SET SESSION foreign_key_checks = 0")
+            self._make_room(live)
+            try:
+                self._reporter.stage("load")
+                self._pipe(self._stage)
+                rows = int(live.value("SELECT COUNT(*) FROM %s" % _sql(self._stage)))
+                if rows != found.rows:
+                    raise StillpointError("the backup has %d rows of %s, and %d arrived in the server" % (found.rows, named(plan.table), rows))
+            except BaseException as error:
+                with undisturbed():
+                    self._drop_stage(live)
+                if isinstance(error, StillpointError):
+                    raise StillpointError("%s; %s was not touched" % (error, named(plan.into))) from error
+                raise
+            self._reporter.stage("replace")
+            with undisturbed():
+                self._replace(live, found)
+        return rows
+
+    def _look(self, session: Session) -> _Found:
+        """Find the table, and what has to be known of it before it gets another name.
+
+        :raises UsageError: the backup does not hold it
+        """
+        plan = self._plan
+        rows = session.rows("SELECT TABLE_TYPE AS type FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", plan.table)
+        if not rows:
+            raise UsageError(self._missing(session))
+        view = "VIEW" in str(rows[0]["type"])
+        if view and plan.beside:
+            raise UsageError("%s is a view, which can't be put beside itself under another name: leave out --as" % named(plan.table))
+        schema = session.rows(
+            "SELECT DEFAULT_CHARACTER_SET_NAME AS letters, DEFAULT_COLLATION_NAME AS collation FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s",
+            (plan.table[0],),
+        )[0]
+        database = "CREATE DATABASE IF NOT EXISTS %s CHARACTER SET %s COLLATE %s" % (quoted(plan.into[0]), schema["letters"], schema["collation"])
+        if view:
+            return _Found(True, (), b"", database, 0)
+        made = str(session.rows("SHOW CREATE TABLE %s" % _sql(plan.table))[0]["Create Table"])
+        foreign_keys = tuple(line.strip().rstrip(",") for line in made.splitlines() if re.match(r"\s+CONSTRAINT `(?:[^`]|``)+` FOREIGN KEY ", line))
+        triggers = b""
+        if session.rows("SELECT 1 FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = %s AND EVENT_OBJECT_TABLE = %s", plan.table):
+            triggers = self._dumped(["--no-data", "--no-create-info", "--triggers"], plan.table)
+        count = int(session.value("SELECT COUNT(*) FROM %s" % _sql(plan.table)))
+        return _Found(False, foreign_keys, triggers, database, count)
+
+    def _missing(self, session: Session) -> str:
+        database, table = self._plan.table
+        names = session.rows(
+            "SELECT TABLE_SCHEMA AS d, TABLE_NAME AS t FROM information_schema.TABLES "
+            "WHERE TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema', 'sys')"
+        )
+        known = sorted("%s.%s" % (row["d"], row["t"]) for row in names)
+        elsewhere = [name for name in known if name.split(".", 1)[1].lower() == table.lower()]
+        near = elsewhere + [name for name in difflib.get_close_matches("%s.%s" % (database, table), known, _MOST_NAMED, 0.6) if name not in elsewhere]
+        text = "the generation %s holds no table %s" % (self._plan.generation.name, named(self._plan.table))
+        return "%s; near it: %s" % (text, ", ".join(map(shown, near[:_MOST_NAMED]))) if near else text
+
+    def _move(self, session: Session, found: _Found) -> None:
+        """Give the table in the scratch server the name that it is loaded under, without what is only made in its final place."""
+        for row in session.rows(
+            "SELECT TRIGGER_SCHEMA AS s, TRIGGER_NAME AS n FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = %s AND EVENT_OBJECT_TABLE = %s",
+            self._plan.table,
+        ):
+            session.do("DROP TRIGGER %s" % _sql((row["s"], row["n"])))
+        session.do("SET SESSION foreign_key_checks = 0")
+        for clause in found.foreign_keys:
+            session.do("ALTER TABLE %s DROP FOREIGN KEY %s" % (_sql(self._plan.table), _constraint(clause)))
+        session.do("CREATE DATABASE IF NOT EXISTS %s" % quoted(self._stage[0]))
+        session.do("RENAME TABLE %s TO %s" % (_sql(self._plan.table), _sql(self._stage)))
+
+    def _put_view(self, live: Session) -> None:
+        """Replace the view."""
+        before = self._view(live)
+        try:
+            self._pipe(self._plan.table)
+        except StillpointError as error:
+            try:
+                state = "was not touched" if self._view(live) == before else "is not complete"
+            except ServerError:
+                raise error from None
+            raise StillpointError("%s; %s %s" % (error, named(self._plan.table), state)) from error
+
+    def _view(self, live: Session) -> List[Dict[str, Any]]:
+        return live.rows("SELECT VIEW_DEFINITION FROM information_schema.VIEWS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", self._plan.table)
+
+    def _make_room(self, live: Session) -> None:
+        """Drop what a run that was killed has loaded."""
+        try:
+            live.do("DROP TABLE IF EXISTS %s" % _sql(self._stage))
+        except ServerError as error:
+            if error.number != _LOCK_WAIT_TIMEOUT:
+                raise
+            raise StillpointError(
+                "%s was not touched: %s, which an earlier restore has left and this one replaces, %s" % (named(self._plan.into), named(self._stage), _HELD)
+            ) from None
+
+    def _replace(self, live: Session, found: _Found) -> None:
+        """Let the loaded table take its place."""
+        plan = self._plan
+        dropped = False
+        try:
+            if not plan.beside:
+                live.do("DROP TABLE IF EXISTS %s" % _sql(plan.into))
+                dropped = True
+            live.do("RENAME TABLE %s TO %s" % (_sql(self._stage), _sql(plan.into)))
+        except ServerError as error:
+            if error.number == _LOCK_WAIT_TIMEOUT and not plan.beside and not dropped:
+                raise StillpointError(
+                    "%s was not touched: it %s; all rows of the backup are in %s, which can be dropped" % (named(plan.into), _HELD, named(self._stage))
+                ) from None
+            raise StillpointError(
+                "all rows of the backup are in %s, and it could not get the name %s: %s" % (named(self._stage), named(plan.into), error.text)
+            ) from None
+        if plan.beside:
+            return
+        for clause in found.foreign_keys:
+            try:
+                live.do("ALTER TABLE %s ADD %s" % (_sql(plan.into), clause))
+            except ServerError as error:
+                self._reporter.warn("%s is back without its foreign key %s: %s" % (named(plan.into), _constraint(clause), error.text))
+        if found.triggers:
+            self._feed(found.triggers)
+
+    def _drop_stage(self, live: Session) -> None:
+        try:
+            live.do("DROP TABLE IF EXISTS %s" % _sql(self._stage))
+        except ServerError:
+            self._reporter.warn("%s in the server is what was loaded so far, and can be dropped" % named(self._stage))
+
+    # -- programs
+
+    def _dump_command(self, options: str, how: Sequence[str], table: Key) -> List[str]:
+        program = self._plan.programs[0]
+        argv = [
+            program.path,
+            "--defaults-file=" + options,
+            "--quick",
+            "--hex-blob",
+            "--default-character-set=utf8mb4",
+            "--max-allowed-packet=%d" % client.LARGEST_PACKET,
+            *how,
+        ]
+        if self._plan.settings.is_mariadb:
+            argv += ["--dump-history"] if program.has_history and self._versioned(table) else []
+        else:
+            argv += ["--set-gtid-purged=OFF", "--no-tablespaces"]
+        return [*argv, "--", *table]
+
+    def _versioned(self, table: Key) -> bool:
+        with Session(self._scratch.login) as session:
+            rows = session.rows("SELECT TABLE_TYPE AS type FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", table)
+        return bool(rows) and rows[0]["type"] == "SYSTEM VERSIONED"
+
+    def _dumped(self, how: Sequence[str], table: Key) -> bytes:
+        with client.option_file(self._scratch.login) as options, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+            process = start(self._dump_command(options, how, table), dies_with_us=True, stdout=out, stderr=said)
+            self._wait(process, process)
+            if process.returncode != 0:
+                raise StillpointError("the scratch server's table can't be read: %s" % (_text(said) or "exit status %d" % process.returncode))
+            out.seek(0)
+            return bytes(out.read())
+
+    def _pipe(self, table: Key) -> None:
+        """Let the one program write the table, and the other one load it."""
+        with ExitStack() as stack:
+            source, target = (stack.enter_context(client.option_file(login)) for login in (self._scratch.login, self._plan.login))
+            said = [stack.enter_context(tempfile.TemporaryFile()) for _each in range(2)]
+            how = ["--single-transaction", "--skip-triggers"]
+            dump = start(self._dump_command(source, how, table), dies_with_us=True, stdout=subprocess.PIPE, stderr=said[0])
+            stack.callback(_end, dump)
+            load = self._load(target, dump.stdout, said[1])
+            stack.callback(_end, load)
+            self._wait(load, dump)
+            if dump.stdout is not None:
+                dump.stdout.close()  # or it would wait for ever for a loader that has failed
+            dump.wait(60)
+            if load.returncode != 0:
+                text = _text(said[1]) or "exit status %d" % load.returncode
+                if "ERROR 2006" in text or "ERROR 2013" in text:  # what the client says of it is a matter of who is first
+                    text += " (as where a row is beyond its max_allowed_packet)"
+                if "ERROR %d " % _LOCK_WAIT_TIMEOUT in text:
+                    text = "%s %s" % (named(table), _HELD)
+                raise StillpointError("the server does not take the table: %s" % text)
+            if dump.returncode != 0:
+                raise StillpointError("the scratch server's table can't be read: %s" % (_text(said[0]) or "exit status %d" % dump.returncode))
+
+    def _feed(self, sql: bytes) -> None:
+        """Run SQL in the live server; what goes wrong is a warning, as the table is there."""
+        with client.option_file(self._plan.login) as options, tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as said:
+            source.write(sql)
+            source.flush()
+            source.seek(0)
+            load = self._load(options, source, said)
+            self._wait(load)
+            if load.returncode != 0:
+                self._reporter.warn("%s is back, and not all of its triggers: %s" % (named(self._plan.into), _text(said)))
+
+    def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
+        settings = "SET SESSION foreign_key_checks=0, SESSION lock_wait_timeout=%d, SESSION wait_timeout=%d" % (_LOCK_WAIT, _IDLE_LIMIT)
+        argv = [*client.load_command(self._plan.programs[1], options), "--init-command=" + settings, self._plan.into[0]]
+        return start(argv, dies_with_us=True, stdin=source, stdout=subprocess.DEVNULL, stderr=said)
+
+    def _wait(self, process: "subprocess.Popen[Any]", dump: "Optional[subprocess.Popen[Any]]" = None) -> None:
+        """Wait for the end of a program.
+
+        :param dump: the one that reads from the scratch server, which has something to do only as long as that runs and is not the one that waits
+        :raises ScratchFailed: the scratch server was needed, and failed
+        """
+        while process.poll() is None:
+            if dump is not None:
+                self._look_around()
+            if dump is not None and dump.poll() is None:
+                if _unread(dump.stdout):
+                    self._scratch.pulse.restart()
+                self._scratch.check()
+            time.sleep(_POLL)
+
+
+def _constraint(clause: str) -> str:
+    """Return the name in ``CONSTRAINT `name` FOREIGN KEY …``, as SQL."""
+    match = re.match(r"CONSTRAINT (`(?:[^`]|``)+`)", clause)
+    return match.group(1) if match else ""
+
+
+def _unread(pipe: Any) -> bool:
+    """Whether a pipe holds something that its reader has not read yet."""
+    return pipe is not None and fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)
+
+
+def _sql(key: Key) -> str:
+    return "%s.%s" % (quoted(key[0]), quoted(key[1]))
+
+
+def _text(file: Any) -> str:
+    """Return what a client complains of, without the rows that it quotes."""
+    file.seek(0)
+    said = file.read(1 << 20).decode("utf-8", "replace")
+    errors = [line.strip() for line in said.splitlines() if _ERROR.match(line)]
+    return (errors[0] if errors else sentence(said))[:_LONGEST]
+
+
+def _end(process: "subprocess.Popen[Any]") -> None:
+    with undisturbed():
+        if process.poll() is None:
+            process.kill()
+            process.wait()

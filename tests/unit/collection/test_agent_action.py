@@ -17,7 +17,7 @@ from _core.host.version import VERSION
 pytest.importorskip("ansible")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root's")
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
 
 Results = Dict[str, Dict[str, Any]]
 

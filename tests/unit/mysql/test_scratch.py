@@ -203,8 +203,8 @@ def test_it_dies_with_the_process_that_started_it_and_its_directory_is_found_aga
 import json, sys, time
 from _core.mysql import settings
 from _core.mysql.scratch import scratch_server
-from _core.storage import mounts
-mounts.RUN_DIRECTORY = sys.argv[3]
+from _core.host import run_directory
+run_directory.RUN_DIRECTORY = sys.argv[3]
 with scratch_server(settings.from_dict(json.loads(sys.argv[1])), json.loads(sys.argv[2]), discard=False):
     print("ready", flush=True)
     time.sleep(60)

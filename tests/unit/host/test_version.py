@@ -6,7 +6,7 @@ import os
 import yaml
 from _core.host.version import VERSION
 
-ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..", "..")
 
 
 def test_the_collection_and_the_code_state_the_same_version() -> None:

@@ -33,7 +33,7 @@ from _core.restore.dump import execute
 from _core.restore.dump import plan as load
 from real_server import RealServer, needed, real_server
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "load"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "load"))
 
 from awkward import DATABASES, quoted, sql  # noqa: E402
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from _core.job import file as job
 
-ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..", "..")
 ROLE = os.path.join(ROOT, "roles", "backup_client")
 COLLECTION = "ansible_collections.stillpoint.backup.plugins"
 

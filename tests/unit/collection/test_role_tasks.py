@@ -17,7 +17,7 @@ import yaml
 pytest.importorskip("ansible")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the role's files are root's")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "backup_client"
 TOKEN = "f00d-cafe-secret"
 JOBS = [

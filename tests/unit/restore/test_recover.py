@@ -30,7 +30,7 @@ from shop import Shop, ahead, marked, next_second
 from trees import Quiet
 
 pytest.importorskip("pymysql")
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "load"))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "load"))
 
 import committer  # noqa: E402
 

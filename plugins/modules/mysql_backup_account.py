@@ -20,9 +20,10 @@ description:
     that its source does not have.
 options:
   name:
-    description: The account's user name.
+    description:
+      - The account's user name. Default is V(stillpoint).
+      - With O(state=absent) it is the one that an O(option_file) of this module logs in as, on the server that it names unless the connection options name one.
     type: str
-    default: stillpoint
   host:
     description: The account's host. Backups run on the server's own host.
     type: str
@@ -131,15 +132,18 @@ actions:
   sample: ["create account 'stillpoint'@'localhost'", "grant RELOAD on *.*", "write option file /etc/stillpoint/my.cnf"]
 """
 
+from dataclasses import replace
+
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec, connection, request
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.account import Account, ensure
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql import account
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.account import Account
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.connection import Login, Session
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.privileges import Extras
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
 
 OWN = ArgumentSpec(
     {
-        "name": {"type": "str", "default": "stillpoint"},
+        "name": {"type": "str"},
         "host": {"type": "str", "default": "localhost"},
         "option_file": {"type": "path", "default": "/etc/stillpoint/my.cnf"},
         "kill": {"type": "bool", "default": False},
@@ -155,15 +159,19 @@ OWN = ArgumentSpec(
 def main() -> None:
     module = OWN.merge(connection()).module()
     params = module.params
+    recorded = {} if params["state"] == "present" else account.recorded(params["option_file"])
     extras = Extras(**{name: params[name] for name in ("kill", "stop_replica", "desync", "dump", "archive")})
-    account = Account(params["name"], params["host"], params["option_file"], extras, params["state"] == "present")
-    with door(module), Session(request(Login, params)) as session:
-        ensured = ensure(session, account, check=module.check_mode)
+    wanted = Account(params["name"] or recorded.get("user") or "stillpoint", params["host"], params["option_file"], extras, params["state"] == "present")
+    login = request(Login, params)
+    if not (login.login_unix_socket or login.login_host or login.login_port):
+        login = replace(login, login_unix_socket=recorded.get("socket"), login_port=int(recorded.get("port") or 0) or None)
+    with door(module), Session(login) as session:
+        ensured = account.ensure(session, wanted, check=module.check_mode)
     module.exit_json(
         changed=ensured.changed,
-        name=account.user,
-        host=account.host,
-        option_file=account.option_file,
+        name=wanted.user,
+        host=wanted.host,
+        option_file=wanted.option_file,
         privileges=list(ensured.privileges),
         actions=list(ensured.actions),
         diff=difference("account", list(ensured.before), list(ensured.after)),

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tasks of the role as they are there, run on this host: what they print of a job whose address is a secret, what they make of variables."""
+"""The role as it is there, run on this host: what it leaves, what it prints of a job whose address is a secret, what it makes of variables."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,153 +14,227 @@ from typing import Any, Dict, List
 
 import pytest
 import yaml
+from fake_systemctl import Systemctl
 
 pytest.importorskip("ansible")
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the role's files are root's")
 
-ROOT = Path(__file__).resolve().parents[3]
-ROLE = ROOT / "roles" / "backup_client"
-TOKEN = "f00d-cafe-secret"
-JOBS = [
-    {
-        "name": "told",
-        "mysql": {},
-        "repository": "/backups",
-        "schedule": "02:00",
-        "verify": {"schedule": "weekly"},
-        "binlog": {"archive": True},
-        "notify": {"ping_url": "https://ping.example.com/" + TOKEN},
-    },
-    {"name": "plain", "files": ["/opt"], "repository": "/somewhere/else", "schedule": "03:00"},
+from ansible.parsing.vault import VaultLib, VaultSecret  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="the role's files are root's"),
+    pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze"),
 ]
 
+ROOT = next(each for each in Path(__file__).resolve().parents if (each / "galaxy.yml").exists())
+ROLE = ROOT / "roles" / "backup_client"
+TOKEN = "f00d-cafe-secret"
+TOLD = {
+    "name": "told",
+    "mysql": {},
+    "repository": "/backups",
+    "schedule": "02:00",
+    "verify": {"schedule": "weekly"},
+    "binlog": {"archive": True},
+    "notify": {"ping_url": "https://ping.example.com/" + TOKEN, "metrics": "/usr/share/met rics%"},
+}
+PLAIN = {"name": "plain", "files": ["/opt"], "repository": "/somewhere/else", "schedule": "03:00"}
+JOBS = [TOLD, PLAIN]
 
-def tasks() -> List[Dict[str, Any]]:
-    """Return every task of the role."""
-    return [task for file in sorted((ROLE / "tasks").glob("*.yml")) for task in yaml.safe_load(file.read_text(encoding="utf-8"))]
+# A host is described by one module, and nothing is installed by the other.
+MODULES = {
+    "described": '{"changed": false, "ansible_facts": {"pkg_mgr": "ansible.legacy.no_packages", "os_family": "Debian", "distribution": "Debian"}}',
+    "no_packages": '{"changed": false}',
+}
+APART = 'mount --bind "$1" /usr/local/sbin && shift && exec "$@"'
 
 
-class Workstation:
+class Host:
+    """This host, with directories of its own for what the role writes, and a systemctl that stands in for systemd."""
+
     def __init__(self, top: Path) -> None:
-        collections = top / "collections" / "ansible_collections" / "stillpoint"
-        collections.mkdir(parents=True)
-        (collections / "backup").symlink_to(ROOT)
-        (top / "templates").symlink_to(ROLE / "templates")
-        (top / "units").mkdir()
-        (top / "jobs").mkdir()
-        (top / "ansible.cfg").write_text("[defaults]\nhome = %s\ncollections_path = %s\n" % (top / "home", top / "collections"))
         self.top = top
+        for name in ("units", "state", "sbin", "library", "collections/ansible_collections/stillpoint"):
+            (top / name).mkdir(parents=True)
+        (top / "collections/ansible_collections/stillpoint/backup").symlink_to(ROOT)
+        (top / "ansible.cfg").write_text("[defaults]\nhome = %s\ncollections_path = %s\nlibrary = %s\n" % (top / "home", top / "collections", top / "library"))
+        shutil.copy(ROOT / "tests/unit/fake_systemctl.py", top / "sbin" / "systemctl")
+        (top / "sbin" / "systemctl").chmod(0o755)
+        for name, answer in MODULES.items():
+            (top / "library" / (name + ".py")).write_text("#!/usr/bin/python3\nprint('%s')\n" % answer)
+
+    @property
+    def units(self) -> Path:
+        return self.top / "units"
 
     def vaulted(self, text: str) -> str:
-        """Return a text encrypted, as YAML; `play` can read it."""
+        """Return a text encrypted, as YAML; with ``--vault-password-file`` the role can read it."""
         (self.top / "password").write_text("of the vault")
-        command = [sys.executable, "-m", "ansible", "vault", "encrypt_string", "--vault-password-file", str(self.top / "password"), text]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        vault = VaultLib([("default", VaultSecret(b"of the vault"))])
+        return "!vault |\n" + "".join("  %s\n" % line for line in vault.encrypt(text).decode().splitlines())
 
-    def play(self, wanted: List[Dict[str, Any]], *options: str, **variables: Any) -> str:
-        """Run tasks with the role's variables and return all that is printed."""
+    def deploy(self, *options: str, entry: str = "main", **variables: Any) -> str:
+        """Run an entry point of the role and return all that is printed."""
         play = {
             "hosts": "localhost",
             "connection": "local",
             "gather_facts": False,
             "vars": {"ansible_python_interpreter": sys.executable, "backup_client_jobs": JOBS},
-            "vars_files": [str(ROLE / "defaults" / "main.yml"), str(ROLE / "vars" / "main.yml"), str(self.top / "given.json")],
-            "tasks": wanted,
+            "tasks": [{"described": {}}, {"include_role": {"name": "stillpoint.backup.backup_client", "tasks_from": entry}}],
         }
-        given = {"backup_client_jobs": JOBS, "backup_client_unit_directory": str(self.top / "units"), "backup_client_job_directory": str(self.top / "jobs")}
-        (self.top / "given.json").write_text(json.dumps({**given, **variables}))
+        given = {
+            "backup_client_unit_directory": str(self.units),
+            "backup_client_directory": str(self.top / "etc"),
+            "backup_client_udev_rules": str(self.top / "udev.rules"),
+            "backup_client_account": False,
+            "backup_client_check_jobs": False,
+            **variables,
+        }
+        (self.top / "given.json").write_text(json.dumps(given))
         (self.top / "play.yml").write_text(json.dumps([play]))
-        command = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(self.top / "play.yml"), *options]
-        done = subprocess.run(command, env={**os.environ, "ANSIBLE_CONFIG": str(self.top / "ansible.cfg")}, capture_output=True, text=True)
+        files = ["-e", "@" + str(self.top / "given.json"), str(self.top / "play.yml")]
+        playbook = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", *files, *options]
+        command = ["unshare", "--mount", "sh", "-c", APART, "-", str(self.top / "sbin"), *playbook]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(self.top / "ansible.cfg"), "UNITS": str(self.units), "STATE": str(self.top / "state")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert "PLAY RECAP" in done.stdout, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-
-@pytest.fixture
-def workstation(tmp_path: Path) -> Workstation:
-    return Workstation(tmp_path)
-
-
-def written() -> List[Dict[str, Any]]:
-    """Return the role's tasks that write what there is one of for each job."""
-    found = [task for task in tasks() if "ansible.builtin.template" in task and "loop" in task]
-    assert len(found) == 3
-    return found
-
-
-def test_no_task_that_fails_prints_what_is_told_to_whom(workstation: Workstation) -> None:
-    failing = [
-        {
-            "name": task["name"],
-            "ansible.builtin.fail": {"msg": "it failed"},
-            "ignore_errors": True,
-            **{key: task[key] for key in task if key.startswith("loop")},
-        }
-        for task in tasks()
-        if "backup_client_" in str(task.get("loop")) and not re.search(r"\.(results|files)\b|obsolete", str(task["loop"]))
-    ]
-    printed = workstation.play(failing, "-vvv")
-    for task in failing:
-        assert "TASK [%s]" % task["name"] in printed
-    assert printed.count("it failed") >= len(failing) >= 4
-    assert TOKEN not in printed
-
-
-def test_a_job_that_can_not_be_written_is_named_and_not_printed(workstation: Workstation) -> None:
-    printed = workstation.play(written(), "-vvv", "--diff", backup_client_job_directory=str(workstation.top / "missing"))
-    assert "told" in printed
-    assert "failed=1" in printed
-    assert TOKEN not in printed
-
-
-def test_diff_shows_the_jobs_that_tell_nobody_and_check_mode_and_a_second_run_tell_the_truth(workstation: Workstation) -> None:
-    for options, changed in ((("--check",), 3), ((), 3), ((), 0), (("--check",), 0)):
-        printed = workstation.play(written(), "-vvv", "--diff", *options)
+    def deployed(self, *options: str, **variables: Any) -> str:
+        """Run the role, which has to succeed."""
+        printed = self.deploy(*options, **variables)
         assert "failed=0" in printed, printed
-        assert "changed=%d " % changed in printed
-        assert ("+repository: /somewhere/else" in printed) == bool(changed)
-        assert TOKEN not in printed
-    files = {path.name: path.read_text() for directory in ("jobs", "units") for path in (workstation.top / directory).iterdir()}
-    assert {name: yaml.safe_load(text) for name, text in files.items() if name.endswith(".yml")} == {
-        "told.yml": {**JOBS[0], "mysql": {"config_file": "/etc/stillpoint/my.cnf"}},
-        "plain.yml": JOBS[1],
-    }
-    timers = {name: re.findall("OnCalendar=(.*)", text) for name, text in files.items() if name.endswith(".timer")}
-    assert timers == {"stillpoint@told.timer": ["02:00"], "stillpoint@plain.timer": ["03:00"], "stillpoint-verify@told.timer": ["weekly"]}
+        return printed
+
+    def told(self) -> List[str]:
+        """Return what systemd was told to do since the last time."""
+        return Systemctl(self.units, self.top / "state").told()
+
+    def files(self) -> Dict[str, str]:
+        """Return what the role has written, by path."""
+        places = [self.top / "etc", self.units, self.top / "udev.rules"]
+        found = [path for place in places for path in ([place] if place.is_file() else place.rglob("*"))]
+        return {str(path.relative_to(self.top)): path.read_text() for path in found if path.is_file() and not path.is_symlink()}
 
 
-def test_an_address_in_the_vault_reaches_the_job_as_it_is(workstation: Workstation) -> None:
-    (workstation.top / "vault.yml").write_text("address: " + workstation.vaulted("https://ping.example.com/" + TOKEN))
-    jobs = [{**JOBS[0], "notify": {"ping_url": "{{ address }}"}}]
-    options = ["--vault-password-file", str(workstation.top / "password"), "-e", "@" + str(workstation.top / "vault.yml")]
-    printed = workstation.play(written(), "-vvv", "--diff", *options, backup_client_jobs=jobs)
-    assert "failed=0" in printed, printed
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
+    return Host(tmp_path_factory.mktemp("host"))
+
+
+def changed(printed: str) -> int:
+    return int(re.findall(r"changed=(\d+)", printed)[0])
+
+
+def tasks(printed: str) -> int:
+    """Return how many tasks a host had, without those that were made for the test."""
+    return sum(int(number) for kind in ("ok", "skipped") for number in re.findall(r"\b%s=(\d+)" % kind, printed)) - 1
+
+
+# In this order, on one host.
+
+
+def test_check_mode_writes_nothing_and_shows_all_but_what_may_be_a_secret(host: Host) -> None:
+    printed = host.deployed("-vvv", "--check", "--diff")
+    assert changed(printed) == 2  # the agent, and all that belongs to the jobs
+    assert "+repository: /somewhere/else" in printed and "+OnCalendar=02:00" in printed
+    assert "told.yml: not shown" in printed and TOKEN not in printed
+    assert host.files() == {} and host.told() == []
+
+
+def test_a_deployment_leaves_jobs_and_units_that_systemd_accepts_and_starts_them(host: Host) -> None:
+    printed = host.deployed("-vvv", "--diff")
+    assert changed(printed) == 2 and TOKEN not in printed
+    files = host.files()
+    jobs = {path: yaml.safe_load(text) for path, text in files.items() if path.endswith(".yml")}
+    assert jobs == {"etc/jobs/told.yml": TOLD, "etc/jobs/plain.yml": PLAIN}
+    timers = {path: re.findall("OnCalendar=(.*)", text) for path, text in files.items() if path.endswith(".timer")}
+    assert timers == {"units/stillpoint@told.timer": ["02:00"], "units/stillpoint@plain.timer": ["03:00"], "units/stillpoint-verify@told.timer": ["weekly"]}
+    assert oct((host.top / "etc/jobs/told.yml").stat().st_mode) == "0o100600" and oct((host.top / "etc").stat().st_mode) == "0o40700"
+    every = "stillpoint-clean.service stillpoint@told.timer stillpoint-verify@told.timer stillpoint-archive@told.service stillpoint@plain.timer"
+    assert host.told() == ["enable " + every, "start " + every.split(" ", 1)[1]]
+    instances = ["stillpoint@told.service", "stillpoint-verify@told.service", "stillpoint-archive@told.service", "stillpoint@told.timer"]
+    verified = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", APART, "-", str(host.top / "sbin"), "systemd-analyze", "verify", *(str(host.units / each) for each in instances)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": str(host.units) + ":"},
+    )
+    assert verified.stderr == "" and verified.returncode == 0, verified.stderr
+
+
+def test_a_service_may_write_where_its_job_does_below_what_systemd_makes_read_only(host: Host) -> None:
+    line = r'ReadWritePaths="-/backups" "-/usr/share/met rics%%"'
+    written = {path: text.splitlines()[-1] for path, text in host.files().items() if path.endswith(".conf")}
+    assert written == {"units/%s@told.service.d/stillpoint.conf" % unit: line for unit in ("stillpoint", "stillpoint-verify", "stillpoint-archive")}
+
+
+def test_a_second_deployment_changes_nothing_in_at_most_twelve_tasks(host: Host) -> None:
+    printed = host.deployed("-vvv", "--diff")
+    assert changed(printed) == 0 and host.told() == []
+    assert 7 <= tasks(printed) <= 10  # and facts, and the validation of arguments of a role that is listed
+
+
+def test_a_job_that_is_no_longer_listed_goes_and_is_not_printed(host: Host) -> None:
+    assert TOKEN not in host.deployed("-vvv", "--diff", backup_client_jobs=[PLAIN])
+    assert [path for path in host.files() if "told" in path] == []
+    gone = "stillpoint-archive@told.service stillpoint-verify@told.timer stillpoint@told.timer"
+    assert host.told() == ["stop " + gone, "disable " + gone, "daemon-reload"]
+
+
+def test_a_job_that_can_not_be_written_is_named_and_not_printed(host: Host) -> None:
+    (host.top / "etc/jobs/told.yml").mkdir()
+    printed = host.deploy("-vvv", "--diff")
+    (host.top / "etc/jobs/told.yml").rmdir()
+    assert "failed=1" in printed and re.search("jobs/told.yml can't be", printed)
     assert TOKEN not in printed
-    (job,) = (yaml.safe_load(path.read_text()) for path in (workstation.top / "jobs").iterdir())
-    assert job["notify"] == JOBS[0]["notify"]
 
 
-def test_switches_and_numbers_given_as_text_mean_what_they_say(workstation: Workstation) -> None:
+def test_texts_of_templates_the_command_line_and_the_vault_mean_what_they_say(host: Host) -> None:
+    (host.top / "vault.yml").write_text("address: %sdays: %s" % (host.vaulted("https://ping.example.com/" + TOKEN), host.vaulted("7")))
+    options = ["-e", "keep_last=3", "--vault-password-file", str(host.top / "password"), "-e", "@" + str(host.top / "vault.yml")]
     given = {"backup_client_account": "false", "backup_client_check_jobs": "false", "backup_client_retries": "2", "backup_client_retry_minutes": "5"}
-    service = [{"ansible.builtin.template": {"src": "stillpoint@.service.j2", "dest": str(workstation.top / "units" / "one.service")}}]
-    asking = [
-        {"name": task["name"], "ansible.builtin.debug": {"msg": "it would be done"}, "when": task["when"]}
-        for task in tasks()
-        if "backup_client_check_jobs" in str(task.get("when")) or "backup_client_account |" in str(task.get("when"))
-    ]
-    assert len(asking) == 3
-    facts = {"backup_client_installed": {}, "backup_client_option_file": {"stat": {"exists": True}}}
-    assert "it would be done" not in workstation.play([*written(), *service, *asking], **given, **facts)
-    assert "mysql: {}" in (workstation.top / "jobs" / "told.yml").read_text()
-    text = (workstation.top / "units" / "one.service").read_text()
+    job = {
+        "name": "text",
+        "mysql": {"lock_wait_timeout": "{{ limit | default(5) }}", "desync": "{{ 'no' | bool }}", "login_port": "{{ db.port }}"},
+        "repository": "/{{ 'backups' }}",
+        "snapshot_size": 512,
+        "verify": {"server": "{{ on }}", "schedule": "weekly"},
+        "keep": {"last": "{{ keep_last | default(2) }}", "daily": "{{ days }}", "weekly": "{{ 3 + 4 }}"},
+        "bwlimit": "{{ rate | default(omit) }}",
+        "notify": {"ping_url": "{{ address }}"},
+    }
+    printed = host.deployed("-vvv", "--diff", *options, backup_client_jobs=[job], db={"port": 3306}, on="yes", **given)
+    assert TOKEN not in printed
+    files = host.files()
+    assert yaml.safe_load(files["etc/jobs/text.yml"]) == {
+        "name": "text",
+        "mysql": {"lock_wait_timeout": 5, "desync": False, "login_port": 3306},
+        "repository": "/backups",
+        "snapshot_size": 512,
+        "verify": {"server": True, "schedule": "weekly"},
+        "keep": {"last": 3, "daily": 7, "weekly": 7},
+        "notify": {"ping_url": "https://ping.example.com/" + TOKEN},
+    }
+    text = files["units/stillpoint@.service"]
     assert "StartLimitIntervalSec=20min" in text and "StartLimitBurst=3" in text
 
 
-def test_the_agent_is_not_removed_where_a_restore_is_half_done(workstation: Workstation) -> None:
-    state = workstation.top / "state"
-    state.mkdir()
-    removing = yaml.safe_load((ROLE / "tasks" / "remove.yml").read_text(encoding="utf-8"))
-    looking = removing[: 1 + next(number for number, task in enumerate(removing) if "ansible.builtin.assert" in task)]
-    assert "failed=0" in workstation.play(looking, backup_client_state_directory=str(state))
-    (state / "rollback.json").write_text("{}")
-    assert "A restore on this host is half done" in workstation.play(looking, backup_client_state_directory=str(state))
+def test_a_host_without_a_job_is_refused_before_anything_is_changed(host: Host) -> None:
+    before = host.files()
+    printed = host.deploy(backup_client_jobs=[])
+    assert "failed=1" in printed and "backup_client_jobs is empty for this host" in printed
+    assert host.files() == before
+
+
+def test_the_agent_is_not_removed_where_a_restore_is_half_done(host: Host) -> None:
+    (host.top / "restore").mkdir()
+    (host.top / "restore/rollback.json").write_text("{}")
+    printed = host.deploy(entry="remove", backup_client_state_directory=str(host.top / "restore"))
+    assert "A restore on this host is half done" in printed
+    (host.top / "restore/rollback.json").unlink()
+
+
+def test_no_task_loops_over_what_may_hold_a_secret() -> None:
+    every = [task for file in (ROLE / "tasks").glob("*.yml") for task in yaml.safe_load(file.read_text(encoding="utf-8"))]
+    loops = [str(task["loop"]) for task in every if "loop" in task]
+    assert loops and not [loop for loop in loops if "jobs" in loop or "layout" in loop]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 from _core.host import mounts, processes
@@ -34,7 +35,12 @@ def test_a_size_is_rounded_up_to_whole_extents() -> None:
     assert size("4097k") == 2 * EXTENT
 
 
-@pytest.mark.parametrize("text", ["", "1", "0g", "1x", "-1g", "120%ORIGIN", "50%", "50%USED", "auto1"])
+@pytest.mark.parametrize("text", [512, "512", "512m", "0.5g"])
+def test_a_bare_number_is_one_of_mebibytes_as_lvcreate_has_it(text: Any) -> None:
+    assert sizes.parse(text).amount == 512 * sizes.MIB
+
+
+@pytest.mark.parametrize("text", ["", "0", "0g", "1x", "-1g", "120%ORIGIN", "50%", "50%USED", "auto1"])
 def test_what_is_no_size_is_refused_by_name(text: str) -> None:
     with pytest.raises(UsageError, match="is not a size"):
         sizes.parse(text)

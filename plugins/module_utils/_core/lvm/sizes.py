@@ -12,7 +12,7 @@ from ..host.text import human
 
 MIB = 1024 * 1024
 _UNITS = {"b": 1, "k": 1024, "m": MIB, "g": 1024 * MIB, "t": 1024 * 1024 * MIB}
-_ABSOLUTE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt])(?:i?b)?", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"(\d+(?:\.\d+)?)(?:([bkmgt])(?:i?b)?)?", re.IGNORECASE)
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%(ORIGIN|FREE)", re.IGNORECASE)
 
 # dm-snapshot keeps 16 bytes for each 4 KiB chunk that it holds, in whole chunks: the most that a snapshot can ever use
@@ -39,7 +39,7 @@ class Size:
 
 
 def parse(text: Union[str, int]) -> Size:
-    """Return the Size for ``auto``, ``1g``, ``512m``, ``20%ORIGIN`` or ``50%FREE``.
+    """Return the Size for ``auto``, ``1g``, ``512m``, ``20%ORIGIN`` or ``50%FREE``; a bare number is one of MiB, as lvcreate has it.
 
     :raises UsageError: it is none of these
     """
@@ -48,7 +48,7 @@ def parse(text: Union[str, int]) -> Size:
         return Size("auto", "auto")
     match = _ABSOLUTE.fullmatch(word)
     if match and float(match.group(1)) > 0:
-        return Size(word, "bytes", float(match.group(1)) * _UNITS[match.group(2).lower()])
+        return Size(word, "bytes", float(match.group(1)) * _UNITS[(match.group(2) or "m").lower()])
     match = _PERCENT.fullmatch(word)
     if match and 0 < float(match.group(1)) <= 100:
         return Size(word, match.group(2).upper(), float(match.group(1)))

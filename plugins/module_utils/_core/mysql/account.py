@@ -82,6 +82,17 @@ class Ensured:
     privileges: Tuple[str, ...]
 
 
+def recorded(path: str) -> Dict[str, str]:
+    """Return what an option file of ours says but for the password: ``user``, and ``socket`` or ``host`` and ``port``; empty where it is not ours."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            mark, *lines = file.read().splitlines() or [""]
+    except OSError:
+        return {}
+    said = dict(line.split("=", 1) for line in lines if "=" in line)
+    return {key: value for key, value in said.items() if key != "password"} if mark == MARK else {}
+
+
 def ensure(session: Session, account: Account, *, check: bool = False) -> Ensured:
     """Make the account and its option file what they shall be, and return what that took.
 

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.reporter import figures
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.agent.progress import figures
 
 # A stage's begin is said at once; how far it is, no more often than this (seconds).
 SAY_EVERY = 5.0

@@ -155,8 +155,26 @@ def at(day: int, hour: int = 2) -> datetime:
 
 
 def test_the_version_is_shown_for_people_and_programs(host: Host) -> None:
-    assert host.run("version").stdout == "stillpoint %s\n" % VERSION
-    assert host.json("version")["version"] == VERSION
+    for words in (["version"], ["--version"], ["--debug", "version"], ["--debug", "--version"]):
+        assert host.run(*words).stdout == "stillpoint %s\n" % VERSION
+    for words in (["version", "--json"], ["--json", "version"], ["--json", "--version"], ["--version", "--json"]):
+        assert json.loads(host.run(*words).stdout)["version"] == VERSION
+
+
+def test_json_and_debug_may_stand_in_front_of_the_command_and_behind_it(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    asked = (["--json", "--debug", "show", "web"], ["--json", "show", "web", "--debug"], ["show", "--debug", "web", "--json"])
+    shown = [json.loads(host.run(*words).stdout) for words in asked]
+    assert [each["job"] for each in shown] == ["web", "web", "web"]
+    for words in (["--debug", "list", "nobody"], ["list", "nobody", "--debug"]):
+        with pytest.raises(AssertionError, match="Traceback"):
+            host.run(*words)
+
+
+def test_options_in_front_of_a_command_that_does_not_exist_do_not_hide_that(host: Host) -> None:
+    assert "invalid choice: 'frobnicate'" in host.refusal("frobnicate", "list")
+    assert "unrecognized arguments: --frob" in host.refusal("--frob", "list")
 
 
 def test_the_one_file_does_what_its_sources_do(host: Host) -> None:
@@ -463,10 +481,11 @@ def in_process(code: str) -> "subprocess.Popen[str]":
 
 SIGNALLED = """
 import os, signal, subprocess, sys, time
-from _core.agent import main as cli
+from _core.agent import main
+from _core.agent.commands import version
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what nohup starts ignores it
-def command(arguments):
+def command():
     try:
         print("started", flush=True)
         time.sleep(300)
@@ -475,8 +494,8 @@ def command(arguments):
         os.kill(os.getpid(), signal.SIGINT)
         print("child", subprocess.run(["sh", "-c", "kill -TERM $$; sleep 1"]).returncode)
         print("cleaned up", flush=True)
-cli._version = command
-sys.exit(cli.main(["version", *sys.argv[1:]]))
+version.print_version = command
+sys.exit(main.main(["version", *sys.argv[1:]]))
 """
 
 
@@ -504,7 +523,8 @@ def test_a_signal_that_was_ignored_from_the_start_stays_ignored() -> None:
 
 
 def test_files_that_the_agent_makes_are_for_root_alone() -> None:
-    process = in_process("import os, sys\nfrom _core.agent import main as cli\ncli._version = lambda _a: print(oct(os.umask(0)))\ncli.main(['version'])")
+    code = "from _core.agent.commands import version\nversion.print_version = lambda: print(oct(os.umask(0)))\nmain.main(['version'])"
+    process = in_process("import os\nfrom _core.agent import main\n" + code)
     assert process.communicate(timeout=60)[0] == "0o77\n"
 
 

@@ -7,7 +7,7 @@ import os
 from typing import Any, List
 
 import pytest
-from _core.host import reporter as progress
+from _core.agent import progress
 
 GIB = 1024**3
 

@@ -3,37 +3,42 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Optional, Sequence
 
-from ..host import reporter
 from ..host.errors import StillpointError, UsageError
-from ..job import file as jobs
-from ..job.file import Job
 
+TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
+    import argparse
+    from datetime import datetime
+    from typing import Any, Optional, Sequence
+
+    from ..host.reporter import Reporter
+    from ..job.file import Job
     from ..repository.job_directory import JobDirectory
+
+# pylint: disable=import-outside-toplevel  # as in main
 
 PROGRAM = "stillpoint"
 
 
-def job_directory(job: Job, host: Optional[str]) -> "JobDirectory":
+def job_directory(job: Job, host: Optional[str]) -> JobDirectory:
     """Return the directory of a job's generations, those of another host where one is named.
 
     :raises UsageError: the repository is not there
     """
-    from ..repository.job_directory import JobDirectory  # pylint: disable=import-outside-toplevel  # as in cli: only some commands need it
+    from ..job.file import host_name
+    from ..repository.job_directory import JobDirectory
 
-    return JobDirectory.open(job.repository, host or jobs.host_name(), job.name)
+    return JobDirectory.open(job.repository, host or host_name(), job.name)
 
 
-def reporter_for(arguments: argparse.Namespace, job: Job) -> reporter.Reporter:
+def reporter_for(arguments: argparse.Namespace, job: Job) -> Reporter:
     """Return a Reporter on stderr; with --json it speaks only to a person who looks on."""
-    return reporter.for_stream(sys.stderr, job.name, quiet=arguments.json and not sys.stderr.isatty())
+    from .progress import for_stream
+
+    return for_stream(sys.stderr, job.name, quiet=arguments.json and not sys.stderr.isatty())
 
 
 def confirm(arguments: argparse.Namespace, what: str) -> None:
@@ -54,12 +59,26 @@ def confirm(arguments: argparse.Namespace, what: str) -> None:
 
 def now() -> datetime:
     """Return the time, UTC."""
+    from datetime import datetime, timezone
+
     return datetime.now(timezone.utc)
 
 
 def warn(text: str) -> None:
     """Say what somebody should know."""
-    complain(("<4>" if reporter.is_journal(sys.stderr) else "") + "warning: " + text)
+    complain(_of_priority(4, "warning: " + text))
+
+
+def complain_of_failure(text: str) -> None:
+    """Say how the command failed, as its last words."""
+    complain(_of_priority(3, "%s: %s" % (PROGRAM, text)))
+
+
+def _of_priority(number: int, text: str) -> str:
+    """Return a line with its priority, which the journal reads (sd-daemon(3)) and a person need not see."""
+    from .progress import is_journal
+
+    return "<%d>%s" % (number, text) if is_journal(sys.stderr) else text
 
 
 def complain(text: str) -> None:
@@ -72,6 +91,8 @@ def complain(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
+    import json
+
     print_lines([json.dumps(value, indent=2)])
 
 

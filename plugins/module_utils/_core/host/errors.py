@@ -6,7 +6,9 @@ They are turned into text once, at the door: by the agent into its last line and
 
 from __future__ import annotations
 
-from typing import NoReturn, Optional, Sequence
+TYPE_CHECKING = False  # typing's own would cost `version` a third of Python's start
+if TYPE_CHECKING:
+    from typing import NoReturn, Optional, Sequence
 
 
 class StillpointError(Exception):

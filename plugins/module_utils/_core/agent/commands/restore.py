@@ -1,42 +1,67 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `restore` of the agent, and what it can be told to do instead."""
+"""The command `restore`, and what it can be told to do instead."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, List, Optional, Union
 
-from ..host import reporter as progress
-from ..host.errors import StillpointError, UsageError
-from ..host.text import count, duration, size
-from ..job import file as jobs
-from ..job.file import Job
-from . import show
-from .output import PROGRAM, confirm, job_directory, print_json, print_lines, reporter_for
+from ...host.errors import StillpointError, UsageError
+from ...host.text import count, duration, size
+from ...job import file as jobs
+from ...job.file import Job
+from .. import show
+from ..arguments import one_generation
+from ..output import PROGRAM, confirm, job_directory, print_json, print_lines, reporter_for
 
 if TYPE_CHECKING:
-    from ..archive.archive import Archive
-    from ..repository.generation import Generation
-    from ..restore.replay.execute import Replay
-    from ..restore.replay.moment import Moment
+    from ...archive.archive import Archive
+    from ...repository.generation import Generation
+    from ...restore.replay.execute import Replay
+    from ...restore.replay.moment import Moment
 
-# As in cli: what only some of it needs is imported there.
 # pylint: disable=import-outside-toplevel
 
+TEXT = "put a generation back: in place, with what it replaces kept beside it, or into a directory"
 
-def restore(arguments: argparse.Namespace) -> int:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    one_generation(parser, "the newest that is good")
+    parser.add_argument("--to", metavar="DIR", help="put it there and leave the live data alone")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--database-only", dest="parts", action="store_const", const="database", help="leave the files alone")
+    part.add_argument("--files-only", dest="parts", action="store_const", const="files", help="leave the database alone")
+    part.add_argument("--path", metavar="PATH", help="this directory or file of the live files alone")
+    part.add_argument("--database", metavar="NAME", help="of a dump: this database alone")
+    part.add_argument("--table", metavar="DATABASE.TABLE", help="this table or view alone, into a running server")
+    parser.add_argument("--as", dest="into", metavar="DATABASE.TABLE", help="with --table, not of a dump: under this name, beside the live one")
+    parser.add_argument("--server-socket", metavar="PATH", help="of a dump, or a table: into the server at this socket, as root (default: the job's)")
+    parser.add_argument("--server-config", metavar="FILE", help="of a dump, or a table: an option file that logs in to the server it is loaded into")
+    moment = parser.add_mutually_exclusive_group()
+    moment.add_argument("--until", metavar="TIME", help="then replay archived binary logs: everything committed before that second, as in 2026-11-22 14:03:07Z")
+    moment.add_argument("--until-gtid", metavar="GTID", help="the same, up to and with this transaction")
+    moment.add_argument("--before-gtid", metavar="GTID", help="the same, up to and without this transaction")
+    moment.add_argument("--until-position", metavar="FILE:POS", help="the same, up to this place in the server's binary logs")
+    parser.add_argument("--undo", action="store_true", help="instead: undo a restore in place that was interrupted, and put back what it was to replace")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
+    parser.add_argument(
+        "--discard-replaced", action="store_true", help="instead: delete what earlier restores of the job replaced and kept"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Put a generation back, or one path or one table of it, or delete what earlier restores kept, or undo one that was interrupted."""
-    from ..restore import journal as journals
-    from ..restore import whose_logs
-    from ..restore.dump import execute
-    from ..restore.dump import plan as load
-    from ..restore.in_place import plan
-    from ..restore.in_place.execute import execute as put_back
-    from ..restore.table import execute as table
-    from ..restore.table import plan as table_plan
+    from ...restore import journal as journals
+    from ...restore import whose_logs
+    from ...restore.dump import execute
+    from ...restore.dump import plan as load
+    from ...restore.in_place import plan
+    from ...restore.in_place.execute import execute as put_back
+    from ...restore.table import execute as table
+    from ...restore.table import plan as table_plan
 
     job = jobs.load(arguments.job)
     if arguments.to == "":
@@ -112,36 +137,8 @@ def restore(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rollback(arguments: argparse.Namespace) -> int:
-    """Go back to an undo point."""
-    from ..restore.rollback import execute as rolling
-    from ..restore.rollback import plan as rollback_plan
-
-    made = rollback_plan.make(arguments.run)
-    if arguments.dry_run:
-        if arguments.json:
-            print_json(made.as_dict())
-        else:
-            print_lines(made.lines())
-        return 0
-    if not arguments.json:
-        print_lines(made.lines())
-    confirm(arguments, "go back to %s and lose what was written since" % made.run_id)
-    reporter = progress.for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
-    try:
-        done = rolling.execute(made, reporter)
-    finally:
-        reporter.close()
-    if arguments.json:
-        print_json(done)
-    else:
-        print_lines(["%s are as they were at %s" % (", ".join(done["volumes"]), made.time)])
-        print_lines(["  the binary logs since are kept in %s" % path for path in done["replaced"]])
-    return 0
-
-
 def _undo(arguments: argparse.Namespace, job: Job) -> int:
-    from ..restore.in_place import undo
+    from ...restore.in_place import undo
 
     journal = undo.find()
     if journal["job"] != job.name:
@@ -170,7 +167,7 @@ def _undo(arguments: argparse.Namespace, job: Job) -> int:
 
 def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
     """Return the moment that is asked for; None where a generation alone is."""
-    from ..restore.replay import moment
+    from ...restore.replay import moment
 
     wanted = moment.asked(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
     if wanted is not None and (arguments.parts == "files" or arguments.path is not None):
@@ -181,8 +178,8 @@ def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
 
 def _replay(arguments: argparse.Namespace, job: Job, moment: "Moment") -> "Replay":
     """Return what has to be replayed onto which generation."""
-    from ..archive.archive import Archive
-    from ..restore.replay import execute as replay
+    from ...archive.archive import Archive
+    from ...restore.replay import execute as replay
 
     directory = job_directory(job, arguments.host)
     return replay.plan(Archive(directory.path), directory, moment, arguments.generation)
@@ -190,7 +187,7 @@ def _replay(arguments: argparse.Namespace, job: Job, moment: "Moment") -> "Repla
 
 def _archives(job: Job) -> List["Archive"]:
     """Return the archives of this host's server, of whatever job, this one's first."""
-    from ..archive.archive import Archive
+    from ...archive.archive import Archive
 
     known = [job] if job.mysql else []
     for name in jobs.names() if job.mysql else []:
@@ -232,7 +229,7 @@ def _of_a_dump(arguments: argparse.Namespace) -> Optional[str]:
 
 
 def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
-    from ..restore.in_place import replaced as keeping
+    from ...restore.in_place import replaced as keeping
 
     kept = keeping.replaced(job.name)
     if not arguments.json:

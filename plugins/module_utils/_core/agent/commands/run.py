@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `run`."""
+
+from __future__ import annotations
+
+import argparse
+
+from ...backup import run as backup
+from ...job import file as jobs
+from ...observe import notify
+from .. import show
+from ..outcome import told
+from ..output import now, print_json, print_lines, reporter_for
+
+TEXT = "take a backup now"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    job = jobs.load(arguments.job)
+    reporter = reporter_for(arguments, job)
+    with told(job, notify.RUN) as outcome:
+        try:
+            jobs.check_paths(job)
+            summary = backup.run(job, reporter)
+        finally:
+            reporter.close()
+        outcome("", summary)
+    if arguments.json:
+        print_json(summary)
+    else:
+        print_lines(show.generation(summary, now()))
+    return 0

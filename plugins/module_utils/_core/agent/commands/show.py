@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `show`."""
+
+from __future__ import annotations
+
+import argparse
+
+from ...job import file as jobs
+from ...job.file import Job
+from .. import show
+from ..arguments import one_generation
+from ..output import job_directory, now, print_json, print_lines
+
+# pylint: disable=import-outside-toplevel
+
+TEXT = "show a generation: what was locked and for how long, coordinates, proof, what was copied"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    one_generation(parser, "the newest that is good")
+    parser.add_argument("--timeline", action="store_true", help="instead: to which moments the job can be recovered")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    job = jobs.load(arguments.job)
+    if arguments.timeline:
+        return _show_timeline(arguments, job)
+    facts = show.known(job.name, job_directory(job, arguments.host).find(arguments.generation))
+    if arguments.json:
+        print_json(facts)
+    else:
+        print_lines(show.generation(facts, now()))
+    return 0
+
+
+def _show_timeline(arguments: argparse.Namespace, job: Job) -> int:
+    from ...archive import timeline
+    from ...archive.archive import Archive
+
+    directory = job_directory(job, arguments.host)
+    found = timeline.read(Archive(directory.path), directory.generations())
+    if arguments.json:
+        print_json({"job": job.name, "host": arguments.host or jobs.host_name(), **found.as_dict(now())})
+    else:
+        print_lines(found.lines(now()))
+    return 0

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `verify`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import List
+
+from ...host.errors import StillpointError, fail
+from ...job import file as jobs
+from ...observe import notify
+from ...proof import verify
+from .. import show
+from ..arguments import one_generation
+from ..outcome import told
+from ..output import PROGRAM, complain, job_directory, print_json, print_lines, reporter_for
+
+TEXT = "read a generation and compare every file with its checksum"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    one_generation(parser, "the newest that is not bad")
+    parser.add_argument("--all", action="store_true", help="every generation of the job")
+    parser.add_argument("--sample", metavar="PERCENT", help="read this share of the files alone, drawn at random; compare names, sizes and owners of all")
+    parser.add_argument("--server", action="store_true", help="besides, start a server on a copy: it has to recover and to find all its tables well")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    job = jobs.load(arguments.job)
+    sample = verify.percent(arguments.sample) if arguments.sample else None
+    asked = verify.Asked(arguments.generation, arguments.all, sample, arguments.server)
+    # One that somebody picked by hand is of no concern to who is told of the job.
+    concerned = replace(job, notify=jobs.Notify()) if arguments.generation or arguments.host else job
+    reporter = reporter_for(arguments, job)
+    try:
+        with told(concerned, notify.VERIFY) as outcome:
+            troubles: List[StillpointError] = []
+            chosen = verify.choose(job_directory(job, arguments.host), asked)
+            found = verify.perform(chosen, asked, reporter, troubles.append if asked.all else fail)
+            reporter.close()
+            complaint = verify.complaint(job, found, troubles)
+            outcome(complaint, next((each for each in found if each.bad), found[0]).as_dict() if found else {})
+    finally:
+        reporter.close()
+    if arguments.json:
+        facts = [each.as_dict() for each in found]
+        print_json(facts if arguments.all else facts[0])
+    else:
+        print_lines([line for each in found for line in show.verified(job.name, each)])
+    if complaint:
+        complain("%s: %s" % (PROGRAM, complaint))
+    return StillpointError.exit_code if complaint else 0

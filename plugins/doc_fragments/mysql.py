@@ -31,8 +31,8 @@ options:
     type: path
   config_file:
     description:
-      - An option file as the server's own client programs read it, of which the group C([client]) gives user, password, socket,
-        host, port and TLS files. Keep its mode at C(0600).
+      - An option file as the server's own client programs read it, of which the groups C([client]), C([client-server]) and
+        C([client-mariadb]) give user, password, socket, host, port and TLS files. Keep its mode at C(0600).
       - Options given to the module win over those in the file.
     type: path
   ca_cert:

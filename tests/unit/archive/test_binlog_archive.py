@@ -325,7 +325,7 @@ def test_it_goes_on_by_itself_after_the_disk_was_full(archiving_: Archiving, mon
             raise StillpointError("the status can't be written either")
         say(status)
 
-    monkeypatch.setattr(chains.shutil, "rmtree", lambda path: (refuse(path), real(path)))
+    monkeypatch.setattr(chains.shutil, "rmtree", lambda path, **how: (refuse(path), real(path, **how)))
     monkeypatch.setattr(archiving_.archive, "say", say_nothing)
     archiving_.start()
     until(archiving_.complete, "the first log")

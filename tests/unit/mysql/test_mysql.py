@@ -338,8 +338,6 @@ def test_an_option_file_that_is_none_is_refused_without_showing_what_is_in_it(tm
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[client]\nuser = a\npassword = secret\n[client]\nhost = b\n", "repeats a section or a key in line 4: have each once"),
-        ("[client]\npassword = secret\npassword = secret2\n", "repeats a section or a key in line 3: have each once"),
         ("[client]\nport = secret\n", "is not a number from 1 to 65535"),
         ("[client]\nsocket = /run/a.sock\nport = secret\n", "is not a number from 1 to 65535"),
         ("[client]\nport = 65536\n", "is not a number from 1 to 65535"),

@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from typing import Any, Dict, List, Optional, Tuple
 
+from ..dump.client import option_file
 from ..host.errors import BusyError, StillpointError, Stopped, UsageError
 from ..host.process import sentence, start, undisturbed
 from ..host.reporter import Reporter
@@ -245,19 +246,20 @@ class Service:
         name = next_name(line)
         old = self._best_stream(line, name)
         directory = self._archive.new_stream()
-        command = source.stream_command(self._options, there, name, directory, "%s/%s" % (host_name(), self._job.name))
         errors = os.path.join(directory, "errors")
-        with open(errors, "wb") as said:
-            client = start(command, dies_with_us=True, stdout=subprocess.DEVNULL, stderr=said)
-        follower = Follower(self._keeper, self._progress, session, there, line, directory, old, self._say_streaming)
-        try:
-            while client.poll() is None:
+        with option_file(source.login(self._options)) as login:
+            command = source.stream_command(login, there, name, directory, "%s/%s" % (host_name(), self._job.name))
+            with open(errors, "wb") as said:
+                client = start(command, dies_with_us=True, stdout=subprocess.DEVNULL, stderr=said)
+            follower = Follower(self._keeper, self._progress, session, there, line, directory, old, self._say_streaming)
+            try:
+                while client.poll() is None:
+                    follower.look()
+                    time.sleep(_TICK)
                 follower.look()
-                time.sleep(_TICK)
-            follower.look()
-        finally:
-            with undisturbed():
-                _end(client)
+            finally:
+                with undisturbed():
+                    _end(client)
         with open(errors, encoding="utf-8", errors="replace") as said_:
             why = sentence(said_.read())
         torn = _TORN.search(why)

@@ -14,7 +14,7 @@ from ..host.errors import StillpointError
 from ..host.process import PATH
 from ..job.file import MysqlOptions
 from ..mysql import coordinates
-from ..mysql.connection import SOCKETS, Login, ServerError, Session
+from ..mysql.connection import Login, ServerError, Session
 from ..mysql.server import Version, flavour_and_version
 
 #: Bytes that tell one log from another: its description of itself has the time at which it was begun
@@ -132,11 +132,12 @@ def client_package(flavour: str) -> str:
     return _PACKAGES[flavour]
 
 
-def stream_command(options: MysqlOptions, source: Source, start: str, directory: str, identity: str) -> List[str]:
+def stream_command(option_file: str, source: Source, start: str, directory: str, identity: str) -> List[str]:
     """Return the command that streams logs into a directory, from the beginning of one on and without an end.
 
-    No password is in it: that is in the option file. The number under which the server knows the client must be nobody
-    else's, or the two would end each other's streams: it is made of the job's identity, above the numbers that people choose.
+    No password is in it: that is in the option file, which has to be there when the command starts. The number under which the server
+    knows the client must be nobody else's, or the two would end each other's streams: it is made of the job's identity, above the numbers
+    that people choose.
 
     :raises StillpointError: the client is not installed
     """
@@ -148,7 +149,7 @@ def stream_command(options: MysqlOptions, source: Source, start: str, directory:
     number = 0x80000000 | zlib.crc32(identity.encode()) & 0x3FFFFFFF
     return [
         program,
-        *login_options(options),
+        "--defaults-file=" + option_file,
         "--raw",
         "--read-from-remote-server",
         "--stop-never",
@@ -157,31 +158,6 @@ def stream_command(options: MysqlOptions, source: Source, start: str, directory:
         "--result-file=%s/" % directory.rstrip("/"),
         start,
     ]
-
-
-def login_options(options: MysqlOptions) -> List[str]:
-    """Return how a client program of the server logs in as the job's account; nothing secret is among it."""
-    words = ["--defaults-file=%s" % options.config_file] if options.config_file else ["--no-defaults"]
-    pairs: List[Tuple[str, Any]] = [
-        ("user", options.login_user or (None if options.config_file else "root")),
-        ("host", options.login_host),
-        ("port", options.login_port),
-        ("socket", options.login_unix_socket or _socket(options)),
-        ("ssl-ca", options.ca_cert),
-        ("ssl-cert", options.client_cert),
-        ("ssl-key", options.client_key),
-    ]
-    words += ["--%s=%s" % (name, value) for name, value in pairs if value is not None]
-    if options.login_host and not options.login_unix_socket:
-        words.append("--protocol=TCP")
-    return words
-
-
-def _socket(options: MysqlOptions) -> Optional[str]:
-    """Return the local socket where nothing says how to reach the server."""
-    if options.config_file or options.login_host or options.login_port:
-        return None
-    return next((path for path in SOCKETS if os.path.exists(path)), SOCKETS[0])
 
 
 def may_stream(session: Session) -> bool:

@@ -9,13 +9,14 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Sequence
+from typing import Iterator, List, Sequence
 
 from ..host.errors import StillpointError
 from ..host.process import PATH, require, run
 from ..host.processes import process_start
 from ..host.run_directory import RUN_DIRECTORY, make_run_directory
-from ..mysql.connection import Login, _arguments
+from ..mysql import option_file as options
+from ..mysql.connection import Login, client_options
 
 _PREFIX = "login-"
 
@@ -81,7 +82,7 @@ def option_file(login: Login) -> Iterator[str]:
     path = os.path.join(directory, "client.cnf")
     try:
         with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600)) as file:
-            file.write("[client]\n" + "".join("%s=%s\n" % (key, _quoted(value)) for key, value in _options(login).items()))
+            file.write(options.text(client_options(login)))
         yield path
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -93,37 +94,6 @@ def clean() -> None:
         match = re.fullmatch(_PREFIX + r"(\d+)-(\d+)-.*", name)
         if match and process_start(int(match.group(1))) != int(match.group(2)):
             shutil.rmtree(os.path.join(RUN_DIRECTORY, name), ignore_errors=True)
-
-
-def _options(login: Login) -> Dict[str, str]:
-    """Return what a client's section [client] says for a Login."""
-    options: Dict[str, str] = {}
-    arguments = _arguments(login)
-    password = arguments.get("password")
-    if login.config_file:
-        from pymysql.optionfile import Parser  # pylint: disable=import-outside-toplevel
-
-        parser = Parser(strict=False)
-        parser.read(login.config_file)
-        known = {"password": "password", "ssl-ca": "ssl-ca", "ssl-cert": "ssl-cert", "ssl-key": "ssl-key"}
-        options.update({name: parser.get("client", key) for key, name in known.items() if parser.has_option("client", key)})
-    options["user"] = str(arguments["user"])
-    if password is not None:
-        options["password"] = str(password)
-    if "unix_socket" in arguments:
-        options["socket"] = str(arguments["unix_socket"])
-    else:
-        options.update(host=str(arguments["host"]), port=str(arguments["port"]), protocol="tcp")
-    for key, name in (("ca_cert", "ssl-ca"), ("client_cert", "ssl-cert"), ("client_key", "ssl-key")):
-        if getattr(login, key):
-            options[name] = str(getattr(login, key))
-    return options
-
-
-def _quoted(value: str) -> str:
-    """Return a value as an option file has it: in double quotes, where the escapes of my_getopt's manual hold."""
-    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
-    return '"%s"' % "".join(escapes.get(letter, letter) for letter in value)
 
 
 def dump_command(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..host.errors import StillpointError, UsageError
-from . import privileges
+from . import option_file, privileges
 from .connection import Login, ServerError, Session
 from .privileges import Extras, Grants, account_name
 from .server import flavour_and_version
@@ -201,7 +201,10 @@ def _make(session: Session, account: Account, found: Found, revoke: Sequence[Tup
     name = account_name(account.user, account.host)
     password = new_password() if not found.logs_in else None
     # the file is ready, whole and on the disk, before the server hears of the password, and takes its name right after
-    fresh = _write_aside(account.option_file, option_file(account.user, password, _address(session))) if password is not None else None
+    fresh = None
+    if password is not None:
+        login = {"user": account.user, "password": password, **_address(session)}
+        fresh = _write_aside(account.option_file, option_file.text(login, MARK))
     try:
         if password is not None:
             verb = "ALTER" if found.exists else "CREATE"
@@ -271,12 +274,6 @@ def new_password() -> str:
         password = "".join(secrets.choice(_ALPHABET) for _each in range(_LENGTH))
         if all(set(password) & set(kind) for kind in (string.ascii_lowercase, string.ascii_uppercase, string.digits, "_.+=")):
             return password
-
-
-def option_file(user: str, password: str, address: Dict[str, str]) -> str:
-    """Return the text of an option file for a login."""
-    lines = [MARK, "[client]", "user=%s" % user, "password=%s" % password]
-    return "\n".join([*lines, *("%s=%s" % item for item in address.items())]) + "\n"
 
 
 def _write_aside(path: str, text: str) -> str:

@@ -5,17 +5,29 @@ from __future__ import annotations
 
 import getpass
 import os
-from configparser import DuplicateOptionError, DuplicateSectionError
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ..host.errors import StillpointError, UsageError
+from ..host.errors import StillpointError
+from . import option_file
 
 # Where distributions put the socket: Debian, Red Hat, upstream.
 SOCKETS = ("/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock")
 
 # Statements that answer at once on a healthy server; a lock has its own limit.
 READ_TIMEOUT = 60
+
+_OFF = ("0", "OFF", "FALSE", "NO")
+
+# What a session of ours depends on is said right after the login: what the server's configuration, its init_connect or a limit of the
+# account says of it is meant for other programs, and would end a session that holds a lock, or hide rows. A session that may say nothing
+# for long is ended when this process is. The last two exist in one flavour each: MySQL reads no M!, MariaDB passes over 50700 and more.
+_IDLE = 2147483  # seconds; the most that every server takes
+_AS_NEEDED = (
+    "SET SESSION wait_timeout = %d, SESSION interactive_timeout = %d, SESSION net_read_timeout = 600, SESSION net_write_timeout = 600, "
+    "SESSION lock_wait_timeout = %d, SESSION sql_select_limit = 18446744073709551615, SESSION sql_big_selects = 1"
+    "/*M!100101 , SESSION max_statement_time = 0 *//*!50708 , SESSION max_execution_time = 0 */" % (_IDLE, _IDLE, READ_TIMEOUT - 10)
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class Session:
                 read_timeout=self._read_timeout,
                 write_timeout=READ_TIMEOUT,
                 charset="utf8mb4",
+                init_command=_AS_NEEDED,
                 **arguments,
             )
         except self._pymysql.err.MySQLError as error:
@@ -171,62 +184,76 @@ def _number_and_text(error: Exception) -> Tuple[int, str]:
     return number, str(error.args[-1]) if error.args else type(error).__name__
 
 
+def client_options(login: Login) -> Dict[str, str]:
+    """Return what a client has to be told to log in, by the names of option files: those of the login's own file, and over them what it
+    says itself. With nothing given, the local socket as root.
+
+    :raises UsageError: the option file can't be read, or a client would refuse it
+    """
+    options = option_file.read(login.config_file) if login.config_file else {}
+    options.setdefault("user", "root" if not login.config_file else getpass.getuser())
+    given = {
+        "user": login.login_user,
+        "password": login.login_password,
+        "host": login.login_host,
+        "port": login.login_port,
+        "socket": login.login_unix_socket,
+        "ssl-ca": login.ca_cert,
+        "ssl-cert": login.client_cert,
+        "ssl-key": login.client_key,
+    }
+    if login.login_host and options.get("protocol", "").lower() != "tcp":
+        options.pop("socket", None)
+    options.update({name: str(value) for name, value in given.items() if value is not None and (value or name == "password")})
+    _choose_way(options, tcp=login.login_host is not None and not login.login_unix_socket or login.login_port is not None)
+    if login.check_hostname is not None:
+        options["ssl-verify-server-cert"] = str(int(login.check_hostname))
+    return options
+
+
+def _choose_way(options: Dict[str, str], *, tcp: bool) -> None:
+    """Have either a socket or a host and a port in the options, as a client of this host would choose.
+
+    :param tcp: the login itself names a host or a port
+    """
+    host, protocol = options.get("host") or "localhost", options.get("protocol", "").lower()
+    if protocol == "tcp" or not options.get("socket") and (host != "localhost" or tcp):
+        options.pop("socket", None)
+        options.update(host=host, port=options.get("port") or "3306", protocol="tcp")
+        return
+    options["socket"] = options.get("socket") or next((path for path in SOCKETS if os.path.exists(path)), SOCKETS[0])
+    for name in ("host", "port", "protocol"):
+        options.pop(name, None)
+
+
 def _arguments(login: Login) -> Dict[str, Any]:
-    """Return the arguments of pymysql.connect for a Login; with nothing given, the local socket as root."""
-    arguments: Dict[str, Any] = {}
-    from_file: Dict[str, str] = {}
-    if login.config_file:
-        from_file = _option_file(login.config_file)
-        arguments["read_default_file"] = login.config_file
-    arguments["user"] = login.login_user or from_file.get("user") or ("root" if not login.config_file else getpass.getuser())
-    if login.login_password is not None:
-        arguments["password"] = login.login_password
-    host = login.login_host or from_file.get("host") or "localhost"
-    socket = login.login_unix_socket or (from_file.get("socket") if not login.login_host else None)
-    if not socket and host == "localhost" and not login.login_port:
-        socket = next((path for path in SOCKETS if os.path.exists(path)), SOCKETS[0])
-    if socket:
-        arguments["unix_socket"] = socket
+    """Return the arguments of pymysql.connect for a Login."""
+    options = client_options(login)
+    arguments: Dict[str, Any] = {"user": options["user"]}
+    if "password" in options:  # as bytes, which PyMySQL sends as they are; a text it would send as Latin-1
+        arguments["password"] = options["password"].encode("utf-8", "surrogateescape")
+    if "socket" in options:
+        arguments["unix_socket"] = options["socket"]
     else:
-        arguments["host"] = host
-        arguments["port"] = login.login_port or int(from_file.get("port") or 3306)
-    tls = {"ca": login.ca_cert, "cert": login.client_cert, "key": login.client_key, "check_hostname": login.check_hostname}
-    tls = {key: value for key, value in tls.items() if value is not None}
+        arguments.update(host=options["host"], port=int(options["port"]))
+    tls = _tls(options, login)
     if tls:
         arguments["ssl"] = tls
     return arguments
 
 
-def _option_file(path: str) -> Dict[str, str]:
-    """Return where to connect and as whom, from the [client] section of an option file.
-
-    :raises UsageError: it can't be read, or PyMySQL would not understand it; no value is shown
-    """
-    from pymysql.optionfile import Parser  # pylint: disable=import-outside-toplevel
-
-    parser = Parser()  # as strict as PyMySQL, which reads the file again
-    try:
-        with open(path, encoding="utf-8") as file:
-            parser.read_file(file)
-    except OSError as error:
-        raise UsageError("the option file %s can't be read: %s" % (path, error.strerror)) from error
-    except (DuplicateSectionError, DuplicateOptionError) as error:
-        raise UsageError("the option file %s repeats a section or a key in line %s: have each once" % (path, error.lineno)) from None
-    except Exception as error:  # configparser.Error and UnicodeDecodeError; their texts quote the line, and with it a password
-        raise UsageError(
-            "the option file %s is not an option file (%s): it needs a line [client] and lines of the form key = value" % (path, type(error).__name__)
-        ) from None
-    if not parser.has_section("client"):
-        raise UsageError("the option file %s has no section [client]" % path)
-    wanted = [key for key in ("user", "host", "port", "socket") if parser.has_option("client", key)]
-    for key in wanted:
-        if dict(parser.items("client"))[key] is None:
-            raise UsageError("the option file %s names %s without a value" % (path, key))
-    found = {key: parser.get("client", key) for key in wanted}
-    port = found.get("port", "1")
-    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise UsageError("the port in the option file %s is not a number from 1 to 65535" % path)
-    return found
+def _tls(options: Mapping[str, str], login: Login) -> Dict[str, Any]:
+    """Return what PyMySQL calls ``ssl``. As with the clients, the name in the server's certificate is compared where the options ask for it;
+    a certificate authority that the login itself names asks for it too."""
+    mode = options.get("ssl-mode", "").upper()
+    if options.get("ssl", "").upper() in _OFF or mode == "DISABLED":
+        return {}
+    tls: Dict[str, Any] = {name: options["ssl-" + name] for name in ("ca", "capath", "cert", "key", "cipher") if options.get("ssl-" + name)}
+    if tls or options.get("ssl") or mode in ("REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"):
+        asked = options.get("ssl-verify-server-cert")
+        named = asked.upper() not in _OFF if asked is not None else mode == "VERIFY_IDENTITY"
+        tls["check_hostname"] = named or asked is None and bool(login.ca_cert)
+    return tls
 
 
 def _why_not(error: Exception, user: str, where: str) -> str:

@@ -28,6 +28,9 @@ _MOST_NAMED = 5
 # Tables, columns or routines of a view are gone, or its definer may not read them. One whose definer is gone (1449) can be dumped.
 _INVALID_VIEW = (1054, 1143, 1146, 1305, 1356, 4092)
 
+_PATIENT = 30  # seconds; a disk may stall as long
+_NO_LIMIT = 18446744073709551615
+
 _GROWTH = 1.1  # from one dump to the next
 _COMPRESSION = 5  # of rows as SQL; a guess, for the first dump alone
 
@@ -43,6 +46,7 @@ class DumpPlan:
     :ivar tables: every table of theirs, as (database, name)
     :ivar locked: those that are not transactional, and stay locked for writers until they are dumped
     :ivar versioned: those that keep their old rows
+    :ivar wait_timeout: seconds that the server lets the session of the program that dumps say nothing
     :ivar bytes_tables: what the tables take in the server; bytes_sql: what the dump will come to; bytes_expected: and compressed
     """
 
@@ -58,6 +62,7 @@ class DumpPlan:
     bytes_tables: int = 0
     bytes_sql: int = 0
     bytes_expected: int = 0
+    wait_timeout: int = _PATIENT
 
     @property
     def live(self) -> bool:
@@ -74,6 +79,11 @@ class DumpPlan:
             found.append("dump and files will not be of one point in time: mysql.source: snapshot takes both from one")
         if self.live and self.server.log_bin and self.server.flavour != "mariadb" and not self.choice.stops_commits:
             found.append("the lock %s does not stop commits: the dump will have no coordinates" % self.choice.name)
+        if self.live and self.wait_timeout < _PATIENT:
+            found.append(
+                "the server ends a session that says nothing for wait_timeout = %d s, and %s can't ask for more: where the repository stalls as "
+                "long, the dump fails; mysql.source: snapshot avoids that" % (self.wait_timeout, self.program.name)
+            )
         if self.versioned and not self.program.has_history:
             found.append(
                 "%s.%s keeps its old rows (system versioning), and %s %s does not dump them"
@@ -139,6 +149,7 @@ def make(options: MysqlOptions, directory: JobDirectory) -> DumpPlan:
         choice = choose(options.lock, server)
         check_privileges(session, server, choice, kill=options.long_query_action == "kill")
         check_events(session, options.source, server)
+        check_limit(session, options.source)
         made = look(session, DumpPlan(options, login, server, choice, program))
         check_views(session, made)
     bytes_sql, bytes_expected = _sizes(directory, made.bytes_tables)
@@ -159,6 +170,7 @@ def look(session: Session, plan: DumpPlan) -> DumpPlan:
         locked=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]) if plan.live else (),
         versioned=tuple((row["db"], row["name"]) for row in tables if row["kind"] == "SYSTEM VERSIONED"),
         bytes_tables=sum(int(row["bytes"] or 0) for row in tables),
+        wait_timeout=int(session.value("SELECT @@GLOBAL.wait_timeout")),
     )
 
 
@@ -212,6 +224,16 @@ def check_events(session: Session, source: str, server: Server) -> None:
         raise StillpointError(
             "the server runs with event_scheduler = DISABLED and does not show its events, which the dump would lack: start it with OFF instead, or "
             "dump from a snapshot (mysql.source: snapshot)"
+        )
+
+
+def check_limit(session: Session, source: str) -> None:
+    """Raise StillpointError where every session is limited to so many rows: the program that dumps would write no more of a table."""
+    limit = int(session.value("SELECT @@GLOBAL.sql_select_limit"))
+    if source == "server" and limit < _NO_LIMIT:
+        raise StillpointError(
+            "the server has sql_select_limit = %d for every session, and a dump would have no more rows of a table: SET GLOBAL sql_select_limit = %d, "
+            "or dump from a snapshot (mysql.source: snapshot)" % (limit, _NO_LIMIT)
         )
 
 

@@ -27,6 +27,7 @@ FLUSH_ENGINE_LOGS = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
 # until a thread of its own writes them out, every innodb_flush_log_at_timeout seconds.
 _REDO_WRITTEN = "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')"
 
+_PREPARED_LIMIT = 330  # seconds that a session may say nothing before that: longer than LVM is waited for
 _IDLE_LIMIT = 30  # seconds that a session which stops writers may say nothing; more than a snapshot may take under the lock
 _ANSWER_LIMIT = 10  # seconds that a statement under the lock may take: it answers at once on a healthy server, and users are waiting
 _GONE_LIMIT = 10  # seconds that a session which was ended is waited for
@@ -179,6 +180,7 @@ class Lock:
         :raises StillpointError: users would have to wait longer for the server to write its log out
         """
         self._redo_limit = self._written_out_within()
+        self._session.do("SET SESSION wait_timeout = %d" % _PREPARED_LIMIT)  # DDL has to wait from here on
         if not self._method.late:
             self._asked = time.monotonic()
         self._send(self._method.early)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ
 INSTALL = shutil.which("mariadb-install-db")
 PLUGINS = os.environ.get("SERVER_PLUGINS")  # of the package that has the service too; tests/lab/setup knows where
 USER = "nobody"  # mysql is there only where a server is installed as a service
+REDO_LOG = "--innodb-log-file-size=8M"  # the default is 96M, which each backup, copy and restore would carry along
 
 needed = [
     pytest.mark.server,
@@ -42,7 +45,7 @@ class RealServer:
     def start(self, *more: str) -> None:
         top = self.top
         options = ["--datadir=" + self.datadir, "--socket=" + top + "/s", "--tmpdir=" + top, "--pid-file=" + top + "/pid", "--log-error=" + top + "/error.log"]
-        options += ["--skip-networking", "--innodb-buffer-pool-size=16M", "--log-bin=" + self.binlogs + "/bin", "--server-id=1"]
+        options += ["--skip-networking", "--innodb-buffer-pool-size=16M", REDO_LOG, "--log-bin=" + self.binlogs + "/bin", "--server-id=1"]
         options += ["--plugin-dir=" + self.plugins] if os.path.isdir(self.plugins) else []
         options += more
         command: List[str] = [str(SERVER), "--no-defaults", "--user=" + USER, *options]
@@ -93,6 +96,19 @@ class RealServer:
         return to
 
 
+@functools.lru_cache(maxsize=None)
+def installed(root: str = "normal") -> str:
+    """Return a data directory that no server was started on, made once: to be copied. What `root` logs in by is `normal` or `socket`."""
+    top = tempfile.mkdtemp(prefix="stillpoint-test-")
+    atexit.register(shutil.rmtree, top)
+    shutil.chown(top, USER)
+    data = os.path.join(top, "data")
+    install = [str(INSTALL), "--no-defaults", "--user=" + USER, "--datadir=" + data, "--auth-root-authentication-method=" + root, "--skip-test-db", REDO_LOG]
+    subprocess.run(install, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(["chown", "-R", USER, data], check=True)
+    return data
+
+
 @contextmanager
 def real_server() -> Iterator[RealServer]:
     """Start a server that writes binary logs, and end it."""
@@ -105,9 +121,7 @@ def real_server() -> Iterator[RealServer]:
         shutil.chown(server.binlogs, USER)
         if PLUGINS:
             shutil.copytree(PLUGINS, server.plugins)
-        install = [str(INSTALL), "--no-defaults", "--user=" + USER, "--datadir=" + server.datadir, "--auth-root-authentication-method=normal"]
-        subprocess.run([*install, "--skip-test-db"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-        subprocess.run(["chown", "-R", USER, server.datadir], check=True)
+        subprocess.run(["cp", "-a", "--reflink=auto", installed(), server.datadir], check=True)
         server.start()
         yield server
     finally:

@@ -17,7 +17,7 @@ from _core.host.errors import StillpointError, UsageError
 from _core.mysql import account, privileges
 from _core.mysql.account import Account
 from _core.mysql.connection import Login, ServerError, Session
-from real_server import INSTALL, PLUGINS, SERVER, USER, needed
+from real_server import PLUGINS, REDO_LOG, SERVER, USER, installed, needed
 
 pytest.importorskip("pymysql")
 
@@ -34,19 +34,7 @@ def admin() -> Iterator[Login]:
         shutil.chown(top, USER)
         os.chmod(top, 0o755)
         data = os.path.join(top, "data")
-        subprocess.run(
-            [
-                str(INSTALL),
-                "--no-defaults",
-                "--user=" + USER,
-                "--datadir=" + data,
-                "--auth-root-authentication-method=socket",
-                "--skip-test-db",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
+        subprocess.run(["cp", "-a", installed("socket"), data], check=True)
         server = subprocess.Popen(
             [
                 str(SERVER),
@@ -58,7 +46,7 @@ def admin() -> Iterator[Login]:
                 "--skip-networking",
             ]
             + (["--plugin-dir=" + shutil.copytree(PLUGINS, top + "/plugins")] if PLUGINS else [])
-            + ["--log-bin=" + data + "/bin", "--server-id=1", "--log-error=" + data + "/error.log", "--innodb-buffer-pool-size=16M"]
+            + ["--log-bin=" + data + "/bin", "--server-id=1", "--log-error=" + data + "/error.log", "--innodb-buffer-pool-size=16M", REDO_LOG]
             + [
                 "--general-log=1",
                 "--general-log-file=" + data + "/general.log",

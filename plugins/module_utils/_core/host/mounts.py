@@ -21,6 +21,10 @@ _CLONE_NEWNS = 0x00020000  # sched.h
 _MS_REC, _MS_SLAVE = 0x4000, 0x80000  # mount.h
 _UNMOUNT_TRIES = 10
 
+# Options that the file systems of snapshots need, by type. A snapshot has its origin's superblock, and one that overflows answers each read with an error:
+# with errors=panic in it (tune2fs -e panic) ext2, ext3 and ext4 would stop the host. XFS refuses a second file system of one UUID without nouuid.
+_OPTIONS_BY_TYPE = {"ext2": "errors=continue", "ext3": "errors=continue", "ext4": "errors=continue", "xfs": "nouuid"}
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -149,7 +153,6 @@ def mounted_read_only(device: str, fs_type: str, name: str) -> Iterator[str]:
     """Mount a snapshot read-only below /run/stillpoint for this process alone, and give the mount point.
 
     The device itself is writable: ext4 with orphans and XFS with a dirty log recover on it (borgmatic#1126, snapper#46).
-    XFS refuses a second file system of the same UUID without ``nouuid``; every other file system refuses the option.
 
     :param name: a name for the mount point that no other run uses
     """
@@ -195,7 +198,7 @@ def _mounted(device: str, fs_type: str, name: str, options: str) -> Iterator[str
     point = os.path.join(make_run_directory(), name)
     try:
         os.mkdir(point, 0o700)
-        run(["mount", "-t", fs_type, "-o", options + (",nouuid" if fs_type == "xfs" else ""), device, point], timeout=300)
+        run(["mount", "-t", fs_type, "-o", ",".join(filter(None, (options, _OPTIONS_BY_TYPE.get(fs_type)))), device, point], timeout=300)
         yield point
     finally:
         # by what is there, not by how far this came: a signal may arrive between any two lines

@@ -56,7 +56,15 @@ options:
     elements: str
     default: []
   rsync_opts:
-    description: Further options for rsync, one to an element.
+    description:
+      - Further options for rsync, one to an element, an option and its value in one word. Only those pass that can't break what a backup promises.
+      - "What is copied: C(--include), C(--include-from), C(--filter), C(--cvs-exclude), C(--max-size), C(--min-size), C(--ignore-times)."
+      - "What is kept of a file: C(--chmod), C(--chown), C(--usermap), C(--groupmap), C(--super), C(--atimes), C(--omit-dir-times), C(--omit-link-times),
+        and C(--no-) with C(owner), C(group), C(perms), C(acls), C(xattrs), C(hard-links), C(devices), C(specials), C(D) or C(sparse)."
+      - "How it is done: C(--whole-file), C(--no-whole-file), C(--block-size), C(--preallocate), C(--fsync), C(--open-noatime), C(--max-alloc), C(--temp-dir),
+        C(--timeout), C(--inc-recursive), C(--no-inc-recursive); in a mirror C(--max-delete), C(--delay-updates), C(--force)."
+      - "What is said: C(--verbose), C(--info), C(--debug), C(--itemize-changes), C(--human-readable), C(--no-human-readable), C(--log-file),
+        C(--log-file-format)."
     type: list
     elements: str
     default: []

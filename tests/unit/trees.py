@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import pytest
 from _core.host import durable
-from _core.repository import rsync
+from _core.repository import rsync, unchanged
 from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
@@ -236,6 +236,12 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test can't cut the power, so nothing that it looks at depends on these."""
     for module, name in ((os, "fsync"), (durable, "sync_file_system")):
         monkeypatch.setattr(module, name, lambda _what: None)
+
+
+@pytest.fixture(autouse=True)
+def change_times_of_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generations of a test are of START and later, its files are changed now, and nobody can set the time of that. Tests of the doubt take real times."""
+    monkeypatch.setattr(unchanged, "DOUBTFUL", -1e9)
 
 
 # What a kill can come before and leave something different. A sync changes nothing for who looks through the same kernel.

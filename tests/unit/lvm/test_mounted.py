@@ -19,8 +19,8 @@ from _core.lvm.layout import FILES
 from _core.lvm.snapshots import Hold, Snapshot, Target
 from _core.lvm.volumes import LogicalVolume
 from _core.proof import checksums
-from _core.repository import rsync
 from _core.repository.job_directory import JobDirectory
+from _core.repository.mirror import alone, mirror
 from trees import Quiet, back_up, facts, job, needs_root, small_disk, write
 
 OWNER = Owner("run", "job", "boot", 1, 1)
@@ -92,7 +92,7 @@ def test_a_mirror_keeps_what_is_mounted_in_a_path(root, snapshots):
     dest = str(root / "mirror")
     for changes in (None, 0):
         with mounted.mounted(snapshots, OWNER) as to_snapshot:
-            copied = rsync.mirror([to_snapshot(tree) for tree in wanted], dest)
+            copied = mirror([to_snapshot(tree) for tree in wanted], dest)
         assert changes is None or copied.changes == changes
     assert sorted(os.listdir(dest + "/files/opt/data")) == ["deep", "rows"]
 
@@ -203,7 +203,7 @@ def test_an_argument_that_is_wrong_leaves_the_snapshots_that_were_given_as_they_
 @needs_root
 @pytest.mark.parametrize("layout", ["generations", "mirror"])
 def test_a_destination_that_another_run_writes_to_costs_no_snapshot(group, layout):
-    with rsync.alone(group.dest) if layout == "mirror" else JobDirectory(group.dest).lock(), pytest.raises(BusyError, match="another run"):
+    with alone(group.dest) if layout == "mirror" else JobDirectory(group.dest).lock(), pytest.raises(BusyError, match="another run"):
         group.copy(layout=layout)
     assert group.done == []
 

@@ -12,7 +12,7 @@ from typing import Any, List
 import pytest
 from _core.host import durable
 from _core.repository import manifest, rsync
-from _core.repository.sums import Sums, order
+from _core.repository.sums import Stamp, Sums, order
 from trees import (
     START,
     awkward,
@@ -52,8 +52,9 @@ def test_an_entry_says_all_that_a_comparison_needs(generation):
     found = {entry.path: entry for entry in manifest.entries(generation.path)}
     status = os.lstat(generation.path + "/mysql/a")
     assert found[b"mysql/a"] == manifest.Entry(
-        b"mysql/a", "file", 5, status.st_mtime_ns, 0o644, status.st_uid, status.st_gid, found[b"mysql/a"].checksum
+        b"mysql/a", "file", 5, status.st_mtime_ns, 0o644, status.st_uid, status.st_gid, found[b"mysql/a"].checksum, stamp=found[b"mysql/a"].stamp
     )
+    assert found[b"mysql/a"].stamp == Stamp.of(os.lstat(generation.trees[0].source + "/a"))
     assert len(found[b"mysql/a"].checksum) == 32
     assert found[b"mysql/link"].target == b"a"
     assert found[b"mysql/sub"].type == "directory"

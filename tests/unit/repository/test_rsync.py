@@ -12,14 +12,17 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 from _core.host.errors import BusyError, CommandError, StillpointError, UsageError
-from _core.repository import rsync
+from _core.repository import rsync, transfer
+from _core.repository.mirror import alone, mirror
+from _core.repository.rsync_options import check_options
+from _core.repository.transfer import Copied, DestinationFull, Item
 from trees import ACL, AWKWARD_NAMES, awkward, facts, needs_root, shape, small_disk, tree, write
 
 ALGORITHM = rsync.algorithm()
 
 
-def copy(source: str, dest: Any, **more: Any) -> Dict[bytes, rsync.Item]:
-    items: Dict[bytes, rsync.Item] = {}
+def copy(source: str, dest: Any, **more: Any) -> Dict[bytes, Item]:
+    items: Dict[bytes, Item] = {}
     more.setdefault("algorithm", ALGORITHM)
     rsync.copy_tree(tree(source), str(dest), on_item=lambda item: items.__setitem__(item.path, item), **more)
     return items
@@ -183,13 +186,13 @@ def test_the_figures_are_those_of_the_tree_and_of_what_was_transferred(tmp_path)
     (tmp_path / "source").mkdir()
     write(str(tmp_path / "source" / "a"), b"1" * 1_234_567)
     write(str(tmp_path / "source" / "b"), b"22")
-    assert rsync.copy_tree(tree(str(tmp_path / "source")), str(tmp_path / "one"), algorithm=ALGORITHM) == rsync.Copied(
+    assert rsync.copy_tree(tree(str(tmp_path / "source")), str(tmp_path / "one"), algorithm=ALGORITHM) == Copied(
         2, 1_234_569, 1_234_569
     )
     write(str(tmp_path / "source" / "b"), b"333", age=5)
     link = [str(tmp_path / "one")]
     copied = rsync.copy_tree(tree(str(tmp_path / "source")), str(tmp_path / "two"), algorithm=ALGORITHM, link_dest=link)
-    assert copied == rsync.Copied(2, 1_234_570, 3)
+    assert copied == Copied(2, 1_234_570, 3)
 
 
 def test_a_large_file_shows_progress_while_it_is_copied_and_is_watched(tmp_path):
@@ -212,10 +215,10 @@ def test_a_large_file_shows_progress_while_it_is_copied_and_is_watched(tmp_path)
 
 def test_how_far_a_process_has_read_is_known_while_it_reads(tmp_path):
     (tmp_path / "file").write_bytes(b"x" * 1_000_000)
-    before = rsync._transferred(os.getpid(), "rchar")
+    before = transfer._transferred(os.getpid(), "rchar")
     (tmp_path / "file").read_bytes()
-    assert 1_000_000 <= rsync._transferred(os.getpid(), "rchar") - before < 1_100_000
-    assert rsync._transferred(0, "rchar") is None
+    assert 1_000_000 <= transfer._transferred(os.getpid(), "rchar") - before < 1_100_000
+    assert transfer._transferred(0, "rchar") is None
 
 
 def test_what_the_watcher_raises_ends_rsync_and_all_of_its_processes(tmp_path):
@@ -270,7 +273,7 @@ def test_a_full_disk_is_told_as_such(tmp_path):
     (tmp_path / "source").mkdir()
     write(str(tmp_path / "source" / "big"), b"x" * 3_000_000)
     for disk in small_disk(str(tmp_path / "disk"), "1m"):
-        with pytest.raises(rsync.DestinationFull, match="No space left on device while .*/source was copied to"):
+        with pytest.raises(DestinationFull, match="No space left on device while .*/source was copied to"):
             copy(str(tmp_path / "source"), disk + "/copy")
 
 
@@ -304,6 +307,12 @@ def test_files_that_vanish_while_they_are_copied_fail_the_copy(tmp_path):
     "option",
     [
         "--inplace",
+        "--an-option-of-the-next-rsync",
+        "-",
+        "--delete-after",
+        "--no-times",
+        "--copy-links",
+        "-L",
         "--append",
         "--remove-source-files",
         "--dry-run",
@@ -336,7 +345,7 @@ def test_other_options_are_passed_on(tmp_path):
         b"small"
     ]
     with pytest.raises(UsageError, match="does not begin with a dash"):
-        rsync.check_options(["--max-size", "1k"])
+        check_options(["--max-size", "1k"])
 
 
 def test_a_mirror_is_kept_in_step_and_what_is_gone_is_deleted(tmp_path):
@@ -346,13 +355,13 @@ def test_a_mirror_is_kept_in_step_and_what_is_gone_is_deleted(tmp_path):
         write(str(source / name))
     trees = [tree(str(source), "mysql"), tree(str(source), "files/opt/app")]
     dest = tmp_path / "mirror"
-    rsync.mirror(trees, str(dest))
+    mirror(trees, str(dest))
     (source / "goes").unlink()
     write(str(source / "comes"))
     (dest / "somebody's own").write_text("not ours")
     done: List[int] = []
-    copied = rsync.mirror(trees, str(dest), on_progress=done.append)
-    assert copied == rsync.Copied(4, 4, 2)
+    copied = mirror(trees, str(dest), on_progress=done.append)
+    assert copied == Copied(4, 4, 2)
     assert done[-1] == 2
     for name in ("mysql", "files/opt/app"):
         assert facts(str(dest / name)) == facts(str(source))
@@ -366,17 +375,17 @@ def test_a_mirror_that_is_in_step_already_is_not_changed_and_anything_else_is_co
     os.link(str(source / "file"), str(source / "directory" / "link"))
     os.symlink("file", str(source / "symlink"))
     trees, dest = [tree(str(source), "files/tree")], str(tmp_path / "mirror")
-    assert rsync.mirror(trees, dest).changes == 5
-    assert rsync.mirror(trees, dest).changes == 0
+    assert mirror(trees, dest).changes == 5
+    assert mirror(trees, dest).changes == 0
     os.chmod(str(source / "directory"), 0o700)
-    assert rsync.mirror(trees, dest).changes == 1
+    assert mirror(trees, dest).changes == 1
     (source / "symlink").unlink()
-    assert rsync.mirror(trees, dest).changes == 2  # with the directory that it was in
+    assert mirror(trees, dest).changes == 2  # with the directory that it was in
 
 
 def test_a_mirror_is_written_by_one_run_at_a_time(tmp_path):
     path, busy = str(tmp_path / "mirror"), pytest.raises(BusyError, match="another run is writing to the mirror")
-    with rsync.alone(path), busy, rsync.alone(path):
+    with alone(path), busy, alone(path):
         pytest.fail("two at once")
 
 

@@ -27,7 +27,9 @@ from ..lvm.watch import Watch
 from ..repository import rsync
 from ..repository.estimate import estimate
 from ..repository.job_directory import JobDirectory
+from ..repository.mirror import alone, mirror
 from ..repository.partial import Partial
+from ..repository.rsync_options import check_options
 from ..trees import Tree
 from . import plan as planning
 from .copy import copy_trees
@@ -67,17 +69,17 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     given = _checked(request) if request.snapshots else []
     trees = _trees(request, given) if request.snapshots else _file_trees(request)
     planning.check_repository(request.dest, [tree.source for tree in trees])
-    rsync.check_options(request.rsync_opts)
+    check_options(request.rsync_opts)
     complete: List[str] = []
     directory = JobDirectory(request.dest)
     with _told_when_stopped(complete), ExitStack() as stack:
-        stack.enter_context(rsync.alone(request.dest) if request.layout == MIRROR else directory.lock())
+        stack.enter_context(alone(request.dest) if request.layout == MIRROR else directory.lock())
         point = stack.enter_context(_given(request, given, owner) if request.snapshots else _taken(request, owner, reporter))
         watch = Watch(list(point.snapshots), stack.enter_context(dm.Control()))
         total, _new = estimate(trees, {})
         if request.layout == MIRROR:
             with mounted(point.snapshots, owner) as to_snapshot:
-                copied = rsync.mirror(
+                copied = mirror(
                     [to_snapshot(tree) for tree in trees],
                     request.dest,
                     bwlimit=request.bwlimit,

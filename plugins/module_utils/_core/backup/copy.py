@@ -9,7 +9,7 @@ from ..host.errors import StillpointError
 from ..host.reporter import Reporter
 from ..lvm.watch import Watch
 from ..repository.partial import Partial
-from ..repository.rsync import Copied
+from ..repository.transfer import Copied
 
 
 def copy_trees(trees: Sequence[Any], partial: Partial, options: Any, watch: Watch, reporter: Reporter, total: int) -> List[Copied]:

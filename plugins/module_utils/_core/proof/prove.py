@@ -27,7 +27,7 @@ from ..mysql.scratch import Recovery, Scratch, ScratchFailed, is_of_host, scratc
 from ..mysql.settings import Settings
 from ..repository import manifest
 from ..repository.generation import GOOD, Generation
-from ..repository.partial import DOUBTFUL
+from ..repository.unchanged import DOUBTFUL
 from . import position as standing
 from . import tables as checking
 from .tables import Checked

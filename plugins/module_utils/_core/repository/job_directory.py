@@ -26,8 +26,9 @@ from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, T
 from ..host import durable
 from ..host.errors import BusyError, CommandError, StillpointError, UsageError, fail
 from ..host.mounts import unmounted
-from . import retention, rsync
+from . import retention
 from .generation import BAD, GOOD, LATEST, PARTIAL, UNPROVEN, VERIFIED, Generation
+from .transfer import FULL, DestinationFull, room
 
 LOCK, DELETING, TRIAL = ".lock", ".deleting", ".trial"
 
@@ -100,14 +101,14 @@ class JobDirectory:
         """Turn errors of writing into a sentence that names the repository and its room."""
         try:
             yield
-        except (OSError, rsync.DestinationFull) as error:
+        except (OSError, DestinationFull) as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> StillpointError:
-        if isinstance(error, rsync.DestinationFull) or getattr(error, "errno", None) in rsync.FULL:
+        if isinstance(error, DestinationFull) or getattr(error, "errno", None) in FULL:
             return StillpointError(
                 "the repository %s is full (%s): nothing was published; free space there, or keep fewer generations"
-                % (self.repository, rsync.room(self.repository))
+                % (self.repository, room(self.repository))
             )
         return StillpointError("the repository %s can't be written: %s" % (self.repository, _explained(error)))
 

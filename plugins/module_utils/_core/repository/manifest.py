@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The manifest of a generation: what it is, and every file in it with size, owner, mode, time and checksum.
+"""The manifest of a generation: what it is, and every file in it with size, owner, mode, time, checksum, and inode and change time of its source.
 
 It is one JSON object that is written and read a line at a time, so that memory does not grow with the number of files:
 one summary key a line, then ``"files": [`` and one entry a line, and last the SHA-256 of all bytes before that line. Entries
@@ -17,7 +17,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..host.errors import StillpointError
-from .sums import Ahead, Sums, order
+from .sums import Ahead, Stamp, Sums, order
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -53,6 +53,7 @@ class Entry(NamedTuple):
     :ivar checksum: of a regular file
     :ivar target: of a symlink; of a device, its "major:minor"
     :ivar first: another path in the generation that is the same file, where rsync said so
+    :ivar stamp: of the file that it was copied from; None where that is not known
     """
 
     path: bytes
@@ -65,6 +66,7 @@ class Entry(NamedTuple):
     checksum: str = ""
     target: bytes = b""
     first: bytes = b""
+    stamp: Optional[Stamp] = None
 
 
 def walk(root: bytes, below: bytes = b"", *, leave_out: Tuple[bytes, ...] = ()) -> Iterator[Tuple[Entry, int]]:
@@ -165,18 +167,20 @@ def _private(path: str, flags: int) -> int:
 def _summed(root: bytes, sums: Sums, base: Callable[[], Iterable[Entry]], leave_out: Tuple[bytes, ...]) -> Iterator[Tuple[Entry, int]]:
     """Return the entries of a generation with their checksums, in order, and the bytes allocated for each."""
     told = Ahead(sums.in_order())
+    stamps = Ahead(sums.stamps_in_order())
     before = Ahead((order(entry.path), entry) for entry in base())
     for entry, allocated in walk(root, leave_out=leave_out):
         if entry.type == FILE:
             key = order(entry.path)
             old: Optional[Entry] = before.at(key)
             new: Optional[Tuple[str, bytes]] = told.at(key)
+            stamp: Optional[Stamp] = stamps.at(key)
             if new is not None:
-                entry = entry._replace(checksum=new[0], first=new[1])
+                entry = entry._replace(checksum=new[0], first=new[1], stamp=stamp)
             elif old is not None and (old.type, old.size, old.mtime_ns) == (FILE, entry.size, entry.mtime_ns):
-                # What rsync goes by, too: these are the contents that the generation before has under this name.
+                # Neither copied nor replaced: by its stamp or by its contents (then the stamp is a new one) it is what the base has under this name.
                 first = old.first if old.first and _same_file(root, entry.path, old.first) else b""
-                entry = entry._replace(checksum=old.checksum, first=first)
+                entry = entry._replace(checksum=old.checksum, first=first, stamp=stamp or old.stamp)
         yield entry, allocated
 
 
@@ -230,6 +234,8 @@ def _line(entry: Entry) -> bytes:
         more += ',"target":%s' % _text(entry.target)
     if entry.first:
         more += ',"same_as":%s' % _text(entry.first)
+    if entry.stamp:
+        more += ',"inode":%d,"ctime_ns":%d' % entry.stamp
     return (
         '{"path":%s,"type":"%s","size":%d,"mtime_ns":%d,"mode":"%04o","uid":%d,"gid":%d%s}'
         % (_text(entry.path), entry.type, entry.size, entry.mtime_ns, entry.mode, entry.uid, entry.gid, more)
@@ -275,16 +281,23 @@ def entries(generation: str) -> Iterator[Entry]:
 
     :raises Damaged: at the end, when the manifest is not what was written; at any entry that can't be read
     """
+    return _parsed(generation)
+
+
+def _parsed(generation: str, prefix: bytes = b"") -> Iterator[Entry]:
     try:
         for line in _sealed(generation):
-            yield _entry(line)
+            if line.startswith(prefix):
+                yield _entry(line)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(generation, error) from error
 
 
 def below(generation: str, path: bytes) -> Iterator[Entry]:
     """Return the entry of a path and those of all below it, in order; to be read to the end, as `entries`."""
-    return (entry for entry in entries(generation) if entry.path == path or entry.path.startswith(path + b"/"))
+    # the line tells as much before it is parsed: of a tree among others, only its own lines are
+    prefix = b'{"path":' + _text(path)[:-1].encode()
+    return (entry for entry in _parsed(generation, prefix) if entry.path == path or entry.path.startswith(path + b"/"))
 
 
 def check(generation: str) -> None:
@@ -333,6 +346,7 @@ def _entry(line: bytes) -> Entry:
         value.get("checksum", ""),
         _bytes(value.get("target", "")),
         _bytes(value.get("same_as", "")),
+        Stamp(value["inode"], value["ctime_ns"]) if "inode" in value else None,
     )
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import TracebackType
@@ -18,13 +17,11 @@ from . import manifest, rsync
 from .generation import BAD, LATEST, MOMENT, NAME_FORMAT, PARTIAL, Generation, moment, now
 from .job_directory import JobDirectory
 from .sums import Sums
+from .transfer import Copied
+from .tree_copy import PATHS, Manner, TreeCopy
+from .unchanged import Base
 
-_SUMS, _PATHS = ".sums", ".paths"
-
-# Seconds before a generation's time within which a file's own time does not prove that it is in the snapshot as it was left:
-# a time stamp's tick (1 s on ext3 and small ext4 file systems), and the time that the snapshots of several volumes take, of
-# which the last gives the generation its time.
-DOUBTFUL = 10.0
+_SUMS = ".sums"
 
 
 class Partial:
@@ -48,7 +45,7 @@ class Partial:
         self._damage_known: Optional[datetime] = None  # the last time that damage was found in a generation, when the base was chosen
         self.algorithm = algorithm or rsync.algorithm()
         self._sums: Optional[Sums] = None
-        self._trees: Dict[str, Tuple[Tree, rsync.Copied]] = {}
+        self._trees: Dict[str, Tuple[Tree, Copied]] = {}
         self._published = False
 
     def __enter__(self) -> "Partial":
@@ -115,7 +112,7 @@ class Partial:
         checksum: bool = False,
         on_progress: Callable[[int], None] = lambda _done: None,
         watch: Callable[[], None] = lambda: None,
-    ) -> rsync.Copied:
+    ) -> Copied:
         """Copy a tree into the generation and return what that came to; options as in `rsync.copy_tree`.
 
         :raises StillpointError: the repository is full, or rsync failed otherwise
@@ -124,35 +121,11 @@ class Partial:
             raise RuntimeError("called before it was begun")
         if tree.name in self._trees:
             raise UsageError("%s and %s have the same name in a backup, %s" % (self._trees[tree.name][0].source, tree.source, tree.name))
-        checksum = checksum or self._compares
-        dest = os.path.join(self.path, tree.name)
-        old = os.path.join(self.base.path, tree.name) if self.base else ""
-        on_item = self._recorder(tree)
+        manner = Manner(self.algorithm, bwlimit, options, checksum or self._compares, on_progress, watch)
+        base = Base.at(self.base.path, self.base.time) if self.base else None
         with self._directory.written():
-            os.makedirs(os.path.dirname(dest), mode=0o700, exist_ok=True)
-            copied = rsync.copy_tree(
-                tree,
-                dest,
-                algorithm=self.algorithm,
-                link_dest=[old] if self.base and os.path.lexists(old) else [],
-                bwlimit=bwlimit,
-                options=options,
-                checksum=checksum,
-                on_item=on_item,
-                on_progress=on_progress,
-                watch=watch,
-            )
-            if self.base and not checksum and os.path.isdir(dest) and self._write_paths(self._doubtful(tree)):
-                rsync.recheck(
-                    tree,
-                    dest,
-                    self._paths,
-                    algorithm=self.algorithm,
-                    bwlimit=bwlimit,
-                    options=options,
-                    on_item=on_item,
-                    watch=watch,
-                )
+            os.makedirs(os.path.dirname(os.path.join(self.path, tree.name)), mode=0o700, exist_ok=True)
+            copied = TreeCopy(tree, self.path, base, self._sums, manner, self.warnings).copy()
         self._trees[tree.name] = (tree, copied)
         return copied
 
@@ -174,44 +147,11 @@ class Partial:
             raise RuntimeError("called before it was begun")
         for path, checksum in checksums.items():
             self._sums.add(os.fsencode(path), checksum)
-        self._trees[name] = (Tree(name, source, os.path.join(self.path, name)), rsync.Copied(len(checksums), size, size))
-
-    def _recorder(self, tree: Tree) -> Callable[[rsync.Item], None]:
-        """Return what keeps the checksums that rsync tells of a tree."""
-        if self._sums is None:
-            raise RuntimeError("called before it was begun")
-        sums, name = self._sums, os.fsencode(tree.name)
-        single = os.path.islink(tree.path) or not os.path.isdir(tree.path)
-
-        def inside(path: bytes) -> bytes:
-            return name if single else name + b"/" + path
-
-        def record(item: rsync.Item) -> None:
-            if item.checksum or item.first:
-                sums.add(inside(item.path), item.checksum, inside(item.first) if item.first else b"")
-
-        return record
-
-    def _doubtful(self, tree: Tree) -> Iterator[bytes]:
-        """Return the files of a tree that were taken from the base although their size and time don't prove them unchanged:
-        those written just before the base's snapshot may have been written again just after it, within a time stamp's tick."""
-        if self.base is None or self._sums is None:
-            raise RuntimeError("called before it was begun")
-        since = int((self.base.time.timestamp() - DOUBTFUL) * 1e9)
-        prefix = os.fsencode(tree.name) + b"/"
-        root = os.fsencode(self.path)
-        for entry in manifest.entries(self.base.path):
-            if entry.type == manifest.FILE and entry.mtime_ns >= since and entry.path.startswith(prefix) and entry.path not in self._sums:
-                try:
-                    status = os.lstat(os.path.join(root, entry.path))
-                except FileNotFoundError:
-                    continue
-                if stat.S_ISREG(status.st_mode) and status.st_mtime_ns == entry.mtime_ns:
-                    yield entry.path[len(prefix) :]
+        self._trees[name] = (Tree(name, source, os.path.join(self.path, name)), Copied(len(checksums), size, size))
 
     @property
     def _paths(self) -> str:
-        return os.path.join(self.path, _PATHS)
+        return os.path.join(self.path, PATHS)
 
     def _write_paths(self, paths: Iterator[bytes]) -> int:
         """Write paths to a file as rsync reads them, and return how many there are."""
@@ -280,7 +220,7 @@ class Partial:
                 "damage_known": self._damage_known.strftime(MOMENT) if self._damage_known else None,
             }
 
-        leave_out = (os.fsencode(_SUMS), os.fsencode(_PATHS))
+        leave_out = (os.fsencode(_SUMS), os.fsencode(PATHS))
         unknown = manifest.write(self.path, sums, self._base_entries, self._trees, summary, leave_out=leave_out)
         if unknown:
             # Rare: a new name of an unchanged file, where rsync's line does not tell which.

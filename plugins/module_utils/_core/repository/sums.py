@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checksums on their way from rsync, which tells them in its own order, into a manifest, which has them in the order of a walk."""
+"""Checksums and stamps on their way from rsync, which tells them in its own order, into a manifest, which has them in the order of a walk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 
 def order(path: bytes) -> bytes:
@@ -15,8 +15,19 @@ def order(path: bytes) -> bytes:
     return path.replace(b"/", b"\0")
 
 
+class Stamp(NamedTuple):
+    """What the file system of a source says of a file beside size and time: as long as neither changes, nobody has written to it."""
+
+    inode: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        return cls(status.st_ino, status.st_ctime_ns)
+
+
 class Sums:
-    """Checksums by path, on disk: a database that is nobody's business after the run, so it is neither logged nor synced.
+    """Checksums and stamps by path, on disk: a database that is nobody's business after the run, so it is neither logged nor synced.
 
     :param path: its file; default: an unnamed one that the system removes
     """
@@ -24,11 +35,13 @@ class Sums:
     def __init__(self, path: str = "") -> None:
         self.path = path
         self._new: List[Tuple[bytes, str, Optional[bytes]]] = []
+        self._stamps: List[Tuple[bytes, str]] = []  # as text: an inode number may have 64 bits, SQLite's have 63
         with _storage_errors(path):
             self._db = sqlite3.connect(path, isolation_level=None)
             for setting in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-8000"):
                 self._db.execute("PRAGMA " + setting)
             self._db.execute("CREATE TABLE sums (place BLOB PRIMARY KEY, sum TEXT NOT NULL, first BLOB) WITHOUT ROWID")
+            self._db.execute("CREATE TABLE stamps (place BLOB PRIMARY KEY, stamp TEXT NOT NULL) WITHOUT ROWID")
 
     def add(self, path: bytes, checksum: str, first: bytes = b"") -> None:
         """Keep a checksum, instead of an earlier one of the same path.
@@ -39,12 +52,19 @@ class Sums:
         if len(self._new) >= 2000:
             self._store()
 
+    def stamp(self, path: bytes, stamp: Stamp) -> None:
+        """Keep the stamp of a file's source, instead of an earlier one."""
+        self._stamps.append((order(path), "%d %d" % stamp))
+        if len(self._stamps) >= 2000:
+            self._store()
+
     def _store(self) -> None:
         with _storage_errors(self.path):
             self._db.execute("BEGIN")
             self._db.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", self._new)
+            self._db.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?)", self._stamps)
             self._db.execute("COMMIT")
-        self._new = []
+        self._new, self._stamps = [], []
 
     def __contains__(self, path: bytes) -> bool:
         if self._new:
@@ -80,6 +100,13 @@ class Sums:
         with _storage_errors(self.path):
             for place, checksum, first in self._db.execute("SELECT place, sum, first FROM sums ORDER BY place"):
                 yield place, (checksum, first.replace(b"\0", b"/") if first else b"")
+
+    def stamps_in_order(self) -> Iterator[Tuple[bytes, Stamp]]:
+        """Return ``(order key, stamp)`` for all, in order."""
+        self._store()
+        with _storage_errors(self.path):
+            for place, stamp in self._db.execute("SELECT place, stamp FROM stamps ORDER BY place"):
+                yield place, Stamp(*map(int, stamp.split()))
 
     def close(self) -> None:
         """Forget everything."""

@@ -16,6 +16,7 @@ from ...repository import manifest, rsync
 from ...repository.generation import Generation
 from ...repository.manifest import Entry, Fault
 from ...repository.sums import Ahead, Sums, order
+from ...repository.transfer import DestinationFull, Item, room
 from ...trees import Tree
 from .targets import ROOM, SINGLE, Target
 
@@ -35,7 +36,7 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
     single = not os.path.isdir(source) or os.path.islink(source)
     untold = False
 
-    def record(item: rsync.Item) -> None:
+    def record(item: Item) -> None:
         nonlocal untold
         if item.checksum or item.first:
             prefix = b"" if single else name + b"/"
@@ -63,10 +64,10 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
             _read_untold(generation, target, sums)
         faults = list(_compared(generation, target, sums))
         damage = _confirmed(generation, target, faults) if faults else []
-    except rsync.DestinationFull as error:
+    except DestinationFull as error:
         raise StillpointError(
             "there is no room for %s beside %s (%s): the live data was not touched; free some space, or restore into a directory "
-            "elsewhere (--to DIR)" % (generation.name, target.path, rsync.room(os.path.dirname(target.staging)))
+            "elsewhere (--to DIR)" % (generation.name, target.path, room(os.path.dirname(target.staging)))
         ) from error
     finally:
         sums.close()

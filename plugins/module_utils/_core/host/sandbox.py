@@ -12,6 +12,7 @@ from typing import List, Mapping, Optional, Tuple
 from .mounts import enter_private_namespace, table
 
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND = 1, 32, 4096  # mount.h
+_CLONE_NEWNET = 0x40000000  # sched.h
 _FLAGS = {"nosuid": 2, "nodev": 4, "noexec": 8}
 
 # Where a task asks AppArmor for another profile at its next exec (apparmor(7), aa_change_onexec); the second is of kernels before 5.1.
@@ -25,17 +26,21 @@ class Enclosure:
 
     :ivar places: ``(path as the program knows it, directory that it gets there)``; a pair of the same path makes that directory
         writable. The paths exist; what lies there on the host can't be reached by the program.
+    :ivar network: it may reach other hosts; else it has no network at all, and sockets of the file system alone
     """
 
     places: Tuple[Tuple[str, str], ...]
     uid: int
     gid: int
+    network: bool = True
 
     def enter(self) -> None:
         """Enclose this process. For use between fork and exec, as root; ends the process where that fails, and says why on stderr."""
         try:
             _leave_profile()
             self._mount()
+            if not self.network:
+                _leave_network()
             os.setgroups(_groups(self.uid, self.gid))
             os.setresgid(self.gid, self.gid, self.gid)
             os.setresuid(self.uid, self.uid, self.uid)
@@ -76,6 +81,13 @@ def _mount(source: Optional[str], target: str, flags: int) -> None:
     if libc.mount(source.encode() if source else None, os.fsencode(target), None, flags, None) != 0:
         number = ctypes.get_errno()
         raise OSError(number, "%s can't be mounted: %s" % (target, os.strerror(number)))
+
+
+def _leave_network() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, "a network namespace can't be made: %s" % os.strerror(number))
 
 
 def _leave_profile() -> None:

@@ -26,6 +26,7 @@ from ..host.processes import process_start
 from ..host.run_directory import SCRATCH, make_run_directory
 from ..host.sandbox import Enclosure, places_for
 from .connection import Login
+from .messages import bare
 from .settings import PLACED, Settings
 
 START_LIMIT = 4 * 3600.0  # seconds; a recovery reads all of the redo log
@@ -43,15 +44,14 @@ _POSITION = re.compile(r"Last binlog file '(?P<name>[^']*)', position (?P<low>\d
 _POSITION_MYSQL = re.compile(r"Last MySQL binlog file position (?P<high>\d+) (?P<low>\d+), file name (?P<name>[^\s,]+)")
 _CRASH_RECOVERY = re.compile(r"Starting crash recovery|Starting final batch|crash recovery from checkpoint", re.IGNORECASE)
 _PREPARED = re.compile(r"in the XA prepared state|Found [1-9]\d* prepared")
-_ERROR = re.compile(r"\[ERROR\]|^mysqld.*: (?:unknown|ambiguous|error)|can't be enclosed|error while loading")
-_STAMP = re.compile(r"^\d{4}-\d\d-\d\d[T ]+[\d:.]+Z? +\d+ +")
+_ERROR = re.compile(r"\[ERROR\]|provider plugin is not loaded|^mysqld.*: (?:unknown|ambiguous|error)|can't be enclosed|error while loading")
 _READY = "ready for connections"
 
 # What a server says where it lacks something of the host: room, memory, descriptors, a library, a key, an option that it knows.
 _OF_HOST = re.compile(
     r"No space left|\b(?:errno|errcode|error number|os error):? *(?:12|24|28)\b|disk (?:is )?full|quota exceeded|out of memory|cannot allocate|"
     r"can't allocate|too many open files|error while loading|unknown (?:variable|option)|can't be enclosed|can't open shared library|keyring|"
-    r"key.management",
+    r"key.management|provider plugin|plugin '(?!innodb|aria|rocksdb)[^']*' (?:init function|registration)",
     re.IGNORECASE,
 )
 _ENDED_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM)  # the kernel, where memory runs out; a person
@@ -194,7 +194,7 @@ def scratch_server(
             argv.append("--user=root")  # a server that runs as root has to be told that this is meant
         began = time.monotonic()
         with open(os.path.join(directory, "output"), "wb") as output, _running(
-            argv, Enclosure(places, uid, gid), output, discard
+            argv, Enclosure(places, uid, gid, settings.asks_for_keys), output, discard
         ) as process:
             log = _wait(process, directory, began, tick)
             socket = os.path.join(directory, "sock")
@@ -269,7 +269,7 @@ def _wait(process: "subprocess.Popen[Any]", directory: str, began: float, tick: 
 
 def said(log: str, seconds: float) -> Recovery:
     """Return the Recovery that an error log tells of."""
-    lines = [_STAMP.sub("", line.strip()) for line in log.splitlines()]
+    lines = [bare(line) for line in log.splitlines()]
     found = [*_POSITION.finditer(log), *_POSITION_MYSQL.finditer(log)]
     last = found[-1].groupdict() if found else {}
     errors = [line for line in lines if _ERROR.search(line) and "Warning:" not in line]  # MariaDB marks a few of its warnings as errors
@@ -291,10 +291,12 @@ def is_of_host(text: str) -> bool:
 def _ended(what: str, status: int, recovery: Recovery, directory: str) -> ScratchFailed:
     """Return the error for a server that has ended by itself, with its own words for the cause."""
     how = "signal %d" % -status if status < 0 else "exit status %d" % status
-    causes = [*recovery.prepared[-1:], *recovery.errors, _last(_log(directory)) or "it said nothing"]
+    # an application's prepared transactions are no reason; the server's own are, and then it says so as an error
+    undecided = [error for error in recovery.errors if _PREPARED.search(error)]
+    causes = [*undecided, *recovery.errors, _last(_log(directory)) or "it said nothing"]
     of_host = [cause for cause in causes if is_of_host(cause)]
     text = "%s: %s (%s)" % (what, (of_host or causes)[0], how)
-    silent = status >= 0 and len(causes) == 1  # it came to nothing before it had anything to say of its data
+    silent = status >= 0 and not recovery.errors  # it came to nothing before it had anything to say of its data
     return ScratchFailed(text, recovery, of_host=bool(of_host) or silent or status in _ENDED_BY_OTHERS)
 
 
@@ -308,7 +310,7 @@ def _given_up(what: str, recovery: Recovery, directory: str) -> ScratchFailed:
 
 def _last(log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip()]
-    return _STAMP.sub("", lines[-1].strip()) if lines else ""
+    return bare(lines[-1]) if lines else ""
 
 
 def _log(directory: str) -> str:
@@ -371,7 +373,7 @@ def _options(settings: Settings, where: Mapping[str, str], absent: Sequence[str]
         "--sync-binlog=0",
         *(_mariadb(directory) if settings.is_mariadb else _mysql(settings.version)),
         *("--loose-%s=%s" % (name.replace("_", "-"), value) for name, value in values.items()),
-        *("--%splugin-load%s=%s" % _loading(settings, plugin) for plugin in settings.plugins),
+        *("--%splugin-load%s=%s" % _loading(settings, plugin) for plugin in settings.plugins_here()),
     ]
     if binary_log:
         chosen += ["--log-bin=%s" % settings.log_bin, "--log-bin-index=%s" % settings.log_bin_index]

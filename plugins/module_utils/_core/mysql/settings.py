@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Tuple
@@ -58,9 +59,14 @@ _CARRIED = (
 # variable of each directory that may lie outside the data directory
 PLACED = ("innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "aria_log_dir_path")
 
-# Engines that come as plugins and keep their data in the data directory; others (SPIDER, CONNECT, FEDERATED) reach out to other servers.
-_ENGINES = ("ARCHIVE", "BLACKHOLE", "ROCKSDB")
+# Engines that come as plugins and keep their data in the data directory; others (SPIDER, CONNECT, FEDERATED, S3) reach out to other servers.
+_ENGINES = ("ARCHIVE", "BLACKHOLE", "MROONGA", "OQGRAPH", "ROCKSDB", "TOKUDB")
 _KEYS = ("ENCRYPTION", "KEYRING")
+# What a table's definition or a statement about accounts may need. Left out: AUDIT (writes elsewhere), PASSWORD VALIDATION (refuses
+# what production accepted), and DAEMON but for the providers of page compression (HandlerSocket listens).
+_TYPES = (*_KEYS, "AUTHENTICATION", "DATA TYPE", "FTPARSER", "FUNCTION")
+_PROVIDER = "provider_"
+_ASK_OTHERS = re.compile("ldap|kerberos|fido|webauthn")  # ways to log in that look for another host as soon as they are loaded
 
 _PROGRAMS = {"mariadb": ("mariadbd", "mysqld"), "mysql": ("mysqld",), "percona": ("mysqld",)}
 
@@ -73,7 +79,7 @@ class Settings:
     :ivar paths: ``(role, path)`` of each directory that its data needs, the data directory first, symlinks resolved
     :ivar log_bin: basename of its binary logs with their directory; "" where it writes none
     :ivar variables: those that another server has to be given, by name
-    :ivar plugins: ``name=library`` of engines and of encryption
+    :ivar plugins: ``name=library`` of those that its tables and accounts may need
     """
 
     flavour: str
@@ -100,6 +106,17 @@ class Settings:
         known = dict(self.variables)
         one, files = known.get("innodb_redo_log_capacity") or known.get("innodb_log_file_size") or "0", known.get("innodb_log_files_in_group", "1")
         return int(one) * int(files) if one.isdigit() and files.isdigit() else 0
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether its keys may lie with another host: a plugin of MariaDB that is none of files, or a component of MySQL's, which is not seen here."""
+        return not self.is_mariadb or any("key" in plugin.lower() and "file_key" not in plugin for plugin in self.plugins)
+
+    def plugins_here(self) -> List[str]:
+        """Return the plugins whose library this host has. Those with keys are not left out: without them, nothing is known of the data."""
+        directory = dict(self.variables).get("plugin_dir", "")
+        libraries = {plugin: os.path.join(directory, plugin.partition("=")[2]) for plugin in self.plugins}
+        return [plugin for plugin, library in libraries.items() if "key" in plugin.lower() or not os.path.isdir(directory) or os.path.exists(library)]
 
     def as_dict(self) -> Dict[str, Any]:
         """Return it as the manifest keeps it; `from_dict` reads it."""
@@ -180,11 +197,14 @@ def _program(pid: int) -> str:
 
 
 def _plugins(session: Session) -> List[str]:
-    rows = session.rows("SHOW PLUGINS")
-    return [
-        "%s=%s" % (row["Name"], row["Library"])
-        for row in rows
-        if row["Library"]
-        and row["Status"] == "ACTIVE"
-        and (row["Type"] in _KEYS or row["Type"] == "STORAGE ENGINE" and row["Name"].upper() in _ENGINES)
-    ]
+    return ["%s=%s" % (row["Name"], row["Library"]) for row in session.rows("SHOW PLUGINS") if _needed(row)]
+
+
+def _needed(row: Mapping[str, Any]) -> bool:
+    """Tell whether another server needs a plugin of ``SHOW PLUGINS``, and can have it: it neither listens, nor calls, nor writes elsewhere."""
+    name, kind = str(row["Name"]), str(row["Type"])
+    if not row["Library"] or row["Status"] != "ACTIVE" or _ASK_OTHERS.search(name.lower()):
+        return False
+    if kind == "STORAGE ENGINE":
+        return name.upper() in _ENGINES
+    return kind in _TYPES or kind == "DAEMON" and name.lower().startswith(_PROVIDER)

@@ -110,8 +110,11 @@ def installed(root: str = "normal") -> str:
 
 
 @contextmanager
-def real_server() -> Iterator[RealServer]:
-    """Start a server that writes binary logs, and end it."""
+def real_server(*options: str, volume: bool = False) -> Iterator[RealServer]:
+    """Start a server that writes binary logs, and end it.
+
+    :param volume: its data directory is the root of a file system
+    """
     top = tempfile.mkdtemp(prefix="stillpoint-test-")  # a short path: a socket's may have 107 bytes
     server = RealServer(top, Login(login_user="root", login_unix_socket=top + "/s"))
     try:
@@ -121,12 +124,26 @@ def real_server() -> Iterator[RealServer]:
         shutil.chown(server.binlogs, USER)
         if PLUGINS:
             shutil.copytree(PLUGINS, server.plugins)
-        subprocess.run(["cp", "-a", "--reflink=auto", installed(), server.datadir], check=True)
-        server.start()
+        if volume:
+            _make_volume(server.datadir)
+        subprocess.run(["cp", "-a", "--reflink=auto", "-T", installed(), server.datadir], check=True)
+        server.start(*options)
         yield server
     finally:
         server.stop(crash=True)
+        if os.path.ismount(server.datadir):
+            subprocess.run(["umount", server.datadir], check=True)
         shutil.rmtree(top)
+
+
+def _make_volume(directory: str) -> None:
+    image = directory + ".img"
+    os.mkdir(directory)
+    with open(image, "wb") as file:
+        file.truncate(512 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, directory], check=True)
+    shutil.chown(directory, USER)
 
 
 def _wait(server: RealServer) -> None:

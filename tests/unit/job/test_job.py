@@ -131,6 +131,7 @@ def test_a_password_in_a_job_is_refused_and_not_repeated() -> None:
         ({"verify": {"server": "yes"}}, "verify.server is 'yes', expected true or false"),
         ({"verify": {"server": True, "tables": "some"}}, "verify.tables is 'some', expected one of all, changed, none"),
         ({"verify": {"tables": "all"}}, "verify.tables needs verify.server: true"),
+        ({"verify": {"accept": ["shop"]}}, "verify.accept[0] is 'shop', expected a table as schema.table"),
         ({"verify": {"server": True}, "mysql": ...}, "verify.server is true, and the job has no mysql"),
         ({"verify": {"server": True}, "mysql": {"method": "dump"}}, "no server can be started on a dump"),
         ({"schedule": "02:00\nExecStart=/bin/sh"}, "schedule is '02:00\\nExecStart=/bin/sh', expected text on one line"),
@@ -144,6 +145,7 @@ def test_a_proof_is_asked_for_with_the_tables_that_it_checks() -> None:
     assert file.parse(etrial()).verify == file.Verify(False, "changed")
     assert file.parse(etrial(verify={})).verify.server is False
     assert file.parse(etrial(verify={"server": True})).verify == file.Verify(True, "changed")
+    assert file.parse(etrial(verify={"accept": ["shop.t2", "old.*"]})).verify.accept == ("shop.t2", "old.*")
     assert file.parse(etrial(verify={"server": True, "tables": "none"})).verify == file.Verify(True, "none")
     assert file.parse(etrial(verify={"schedule": "weekly"})).verify == file.Verify(False, "changed", "weekly")
 

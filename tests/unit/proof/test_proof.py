@@ -11,49 +11,20 @@ import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Iterator, List, Set
 
 import pytest
-from _core.host import run_directory
 from _core.host.errors import StillpointError
-from _core.lvm import ownership
-from _core.mysql import server as servers
-from _core.mysql import settings
 from _core.mysql.connection import Session
-from _core.mysql.settings import Settings
 from _core.proof import prove as proof
 from _core.proof import tables as checking
-from _core.proof.prove import Claim, Proof, prove
+from _core.proof.prove import prove
 from _core.repository import manifest
+from proving import FLUSH, Copies, claim, made_copies, own_run_directory, proven, taken  # noqa: F401
 from real_server import RealServer, needed, real_server
 
 pytest.importorskip("pymysql")
 pytestmark = needed
-
-FLUSH = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
-
-
-class Copies:
-    """In place of mounted snapshots: live directory -> its copy."""
-
-    def __init__(self, copies: Dict[str, str]) -> None:
-        self._copies = copies
-
-    def directory(self, source: str) -> str:
-        return self._copies[source]
-
-    def find_any(self, source: str, _targets: Any) -> Optional[str]:
-        return self._copies.get(source)
-
-
-@pytest.fixture(autouse=True)
-def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    path = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
-    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
-    yield
-    shutil.rmtree(path, ignore_errors=True)
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RealServer]:
@@ -68,40 +39,6 @@ def server() -> Iterator[RealServer]:
             *["INSERT INTO d.large (t) SELECT t FROM d.large"] * 12,
         )
         yield server
-
-
-@pytest.fixture
-def copies(server: RealServer) -> Iterator[List[str]]:
-    """Copies to be removed after the test."""
-    made: List[str] = []
-    yield made
-    for path in made:
-        shutil.rmtree(path)
-
-
-def taken(server: RealServer, copies: List[str], *flush: str) -> Any:
-    """Return a copy, with coordinates of its moment."""
-    path = server.copy("copy-%d" % len(copies), *flush)
-    copies.append(path)
-    with Session(server.login) as session:  # nobody else writes: it stands where it stood under the lock
-        row = session.rows("SHOW MASTER STATUS")[0]
-    return path, {"file": row["File"], "position": row["Position"], "gtid": None}
-
-
-def settings_of(server: RealServer) -> Settings:
-    with Session(server.login) as session:
-        return settings.read(session, servers.read(session))
-
-
-def claim(server: RealServer, coordinates: Any, **more: Any) -> Claim:
-    return Claim(**{"settings": settings_of(server), "coordinates": coordinates, "commits_stopped": True, "tables": "none", **more})
-
-
-def proven(server: RealServer, copy: str, what: Claim, logs: Optional[str] = None) -> Proof:
-    found: Dict[str, str] = {server.datadir: copy}
-    if logs:
-        found[server.binlogs] = logs
-    return prove(what, Copies(found), [], lambda: None)  # type: ignore[arg-type]
 
 
 def test_a_copy_stands_at_the_recorded_coordinates_and_all_its_tables_are_well(server: RealServer, copies: List[str]) -> None:

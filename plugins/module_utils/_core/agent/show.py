@@ -65,8 +65,8 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
             "holds",
             "%s in %s: %s files, %s" % (tree.get("source"), tree.get("name"), count(tree.get("files", 0)), size(tree.get("bytes", 0))),
         )
-    for head, text in zip(["proof"] + [""] * 9, proof(facts.get("proof"))):
-        say(head, text)
+    for number, text in enumerate(proof(facts.get("proof"))):
+        say("" if number else "proof", text)
     for head, found in (("verified", facts.get("verified")), ("sampled", facts.get("sampled"))):
         if found:
             say(head, "%s: %s" % (found.get("time"), verdict(found)))
@@ -174,7 +174,7 @@ def proof(facts: Optional[Mapping[str, Any]]) -> List[str]:
         lines += ["not checked: %s" % each for each in (tables.get("unchecked") or [])[:3]]
     elif tables.get("mode"):
         lines.append("no tables checked, as verify.tables says")
-    return lines
+    return lines + ["known: %s" % each.get("sentence") for each in facts.get("known_faults") or []]
 
 
 def _position(found: Mapping[str, Any]) -> List[str]:

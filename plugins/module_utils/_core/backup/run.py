@@ -21,6 +21,7 @@ from ..lvm.watch import Watch
 from ..mysql import topology
 from ..mysql.connection import Login
 from ..mysql.locks import COMMITS_STOPPED
+from ..proof import known_faults
 from ..proof.prove import Claim, Proof, ProofFailed, prove
 from ..repository import rsync
 from ..repository.job_directory import JobDirectory
@@ -79,7 +80,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
                 "copy": {"duration_s": copied["duration_s"], "rsync": rsync.version()},
                 **({"dump": copied["dump"]} if "dump" in copied else {}),
                 "proof": proof.as_dict() if proof else None,
-                "warnings": [*plan.warnings, *point.warnings, *copied["warnings"]],
+                "warnings": [*plan.warnings, *point.warnings, *copied["warnings"], *known_faults.warnings(proof.known if proof else ())],
                 "duration_s": round(time.monotonic() - started, 1),
             }
             generation = partial.publish(point.time, summary)
@@ -134,12 +135,16 @@ def _prove(plan: Plan, point: Point, owner: Owner, watch: Watch, reporter: Repor
         tables=plan.job.verify.tables,
         before=plan.proven,
         between=lock.get("between"),
+        login=plan.quiesce.login,
+        accept=plan.job.verify.accept,
     )
     try:
         with mounted(point.snapshots, owner, writable=True) as on_snapshot:
             proof = prove(claim, on_snapshot, plan.targets, watch)
     except StillpointError as error:
         proof = Proof(reason="the snapshot can't be mounted to be written to, or unmounted: %s" % error, time=iso(datetime.now(timezone.utc)))
+    for text in known_faults.warnings(proof.known):
+        reporter.warn(text)
     if proof.reason:
         reporter.warn("the proof %s: %s" % ("failed" if proof.refuted else "could not be done", proof.reason))
     return proof

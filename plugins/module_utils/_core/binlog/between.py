@@ -16,6 +16,7 @@ from itertools import islice
 from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..host.errors import StillpointError
+from . import xa
 from .format import (
     BEGINS,
     DDL,
@@ -27,14 +28,17 @@ from .format import (
     QUERIES,
     STANDALONE,
     TRANSACTIONAL,
+    XA_COMPLETED,
     XA_PREPARE,
+    XA_PREPARED,
     XID,
     gtid_flags,
     gtid_of,
+    gtid_xid,
 )
 
 _TRANSACTION_ENDS = (XID, XA_PREPARE, MYSQL_PAYLOAD)
-_ENDS = 64  # bytes of an event's body that are looked at, at its beginning and at its end
+_ENDS = 192  # bytes of an event's body that are looked at, at its beginning and at its end; the name of an XA transaction has up to 128
 
 
 class Unreadable(StillpointError):
@@ -55,6 +59,7 @@ class Group:
 
     :ivar gtid: of MySQL, as it writes it; "" where there is none, or one that is not read here (MySQL's with a tag)
     :ivar alone: MariaDB says that it is one statement, with no COMMIT after it
+    :ivar xid: of an application's transaction, which it prepares, or ends where `ends` says so; MariaDB's InnoDB keeps no position of these
     """
 
     file: str
@@ -63,6 +68,8 @@ class Group:
     transactional: bool = False
     alone: bool = False
     of_mariadb: bool = False
+    xid: Optional[xa.Xid] = None
+    ends: bool = False
 
 
 @dataclass
@@ -177,7 +184,9 @@ def _group(name: str, event: _Event) -> Optional[Group]:
     """Return the Group that an event begins, None where it begins none."""
     if event.kind == MARIA_GTID:
         flags = gtid_flags(event.head)
-        return Group(name, event.position, "", bool(flags & TRANSACTIONAL) and not flags & DDL, bool(flags & STANDALONE), True)
+        xid = xa.parse(gtid_xid(event.head)) if flags & (XA_PREPARED | XA_COMPLETED) else None
+        transactional = bool(flags & TRANSACTIONAL) and not flags & DDL
+        return Group(name, event.position, "", transactional, bool(flags & STANDALONE), True, xid, bool(flags & XA_COMPLETED))
     if event.kind in BEGINS:
         return Group(name, event.position, str(gtid_of(event.kind, 0, event.head) or ""))
     return None

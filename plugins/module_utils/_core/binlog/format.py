@@ -26,7 +26,8 @@ MARIA_GTID, MARIA_GTID_LIST, MARIA_START_ENCRYPTION, MARIA_QUERY_COMPRESSED = 16
 
 BEGINS = (MYSQL_GTID, MYSQL_ANONYMOUS, MYSQL_GTID_TAGGED, MARIA_GTID)
 QUERIES = (QUERY, MARIA_QUERY_COMPRESSED)
-STANDALONE, TRANSACTIONAL, DDL = 0x1, 0x4, 0x20  # flags of MariaDB's GTID event; a standalone one has no COMMIT after it
+# flags of MariaDB's GTID event; a standalone one has no COMMIT after it
+STANDALONE, GROUP_COMMIT, TRANSACTIONAL, DDL, XA_PREPARED, XA_COMPLETED = 0x1, 0x2, 0x4, 0x20, 0x40, 0x80
 
 _MARIA_GTID = struct.Struct("<QIB")  # number, domain, flags
 
@@ -44,6 +45,11 @@ def gtid_of(kind: int, server: int, body: bytes) -> Optional[Gtid]:
 def gtid_flags(body: bytes) -> int:
     """Return the flags of MariaDB's GTID event."""
     return int(_MARIA_GTID.unpack_from(body)[2])
+
+
+def gtid_xid(body: bytes) -> bytes:
+    """Return what MariaDB's GTID event of an application's transaction (XA_PREPARED, XA_COMPLETED) says of its name, from its format on."""
+    return body[_MARIA_GTID.size + (8 if gtid_flags(body) & GROUP_COMMIT else 0) :]
 
 
 def uuid_text(raw: bytes) -> str:

@@ -105,11 +105,13 @@ class Verify:
     """Whether a server is started on each backup before it is published, and which of its tables it checks then.
 
     :ivar schedule: when the newest backup is read again and compared with its checksums
+    :ivar accept: tables whose faults don't make a backup bad, ``schema.table`` or ``schema.*``
     """
 
     server: bool = False
     tables: str = options.CHANGED
     schedule: Optional[str] = None
+    accept: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -448,8 +450,15 @@ def _keep(at: _At, value: Any) -> Keep:
     return keep
 
 
+def _table(at: _At, value: Any) -> str:
+    schema, _dot, table = _text(at, value).partition(".")
+    if not schema or not table:
+        raise at.wrong(value, "a table as schema.table, or all of a schema as schema.*")
+    return str(value)
+
+
 def _verify(at: _At, value: Any) -> Verify:
-    verify = Verify(**_read(at, value, {"server": _flag, "tables": _one_of(*options.MODES), "schedule": _schedule}))
+    verify = Verify(**_read(at, value, {"server": _flag, "tables": _one_of(*options.MODES), "schedule": _schedule, "accept": _list(_table)}))
     if not verify.server and "tables" in value:
         raise at.below("tables").refuse("needs verify.server: true, as a server has to be started to check tables")
     return verify

@@ -18,13 +18,16 @@ from ..host.process import run, sentence, start, undisturbed
 from ..host.processes import process_start
 from ..host.reporter import Reporter
 from ..job import options
+from ..job.file import Job, host_name
 from ..mysql import server as servers
 from ..mysql import settings
+from ..mysql.connection import Login
 from ..mysql.locks import COMMITS_STOPPED
 from ..mysql.settings import Settings
 from ..repository.generation import Generation, RecordedTree
 from ..repository.job_directory import TRIAL
 from .checksums import record_proof
+from .known_faults import recorded_tables
 from .prove import Claim, Proof, prove, writes
 
 SUBJECT = "a copy of the backup"
@@ -84,9 +87,10 @@ def program_version(program: str) -> "tuple[str, servers.Version, str]":
     return (*servers.flavour_and_version(number, text), number)
 
 
-def try_copy(generation: Generation, reporter: Reporter) -> Dict[str, Any]:
+def try_copy(generation: Generation, reporter: Reporter, job: Optional[Job] = None) -> Dict[str, Any]:
     """Start a server on a copy of a generation, record what that proves beside it, and return it.
 
+    :param job: of the generation: what it accepts, and how its server, if it is this host's, is asked for its own faults
     :raises StillpointError: it can't be tried: no server's files, no program, no room for a copy
     """
     described = settings_of(generation)
@@ -102,13 +106,13 @@ def try_copy(generation: Generation, reporter: Reporter) -> Dict[str, Any]:
         if missing:
             raise StillpointError("%s lacks %s, which the server needs" % (generation.path, missing[0]))
         reporter.stage("prove")
-        proof = _prove(generation, described, where)
+        proof = _prove(generation, described, where, job)
         facts = proof.as_dict()
         record_proof(generation, facts, reporter)
     return facts
 
 
-def _prove(generation: Generation, described: Settings, where: Mapping[str, str]) -> Proof:
+def _prove(generation: Generation, described: Settings, where: Mapping[str, str], job: Optional[Job]) -> Proof:
     lock = generation.summary.get("lock") or {}
     claim = Claim(
         settings=described,
@@ -116,6 +120,9 @@ def _prove(generation: Generation, described: Settings, where: Mapping[str, str]
         commits_stopped=lock.get("method") in COMMITS_STOPPED,
         tables=options.ALL,
         later=True,
+        login=Login.of(job.mysql) if job and job.mysql and generation.summary.get("host") == host_name() else None,
+        accept=job.verify.accept if job else (),
+        recorded=recorded_tables(generation.proof),
     )
     proof = prove(claim, _Copies(where), (), lambda: None)
     proof.of = SUBJECT

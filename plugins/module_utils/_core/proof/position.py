@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from ..binlog import between
+from ..binlog import between, xa
 from ..binlog.format import MAGIC
 from ..mysql.connection import Session
 from ..mysql.scratch import Recovery
@@ -33,11 +33,13 @@ class Stands:
 
     :ivar file: of InnoDB's last commit; None where it does not keep it
     :ivar gtid: what is executed; None without GTIDs
+    :ivar prepared: transactions of applications that are prepared
     """
 
     file: Optional[str]
     position: Optional[int]
     gtid: Optional[str]
+    prepared: Tuple[xa.Xid, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
         source = "InnoDB" if self.file else "gtid_executed" if self.gtid else None
@@ -91,7 +93,17 @@ def stands(session: Session, settings: Settings, recovery: Recovery, *, with_log
         gtid = str(session.value("SELECT @@GLOBAL.gtid_executed") or "").replace("\n", "")
     elif settings.is_mariadb and with_log:
         gtid = session.value("SELECT @@GLOBAL.gtid_binlog_pos")
-    return Stands(recovery.file, recovery.position, gtid or None)
+    return Stands(recovery.file, recovery.position, gtid or None, tuple(prepared(session, is_mariadb=settings.is_mariadb)))
+
+
+def prepared(session: Session, *, is_mariadb: bool) -> List[xa.Xid]:
+    """Return the transactions that XA RECOVER lists."""
+    found = []
+    for row in session.rows("XA RECOVER" if is_mariadb else "XA RECOVER CONVERT XID"):  # a name may be any bytes, which MySQL sends as text
+        data, length = row["data"], int(row["gtrid_length"])
+        raw = data if isinstance(data, bytes) else bytes.fromhex(str(data)[2:])
+        found.append(xa.Xid(int(row["formatID"]), raw[:length], raw[length : length + int(row["bqual_length"])]))
+    return found
 
 
 def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: Optional[Logs]) -> Dict[str, Any]:
@@ -113,7 +125,7 @@ def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: 
     }
     if found.file and found.position is not None:
         evidence["compared"] = "InnoDB's position"
-        _by_position((found.file, found.position), until, logs, evidence)
+        _by_position((found.file, found.position), until, logs, found.prepared, evidence)
     elif found.gtid and expected.get("gtid"):
         evidence["compared"] = _GTIDS
         _by_gtid(session, str(expected["gtid"]), found.gtid, until, logs, evidence)
@@ -145,7 +157,7 @@ def lies_between(place: Mapping[str, Any], ends: Sequence[Mapping[str, Any]]) ->
     return first <= here <= last
 
 
-def _by_position(stood: Place, until: Place, logs: Optional[Logs], evidence: Dict[str, Any]) -> None:
+def _by_position(stood: Place, until: Place, logs: Optional[Logs], prepared: Sequence[xa.Xid], evidence: Dict[str, Any]) -> None:
     if stood == until:
         return
     where = "InnoDB recovered to %s:%d, recorded is %s:%d" % (*stood, *until)
@@ -174,9 +186,25 @@ def _by_position(stood: Place, until: Place, logs: Optional[Logs], evidence: Dic
     if since != stood:
         evidence["note"] = "%s, which InnoDB's last commit is in, is there no more; what was logged since %s was read" % (stood[0], since[0])
     evidence["between"] = _told(found, since, logs)
-    if found.transactional:
-        first = found.transactional[0]
+    lost = [group for group in found.transactional if not _is_there(group, found, prepared)]
+    if lost:
+        first = lost[0]
         evidence["fault"] = "%s, and between them is a transaction, at %s:%d" % (where, first.file, first.position)
+
+
+def _is_there(group: between.Group, found: between.Between, prepared: Sequence[xa.Xid]) -> bool:
+    """Tell whether the engine has what an application's transaction did, of which it keeps no position: prepared, it is still there or was
+    ended later; ended, it is there no more."""
+    if group.xid is None:
+        return False
+    if group.ends:
+        again = [other for other in found.groups if other.xid == group.xid and _place(other) > _place(group)]
+        return bool(again) or group.xid not in prepared
+    return group.xid in prepared or any(other.xid == group.xid and other.ends and _place(other) > _place(group) for other in found.groups)
+
+
+def _place(group: between.Group) -> Tuple[int, int]:
+    return between.number(group.file), group.position
 
 
 def _comparable(stood: Place, logs: Logs) -> Optional[Place]:

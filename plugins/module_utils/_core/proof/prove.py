@@ -22,7 +22,7 @@ from ..host.mounts import is_below
 from ..host.text import iso
 from ..job import options
 from ..lvm.snapshots import Target
-from ..mysql.connection import READ_TIMEOUT, ServerError, Session
+from ..mysql.connection import READ_TIMEOUT, Login, ServerError, Session
 from ..mysql.scratch import Recovery, Scratch, ScratchFailed, is_of_host, scratch_server
 from ..mysql.settings import Settings
 from ..repository import manifest
@@ -30,6 +30,8 @@ from ..repository.generation import GOOD, Generation
 from ..repository.unchanged import DOUBTFUL
 from . import position as standing
 from . import tables as checking
+from .known_faults import Judge, KnownFault, recorded_tables
+from .production import Production
 from .tables import Checked
 
 # Seconds for all of CHECK TABLE; a hang ends there, and so does the time that the snapshot can be kept.
@@ -57,6 +59,9 @@ class Claim:
     :ivar before: the newest generation whose tables are proven; those that did not change since need not be checked again
     :ivar between: two coordinates between which the point in time lies, where no more than that is known
     :ivar later: it is proven on a copy of the backup: the server has gone on since, and its binary logs tell nothing of then any more
+    :ivar login: for asking the server itself whether it has a fault too; None where it can't be asked
+    :ivar accept: tables whose faults the job accepts, where the server can't be asked
+    :ivar recorded: tables that the backup's own proof found the server to have the fault of
     """
 
     settings: Settings
@@ -66,6 +71,9 @@ class Claim:
     before: Optional[Generation] = None
     between: Optional[Sequence[Mapping[str, Any]]] = None
     later: bool = False
+    login: Optional[Login] = None
+    accept: Sequence[str] = ()
+    recorded: Sequence[str] = ()
 
 
 @dataclass
@@ -75,6 +83,8 @@ class Proof:
     :ivar reason: why it failed, or could not be done; "" where it passed
     :ivar refuted: the data are not what they were said to be; else whatever the reason is, it lies elsewhere
     :ivar given: coordinates that the proof gives, where none were recorded, or others
+    :ivar prepared: transactions that are neither committed nor rolled back, those of applications left out
+    :ivar known: faults that the production server has too
     """
 
     reason: str = ""
@@ -89,6 +99,7 @@ class Proof:
     given: Optional[Dict[str, Any]] = None
     prepared: Optional[int] = None
     tables: Dict[str, Any] = field(default_factory=dict)
+    known: List[KnownFault] = field(default_factory=list)
 
     def as_dict(self) -> Dict[str, Any]:
         """Return it as the manifest has it; ``ok`` is None where it could not be done."""
@@ -105,6 +116,7 @@ class Proof:
             "position": self.position,
             "prepared": self.prepared,
             "tables": self.tables,
+            "known_faults": [fault.as_dict() for fault in self.known],
         }
 
 
@@ -175,31 +187,41 @@ def _prove(claim: Claim, mounted: Placed, targets: Sequence[Target], watch: Call
     # Where a lock stopped commits there is nothing to decide, and it has to start without any.
     copied = any(is_below(os.path.dirname(settings.log_bin), path) for _role, path in settings.paths)
     with_log = bool(settings.log_bin) and copied and not claim.commits_stopped
+    production = Production(claim.login, settings.datadir, datadir, watch) if claim.login else None
+    judge = Judge(production, claim.accept, claim.recorded, settings.plugins, proof.known)
     checked = Checked()
     with scratch_server(settings, where, discard=not same, binary_log=with_log, tick=watch) as server:
         proof.recovery = server.recovery
-        with _session(server, proof) as session:
+        with _session(server, proof, judge, checked) as session:
             found = standing.stands(session, settings, server.recovery, with_log=with_log)
-            proof.prepared = len(session.rows("XA RECOVER"))
-            if proof.prepared:
-                raise _Refuted("it holds %d prepared transactions, which are neither committed nor rolled back" % proof.prepared)
+            _look_at_prepared(found, judge, proof)
             _place(claim, session, found, logs, proof)
             proof.tables = {"mode": claim.tables}
             if claim.tables != options.NONE:
                 names = checking.tables(session)
                 checked.unchanged = len([name for name in names if name in same])
-                _check(claim, session, server, [name for name in names if name not in same], checked, watch, proof)
+                _check(claim, session, server, [name for name in names if name not in same], checked, judge, watch, proof)
     # What was in the redo log alone is in the files now that the server has stopped in order.
     written = sorted(same - checking.unchanged(checking.files_of(datadir), files)) if same else []
     if written:
         checked.unchanged -= len(written)
-        with scratch_server(settings, where, discard=True, tick=watch) as server, _session(server, proof) as session:
-            _check(claim, session, server, written, checked, watch, proof)
+        with scratch_server(settings, where, discard=True, tick=watch) as server, _session(server, proof, judge, checked) as session:
+            _check(claim, session, server, written, checked, judge, watch, proof)
+
+
+def _look_at_prepared(found: standing.Stands, judge: Judge, proof: Proof) -> None:
+    """Refuse what the server itself has left prepared; what an application has, it may still want to commit."""
+    internal = [xid for xid in found.prepared if xid.is_internal]
+    proof.prepared = len(internal)
+    if internal:
+        raise _Refuted("it holds %d prepared transactions, which are neither committed nor rolled back" % len(internal))
+    for xid in found.prepared:
+        judge.transaction(str(xid))
 
 
 @contextmanager
-def _session(server: Scratch, proof: Proof) -> Iterator[Session]:
-    """Give a session with a scratch server; refuse one that has logged an error, in the end."""
+def _session(server: Scratch, proof: Proof, judge: Judge, checked: Checked) -> Iterator[Session]:
+    """Give a session with a scratch server; refuse one that has logged an error that production does not have, in the end."""
     first = proof.recovery or server.recovery
     try:
         with Session(server.login, read_timeout=int(CHECK_LIMIT) + READ_TIMEOUT) as session:
@@ -208,8 +230,9 @@ def _session(server: Scratch, proof: Proof) -> Iterator[Session]:
         raise _with_cause(error, server) from None
     errors = server.said().errors
     proof.recovery = replace(first, errors=errors)
-    if errors:
-        raise _Refuted("the server says: %s" % errors[0])
+    against = judge.against(errors, checked.complaints)
+    if against:
+        raise _Refuted("the server says: %s" % against[0])
 
 
 def _unchanged(claim: Claim, datadir: str) -> Tuple[Set[checking.Name], Mapping[str, Tuple[int, int]]]:
@@ -217,8 +240,10 @@ def _unchanged(claim: Claim, datadir: str) -> Tuple[Set[checking.Name], Mapping[
     if claim.tables != options.CHANGED or claim.before is None:
         return set(), {}
     files = checking.files_of(datadir)
+    known = recorded_tables(claim.before.proof)
     try:
-        return checking.unchanged(files, _files_before(claim.before)), files
+        same = checking.unchanged(files, _files_before(claim.before))
+        return {name for name in same if "%s.%s" % name not in known}, files
     except manifest.Damaged:  # what was proven then is not known any more: every table is checked
         return set(), {}
 
@@ -249,19 +274,33 @@ def _place(claim: Claim, session: Session, found: standing.Stands, logs: Optiona
 
 
 def _check(
-    claim: Claim, session: Session, server: Scratch, names: Sequence[checking.Name], checked: Checked, watch: Callable[[], None], proof: Proof
+    claim: Claim,
+    session: Session,
+    server: Scratch,
+    names: Sequence[checking.Name],
+    checked: Checked,
+    judge: Judge,
+    watch: Callable[[], None],
+    proof: Proof,
 ) -> None:
-    """Check tables."""
+    """Check tables. Those with a fault that production has too count as checked."""
     try:
         _meanwhile(lambda: checking.check(session, names, checked, lambda: server.said().errors), _limited(watch, server))
+        lacking = [line for line in server.said().errors if is_of_host(line) and not judge.is_of_extra_plugin(line)] if checked.complaints else []
+        against = [] if lacking else [complaint for complaint in checked.complaints if not judge.table(complaint)]
     except (ServerError, ScratchFailed) as error:
         raise _with_cause(error, server, "; it was checking %s" % checked.current) from None
     finally:
         proof.tables = {"mode": claim.tables, "since": claim.before.name if claim.before else None, **checked.as_dict()}
-    if checked.complaints and is_of_host(checked.complaints[0]):
-        raise StillpointError("its tables can't be checked on this host: %s" % checked.complaints[0])
-    if checked.complaints:
-        raise _Refuted("CHECK TABLE finds %d of its tables damaged: %s" % (checked.complaints_total, checked.complaints[0]))
+    proof.tables.update(checking.complained(against))
+    lacking += [complaint.text for complaint in against[:1] if is_of_host(complaint.text)]
+    if lacking:
+        raise StillpointError("its tables can't be checked on this host: %s" % lacking[0])
+    if against:
+        raise _Refuted(
+            "CHECK TABLE finds %d of its tables damaged: %s; if production has the same fault, name the table in verify.accept"
+            % (len(against), against[0].text)
+        )
 
 
 def _with_cause(error: StillpointError, server: Scratch, doing: str = "") -> ScratchFailed:

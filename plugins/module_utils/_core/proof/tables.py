@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..mysql.connection import ServerError, Session
+from ..mysql.messages import no_name, tables_of
 from ..mysql.server import decoded
 
 # Files that hold the rows of one table alone; one without any of them lies in a tablespace that it shares.
 _DATA = (".ibd", ".MYD", ".MAD", ".ARZ", ".CSV")
 _PARTITION = re.compile("#p#", re.IGNORECASE)
+_OLD = "#mysql50#"  # how the server calls what has a file name that it would not write itself
 
 _WELL = ("ok", "table is already up to date")
 # A column of up to 255 bytes lies in its row.
@@ -30,7 +32,32 @@ _LONG = (
 _VERSIONED = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND TABLE_TYPE = 'SYSTEM VERSIONED'"
 _MOST = 20  # complaints that are kept
 
+# Words that CHECK TABLE ends with, whatever is wrong.
+GENERIC = ("corrupt", "operation failed")
+
 Name = Tuple[str, str]  # schema, table
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """A table that is not well.
+
+    :ivar words: of CHECK TABLE, or of the statement that failed
+    :ivar lines: what the server has logged meanwhile about this table, or about none
+    """
+
+    name: Name
+    words: Tuple[str, ...]
+    lines: Tuple[str, ...] = ()
+
+    @property
+    def table(self) -> str:
+        return "%s.%s" % self.name
+
+    @property
+    def text(self) -> str:
+        telling = [word for word in self.words if word.lower() not in GENERIC]
+        return "%s: %s" % (self.table, "; ".join(telling or self.words or self.lines[:1]))
 
 
 @dataclass
@@ -39,15 +66,14 @@ class Checked:
 
     :ivar checked: how many were checked; unchanged: how many had the files that they had when they were checked before
     :ivar unchecked: tables whose engine can't be checked or is not there, with the reason
-    :ivar complaints: tables that are not well, with the server's words
+    :ivar complaints: tables that are not well
     :ivar current: the table that is being checked
     """
 
     checked: int = 0
     unchanged: int = 0
     unchecked: List[str] = field(default_factory=list)
-    complaints: List[str] = field(default_factory=list)
-    complaints_total: int = 0
+    complaints: List[Complaint] = field(default_factory=list)
     current: str = ""
 
     def as_dict(self) -> Dict[str, Any]:
@@ -55,14 +81,13 @@ class Checked:
             "checked": self.checked,
             "unchanged": self.unchanged,
             "unchecked": self.unchecked,
-            "complaints": self.complaints,
-            "complaints_total": self.complaints_total,
+            **complained(self.complaints),
         }
 
-    def complain(self, text: str) -> None:
-        self.complaints_total += 1
-        if len(self.complaints) < _MOST:
-            self.complaints.append(text)
+
+def complained(complaints: Sequence[Complaint]) -> Dict[str, Any]:
+    """Return complaints as the manifest has them: the first of them, and how many there are."""
+    return {"complaints": [complaint.text for complaint in complaints[:_MOST]], "complaints_total": len(complaints)}
 
 
 def tables(session: Session) -> List[Name]:
@@ -80,32 +105,45 @@ def check(session: Session, names: Sequence[Name], checked: Checked, errors: Cal
     :param errors: gives the errors that the server has logged up to now
     :raises ServerError: the connection was lost; the last complaint names the table
     """
-    for schema, table in names:
-        checked.current = name = "%s.%s" % (schema, table)
+    for name in names:
+        checked.current = "%s.%s" % name
         known = len(errors())
+        well = False
         try:
-            rows = session.rows("CHECK TABLE %s.%s" % (_quoted(schema), _quoted(table)))
-            words = [(str(row["Msg_type"]).lower(), str(row["Msg_text"])) for row in rows]
-            last = words[-1] if words else ("status", "OK")
-            well = last[0] == "status" and last[1].lower() in _WELL
+            words = check_table(session, name)
+            well = not words
             if well:
-                read_long_columns(session, schema, table)
+                read_long_columns(session, *name)
         except ServerError as error:
-            checked.complain("%s: %s" % (name, error.text))
+            checked.complaints.append(Complaint(name, (error.text,), _about(name, errors()[known:])))
             if error.connection_lost:
                 raise
             continue
-        logged = errors()[known:]
-        if logged:
-            checked.complain("%s: %s" % (name, logged[0]))
-        elif well:
+        logged = _about(name, errors()[known:])
+        unchecked = [text for text in words if "support check" in text or "Unknown storage engine" in text]
+        if well and not logged:
             checked.checked += 1
-        elif last[0] == "note" and "support check" in last[1]:
-            checked.unchecked.append("%s: %s" % (name, last[1]))
-        elif any("Unknown storage engine" in text for _kind, text in words):
-            checked.unchecked.append("%s: %s" % (name, next(text for _kind, text in words if "Unknown storage engine" in text)))
+        elif unchecked:
+            checked.unchecked.append("%s: %s" % (checked.current, unchecked[0]))
         else:
-            checked.complain("%s: %s" % (name, "; ".join(text for _kind, text in words)))
+            checked.complaints.append(Complaint(name, words, logged))
+
+
+def check_table(session: Session, name: Name, how: str = "") -> Tuple[str, ...]:
+    """Return what CHECK TABLE says against a table; () where it is well.
+
+    :raises ServerError: it can't be checked, or the connection was lost
+    """
+    rows = session.rows("CHECK TABLE %s.%s %s" % (quoted(name[0]), quoted(name[1]), how))
+    said = [(str(row["Msg_type"]).lower(), str(row["Msg_text"])) for row in rows]
+    well = not said or said[-1][0] == "status" and said[-1][1].lower() in _WELL
+    return () if well else tuple(text for _kind, text in said)
+
+
+def _about(name: Name, lines: Sequence[str]) -> Tuple[str, ...]:
+    """Return those of an error log's lines that are about a table, or about nothing that they name."""
+    own = "%s.%s" % name
+    return tuple(line for line, table in zip(lines, tables_of(lines)) if table in (own, None) and no_name(line) is None)
 
 
 def read_long_columns(session: Session, schema: str, table: str) -> None:
@@ -116,9 +154,9 @@ def read_long_columns(session: Session, schema: str, table: str) -> None:
     columns = [str(row["c"]) for row in session.rows(_LONG, (schema, table))]
     if columns:
         history = " FOR SYSTEM_TIME ALL" if session.rows(_VERSIONED, (schema, table)) else ""
-        lengths = ", ".join("SUM(LENGTH(%s))" % _quoted(column) for column in columns)
+        lengths = ", ".join("SUM(LENGTH(%s))" % quoted(column) for column in columns)
         # without an index: from one that has a whole column, its other copy would not be read
-        session.rows("SELECT %s FROM %s.%s%s USE INDEX ()" % (lengths, _quoted(schema), _quoted(table), history))
+        session.rows("SELECT %s FROM %s.%s%s USE INDEX ()" % (lengths, quoted(schema), quoted(table), history))
 
 
 def unchanged(files: Mapping[str, Tuple[int, int]], before: Mapping[str, Tuple[int, int]]) -> Set[Name]:
@@ -158,6 +196,22 @@ def files_of(datadir: str) -> Dict[str, Tuple[int, int]]:
     return found
 
 
+def files_of_table(datadir: str, name: Name) -> Dict[str, str]:
+    """Return name below the data directory -> path of the files that belong to a table; {} where there are none, or no such schema."""
+    found: Dict[str, str] = {}
+    wanted = tuple(part[len(_OLD) :] if part.startswith(_OLD) else part for part in name)
+    try:
+        schemas = [entry.name for entry in os.scandir(datadir) if decoded(entry.name) == wanted[0]]
+        for schema in schemas:
+            for file_name in os.listdir(os.path.join(datadir, schema)):
+                path = "%s/%s" % (schema, file_name)
+                if _table_of(path) == wanted:
+                    found[path] = os.path.join(datadir, path)
+    except OSError:
+        return {}
+    return found
+
+
 def _table_of(name: str) -> Optional[Name]:
     """Return the table that a file belongs to: its name without extension and partition, decoded."""
     schema, _slash, file_name = name.partition("/")
@@ -165,5 +219,5 @@ def _table_of(name: str) -> Optional[Name]:
     return (decoded(schema), decoded(stem)) if stem and "/" not in file_name else None
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return "`%s`" % name.replace("`", "``")

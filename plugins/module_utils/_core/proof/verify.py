@@ -89,16 +89,21 @@ def choose(directory: JobDirectory, asked: Asked) -> List[Generation]:
 
 
 def perform(
-    generations: Sequence[Generation], asked: Asked, reporter: Reporter, on_trouble: Callable[[StillpointError], None] = fail
+    generations: Sequence[Generation],
+    asked: Asked,
+    reporter: Reporter,
+    on_trouble: Callable[[StillpointError], None] = fail,
+    job: Optional[Job] = None,
 ) -> List[Verified]:
     """Verify generations, one after the other. Of all, one that a run has removed by then is left out.
 
     :param on_trouble: told why one could not be read
+    :param job: theirs, which says what it accepts, and how its server is asked
     """
     found = []
     for generation in generations:
         try:
-            found.append(_one(generation, asked, reporter))
+            found.append(_one(generation, asked, reporter, job))
         except Gone as error:
             if not asked.all:
                 raise
@@ -108,14 +113,14 @@ def perform(
     return found
 
 
-def _one(generation: Generation, asked: Asked, reporter: Reporter) -> Verified:
+def _one(generation: Generation, asked: Asked, reporter: Reporter, job: Optional[Job]) -> Verified:
     verdict = verify(generation, reporter, asked.percent)
     if not asked.server or not verdict.ok:
         return Verified(generation, verdict)
     from . import on_a_copy  # pylint: disable=import-outside-toplevel
 
     try:
-        return Verified(generation, verdict, on_a_copy.try_copy(generation, reporter))
+        return Verified(generation, verdict, on_a_copy.try_copy(generation, reporter, job))
     except UsageError as error:  # of all, one that has no server's files
         reporter.note(str(error))
         return Verified(generation, verdict)

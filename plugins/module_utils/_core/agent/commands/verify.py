@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         with told(concerned, notify.VERIFY) as outcome:
             troubles: List[StillpointError] = []
             chosen = verify.choose(job_directory(job, arguments.host), asked)
-            found = verify.perform(chosen, asked, reporter, troubles.append if asked.all else fail)
+            found = verify.perform(chosen, asked, reporter, troubles.append if asked.all else fail, job)
             reporter.close()
             complaint = verify.complaint(job, found, troubles)
             outcome(complaint, next((each for each in found if each.bad), found[0]).as_dict() if found else {})

@@ -31,6 +31,19 @@ needed = [
 ]
 
 
+# A database that the server has accepted against its own rules, in a session that had them off.
+RULED = (
+    "SET SESSION innodb_strict_mode = 0, SESSION check_constraint_checks = 0, SESSION enforce_storage_engine = NULL",
+    "CREATE DATABASE ruled",
+    "CREATE TABLE ruled.wide (%s) CHARSET utf8mb4 ROW_FORMAT=DYNAMIC ENGINE=InnoDB" % ", ".join("c%d VARCHAR(60)" % each for each in range(190)),
+    "INSERT INTO ruled.wide (c1) VALUES ('one')",
+    "CREATE TABLE ruled.low (a INT, CONSTRAINT pos CHECK (a > 0))",
+    "INSERT INTO ruled.low VALUES (-1)",
+    "CREATE TABLE ruled.isam (a INT) ENGINE=MyISAM",
+    "INSERT INTO ruled.isam VALUES (1)",
+)
+
+
 @dataclass
 class RealServer:
     """A running server.

@@ -31,7 +31,7 @@ from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
 from _core.restore.dump import execute
 from _core.restore.dump import plan as load
-from real_server import RealServer, needed, real_server
+from real_server import RULED, RealServer, needed, real_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "load"))
 
@@ -473,6 +473,22 @@ def flip(path: str) -> None:
         byte = file.read(1)
         file.seek(1000)
         file.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.mark.parametrize("how", [{}, {"database": "ruled"}, {"table": "ruled.wide"}], ids=["all", "database", "table"])
+def test_what_the_server_once_accepted_it_accepts_again(source: RealServer, other: RealServer, make_job: Callable[..., Job], how: Any) -> None:
+    source.do(*RULED)
+    try:
+        generation = run(make_job(databases=["ruled"]))
+        other.do("SET GLOBAL innodb_strict_mode = ON", "SET GLOBAL enforce_storage_engine = InnoDB", "SET GLOBAL tx_read_only = ON")
+        into(other, generation, **how)
+        only = ["wide"] if "table" in how else ["wide", "low", "isam"]
+        found, wanted = picture(other, ["ruled"]), picture(source, ["ruled"])
+        assert all(found["ruled", each] == wanted["ruled", each] and found["ruled", each, "rows"] == wanted["ruled", each, "rows"] for each in only)
+    finally:
+        for server in (source, other):
+            server.do("SET GLOBAL tx_read_only = OFF", "SET GLOBAL enforce_storage_engine = NULL")
+            server.do("DROP DATABASE IF EXISTS ruled")
 
 
 @pytest.mark.parametrize(

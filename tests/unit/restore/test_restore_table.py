@@ -23,7 +23,7 @@ from _core.repository.generation import Generation
 from _core.repository.partial import Partial
 from _core.restore.table import execute, overlay
 from _core.restore.table import plan as table_plan
-from real_server import RealServer, needed, real_server
+from real_server import RULED, RealServer, needed, real_server
 from trees import Quiet, job, shape, small_disk, summary, tree
 
 pytestmark = needed
@@ -210,6 +210,23 @@ def test_what_goes_wrong_on_the_way_costs_no_row(shop: Shop) -> None:
         shop.do("SET GLOBAL max_allowed_packet = 16777216")
     assert shop.rows("SELECT * FROM shop.isam") == before
     assert not [name for name in shop.tables() if "stillpoint" in name]
+
+
+def test_what_the_server_once_accepted_it_accepts_again(shop: Shop) -> None:
+    shop.do("SET GLOBAL innodb_strict_mode = ON", "SET GLOBAL enforce_storage_engine = InnoDB", *RULED)
+    wanted = shop.rows("SHOW CREATE TABLE ruled.wide"), shop.rows("SELECT * FROM ruled.low"), shop.rows("SHOW CREATE TABLE ruled.isam")
+    made = shop.generation
+    try:
+        shop.generation = shop.back_up()
+        shop.do("DROP TABLE ruled.wide, ruled.low, ruled.isam")
+        for name in ("wide", "low", "isam"):
+            shop.restore("ruled." + name)
+        assert (shop.rows("SHOW CREATE TABLE ruled.wide"), shop.rows("SELECT * FROM ruled.low"), shop.rows("SHOW CREATE TABLE ruled.isam")) == wanted
+        assert shop.rows("SELECT c1 FROM ruled.wide") == [("one",)]
+    finally:
+        shop.do("DROP DATABASE ruled", "SET GLOBAL enforce_storage_engine = NULL")
+        subprocess.run(["rm", "-rf", shop.generation.path], check=True)
+        shop.generation = made
 
 
 @pytest.mark.parametrize("name", ["orders", "names"])

@@ -19,6 +19,7 @@ from ...dump.stream import CHUNK, checksum, decompressed, end
 from ...host.errors import StillpointError
 from ...host.process import start
 from ...host.reporter import Reporter
+from ...mysql.acceptance import accept, init_command
 from ...mysql.connection import ServerError, Session
 from ...proof import checksums
 from ...repository import manifest
@@ -168,21 +169,20 @@ class _Load:
 
     def _start(self, stack: ExitStack, options: str) -> "subprocess.Popen[Any]":
         """Start the client, with a server that accepts the dump's longest statement from it."""
-        argv = client.load_command(self._plan.program, options)
-        session = None
+        session = stack.enter_context(Session(self._plan.login))
+        argv = [*client.load_command(self._plan.program, options), init_command(accept(session))]
         if self._plan.packet:
-            session = stack.enter_context(Session(self._plan.login))
             session.do("SET GLOBAL max_allowed_packet = %d" % self._plan.packet[1])
         try:
             process = start(argv, dies_with_us=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             stack.callback(end, process)
-            if session:
+            if self._plan.packet:
                 # what a session may send is fixed when it begins; this statement is answered by the client's own
                 self._write(process, b"SELECT GET_LOCK('stillpoint.%d', 0);\n" % process.pid)
                 process.stdin.flush()  # type: ignore[union-attr]
                 _wait_until(lambda: session.value("SELECT IS_USED_LOCK('stillpoint.%d')" % process.pid) is not None or process.poll() is not None)
         finally:
-            if session and self._plan.packet:
+            if self._plan.packet:
                 session.do("SET GLOBAL max_allowed_packet = %d" % self._plan.packet[0])
         return process
 

@@ -19,7 +19,7 @@ import shutil
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ...archive import source
 from ...archive.archive import Archive, Piece
@@ -30,6 +30,7 @@ from ...host.process import PATH, undisturbed
 from ...host.reporter import Reporter
 from ...host.text import human as size
 from ...mysql import settings
+from ...mysql.acceptance import accept
 from ...mysql.account import new_password
 from ...mysql.connection import Login, Session
 from ...mysql.scratch import Scratch, make_directory, scratch_server, user_of
@@ -45,13 +46,11 @@ from .plan import Recovery, resolve
 _CLIENTS = {"mariadb": ("mariadb", "mysql"), "mysql": ("mysql",), "percona": ("mysql",)}
 
 # For the last word on what production or the scratch server say: events as large as any server takes, LOAD DATA from the log, no flush
-# for each commit, as the copy is thrown away unless it stops in order. Statements about accounts and events need the grants. A log holds what was
-# accepted and not whether innodb_strict_mode was on in that session: off, the server takes all of it, and it changes nothing else.
+# for each commit, as the copy is thrown away unless it stops in order. Statements about accounts and events need the grants.
 _OPTIONS = (
     "--max-allowed-packet=1G",
     "--local-infile=1",
     "--innodb-flush-log-at-trx-commit=0",
-    "--loose-innodb-strict-mode=OFF",
     "--event-scheduler=OFF",
     "--skip-grant-tables=0",
 )
@@ -104,16 +103,19 @@ class Replay:
             _prepare(session, self.recovery)
             if self.recovery.bytes > 0:
                 option_file = _write(private, "client", "[client]\nuser=%s\npassword=%s\n" % (_ACCOUNT, password))
-                self._feed(scratch, option_file, where, room, reporter)
+                self._feed(scratch, option_file, where, room, accept(session, dump=False), reporter)
             _finish(session, self.recovery)
             session.do("DROP USER IF EXISTS %s@localhost" % _ACCOUNT)
         _remove_logs(self.settings, where)
         seconds = time.monotonic() - began
         return {**self.recovery.as_dict(), "duration_s": round(seconds, 1)}
 
-    def _feed(self, scratch: Scratch, option_file: str, where: Mapping[str, str], room: str, reporter: Reporter) -> None:
+    def _feed(
+        self, scratch: Scratch, option_file: str, where: Mapping[str, str], room: str, accepted: Sequence[str], reporter: Reporter
+    ) -> None:
         """Have the logs executed, as long as there is room.
 
+        :param accepted: assignments for the session: a log holds what was accepted, and not by which rules
         :raises StillpointError: it failed
         """
         watched = [Floor(path) for path in sorted({*where.values(), room})]
@@ -125,7 +127,7 @@ class Replay:
 
         with ExitStack() as stack:
             paths, descriptors = self._open(stack)
-            feed(self.recovery, _programs(self.settings.flavour), paths, descriptors, scratch, option_file, room, look)
+            feed(self.recovery, _programs(self.settings.flavour), paths, descriptors, scratch, option_file, room, accepted, look)
 
     def _open(self, stack: ExitStack) -> Tuple[List[str], List[int]]:
         """Return paths at which the client finds the logs. One that is still being written may get another place at any moment: it

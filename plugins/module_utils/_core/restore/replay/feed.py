@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Callable, List, Optional, Sequence, Set, Tuple
 
 from ...host.errors import StillpointError
 from ...host.process import sentence, start, undisturbed
+from ...mysql.acceptance import init_command
 from ...mysql.scratch import Pulse, Scratch
 from .plan import Recovery
 
@@ -36,6 +37,7 @@ def feed(
     scratch: Scratch,
     option_file: str,
     room: str,
+    accepted: Sequence[str],
     look: Callable[[int], None],
 ) -> None:
     """Execute the logs of a Recovery.
@@ -44,6 +46,7 @@ def feed(
     :param paths: of the logs; descriptors: those of them that are open and have to be handed on
     :param option_file: with which the client logs in
     :param room: for the files of LOAD DATA statements, which are in the logs
+    :param accepted: assignments for the client's session
     :param look: is called all the time, with the bytes that have been read; what it raises ends the replay
     :raises StillpointError: one of the clients failed, or a statement did not do what it did on the server
     """
@@ -66,6 +69,7 @@ def feed(
         "--skip-reconnect",
         "--max-allowed-packet=1G",
         "--local-infile=1",
+        init_command(accepted),
     ]
     with ExitStack() as stack:
         said = [stack.enter_context(open(os.path.join(scratch.directory, name), "w+b")) for name in ("reader", "client")]

@@ -26,6 +26,7 @@ from ...host.errors import StillpointError, UsageError
 from ...host.mounts import is_below
 from ...host.process import sentence, start, undisturbed
 from ...host.reporter import Reporter
+from ...mysql.acceptance import accept, init_command
 from ...mysql.connection import ServerError, Session
 from ...mysql.scratch import Scratch, scratch_server
 from ...mysql.settings import Settings
@@ -153,6 +154,7 @@ class _Work:
         self._scratch = scratch
         self._reporter = reporter
         self._look_around = look
+        self._accepted: Tuple[str, ...] = ()
         digest = hashlib.sha256(repr(plan.into).encode("utf-8", "surrogateescape")).hexdigest()[:12]
         self._stage = (plan.into[0], "stillpoint_restored_%s" % digest)
 
@@ -161,13 +163,14 @@ class _Work:
         plan = self._plan
         with Session(self._scratch.login, read_timeout=_COUNT_TIMEOUT) as there, Session(plan.login, read_timeout=_COUNT_TIMEOUT) as live:
             live.do("SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT, "SET SESSION wait_timeout = %d" % _IDLE_LIMIT)
+            self._accepted = accept(live)
+            accept(there)
             found = self._look(there)
             live.do(found.database)
             if found.view:
                 self._put_view(live)
                 return 0
             self._move(there, found)
-            live.do("SET SESSION foreign_key_checks = 0")
             self._make_room(live)
             try:
                 self._reporter.stage("load")
@@ -232,7 +235,6 @@ class _Work:
             self._plan.table,
         ):
             session.do("DROP TRIGGER %s" % _sql((row["s"], row["n"])))
-        session.do("SET SESSION foreign_key_checks = 0")
         for clause in found.foreign_keys:
             session.do("ALTER TABLE %s DROP FOREIGN KEY %s" % (_sql(self._plan.table), _constraint(clause)))
         session.do("CREATE DATABASE IF NOT EXISTS %s" % quoted(self._stage[0]))
@@ -366,8 +368,8 @@ class _Work:
                 self._reporter.warn("%s is back, and not all of its triggers: %s" % (named(self._plan.into), _text(said)))
 
     def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
-        settings = "SET SESSION foreign_key_checks=0, SESSION lock_wait_timeout=%d, SESSION wait_timeout=%d" % (_LOCK_WAIT, _IDLE_LIMIT)
-        argv = [*client.load_command(self._plan.programs[1], options), "--init-command=" + settings, self._plan.into[0]]
+        session = (*self._accepted, "lock_wait_timeout=%d" % _LOCK_WAIT, "wait_timeout=%d" % _IDLE_LIMIT)
+        argv = [*client.load_command(self._plan.programs[1], options), init_command(session), self._plan.into[0]]
         return start(argv, dies_with_us=True, stdin=source, stdout=subprocess.DEVNULL, stderr=said)
 
     def _wait(self, process: "subprocess.Popen[Any]", dump: "Optional[subprocess.Popen[Any]]" = None) -> None:

@@ -11,12 +11,14 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
+from _core.agent import show
 from _core.backup import run as backup
-from _core.dump import accounts, client, stream, take
+from _core.dump import accounts, client, stream, take, views
 from _core.dump import plan as planning
 from _core.host.errors import NotNowError, StillpointError, UsageError
 from _core.host.reporter import Silent
@@ -26,12 +28,13 @@ from _core.mysql import account
 from _core.mysql.account import Account
 from _core.mysql.connection import ServerError, Session
 from _core.mysql.privileges import Extras
+from _core.observe import metrics
 from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
 from _core.restore.dump import execute
 from _core.restore.dump import plan as load
-from real_server import RULED, RealServer, needed, real_server
+from real_server import RULED, USER, RealServer, needed, real_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "load"))
 
@@ -370,10 +373,61 @@ def test_a_missing_privilege_is_named_with_the_grant_before_anything_starts(shop
         run(make_job(config_file=account_file))
 
 
-def test_a_view_of_a_table_that_is_gone_is_named_before_anything_starts(shop: RealServer, make_job: Callable[..., Job]) -> None:
-    shop.do("CREATE TABLE shop.of_before (id INT)", "CREATE VIEW shop.left_over AS SELECT id FROM shop.of_before", "DROP TABLE shop.of_before")
-    with pytest.raises(StillpointError, match="the view shop.left_over can't be dumped.*mend it or drop it"):
-        planning.make(make_job(databases=["shop"]).mysql, directory(make_job()))  # type: ignore[arg-type]
+@pytest.mark.parametrize("split", [False, True])
+def test_an_invalid_view_is_dumped_as_text_and_keeps_nothing_else_from_being_dumped(
+    shop: RealServer, other: RealServer, make_job: Callable[..., Job], split: bool
+) -> None:
+    shop.do(
+        "CREATE DATABASE IF NOT EXISTS zoo",
+        "CREATE OR REPLACE TABLE zoo.z (id INT)",
+        "CREATE TABLE shop.of_before (id INT)",
+        "CREATE VIEW shop.`left over` AS SELECT id, 'a;b' AS `s;` FROM shop.of_before",
+        "CREATE VIEW shop.a_of_it AS SELECT id FROM shop.`left over`",
+        "CREATE VIEW shop.whole AS SELECT id FROM shop.c_last",
+        "DROP TABLE shop.of_before",
+    )
+    of = make_job(databases=["shop", "zoo"], split=split)
+    try:
+        generation = run(of)
+        warned = [warning for warning in generation.summary["warnings"] if "is invalid" in warning]
+        assert len(warned) == 2 and "the view shop.left over is invalid" in "".join(warned)
+        listed = show.listed("etrial", "h", generation, datetime.now(timezone.utc))
+        assert (listed["state"], sorted(listed["left_out"])) == ("unproven", ["shop.a_of_it", "shop.left over"])
+        assert "unproven, without 2 views" in show.generations([listed], datetime.now(timezone.utc))
+        assert ("backup_left_out", {"backup_job": "etrial"}, 2) in metrics.backups("etrial", [generation])
+        done = into(other, generation)
+        assert len(done["warnings"]) == 2 and "the view shop.left over was invalid when the dump was taken" in "".join(done["warnings"])
+        other.do("SELECT * FROM shop.whole", "SELECT * FROM zoo.z")
+        other.do("CREATE TABLE zoo.of_before (id INT)", "CREATE TABLE shop.of_before LIKE zoo.of_before")
+        plan = prepared(other, generation, database="shop")
+        with Session(other.login) as session:
+            session.do("SET NAMES utf8mb4")
+            assert views.make(session, plan.invalid) == []
+        statement = "SELECT TABLE_NAME, VIEW_DEFINITION, DEFINER, COLLATION_CONNECTION FROM information_schema.VIEWS WHERE TABLE_SCHEMA = 'shop' ORDER BY 1"
+        with Session(shop.login) as one, Session(other.login) as two:
+            assert one.rows(statement) == two.rows(statement)
+    finally:
+        shop.do("DROP DATABASE zoo")
+        other.do("DROP DATABASE IF EXISTS zoo", "DROP DATABASE IF EXISTS shop")
+
+
+def test_a_directory_that_is_no_database_is_left_out_with_a_warning(shop: RealServer, other: RealServer, make_job: Callable[..., Job]) -> None:
+    found = [os.path.join(shop.datadir, name) for name in ("shop.bak", "mysql-files", ".ssh", "lost+found")]
+    for path in found:
+        os.mkdir(path, 0o700)
+        if not path.endswith("lost+found"):  # the root of an ext4 file system has one of root's
+            shutil.chown(path, USER)
+    try:
+        with pytest.raises(UsageError, match="mysql.databases has #mysql50#shop.bak, which is no database, but a directory among the server's"):
+            run(make_job(databases=["shop", "#mysql50#shop.bak"]))
+        generation = run(make_job())
+        assert not [name for name in generation.summary["dump"]["databases"] if "#" in name]
+        assert any("left out what is no database" in each and "shop.bak" in each and "lost+found" in each for each in generation.summary["warnings"])
+        into(shop, generation, database="shop")
+        assert all(os.path.isdir(path) for path in found)
+    finally:
+        for path in found:
+            os.rmdir(path)
 
 
 @pytest.mark.parametrize(("database", "sentence"), [("shop2", "does not exist on the server"), ("mysql", "is the server's own")])

@@ -106,6 +106,12 @@ def verified(job: str, found: Verified) -> List[str]:
     return lines
 
 
+def _state(each: Mapping[str, Any]) -> str:
+    """Return the state of a generation, with how much of the server it names as left out."""
+    left_out = each.get("left_out") or []
+    return "%s, without %d view%s" % (each["state"], len(left_out), "s"[len(left_out) == 1 :]) if left_out else str(each["state"])
+
+
 def _row(each: Mapping[str, Any], now: datetime) -> Tuple[str, ...]:
     held = (each.get("lock") or {}).get("held_ms")
     return (
@@ -113,7 +119,7 @@ def _row(each: Mapping[str, Any], now: datetime) -> Tuple[str, ...]:
         str(each["generation"]),
         age((now - moment(each["time"])).total_seconds()),
         size(each["size_bytes"]),
-        str(each["state"]),
+        _state(each),
         "%d ms" % round(held) if held is not None else "-",
         _passed(each.get("proof")),
     )
@@ -293,6 +299,7 @@ def listed(job: str, host: str, found: Any, now: datetime) -> Dict[str, Any]:
         "size_bytes": found.size_bytes,
         "state": found.state,
         "reason": found.reason,
+        "left_out": [".".join(view) for view in (summary.get("dump") or {}).get("invalid_views") or ()],
         "lock": summary.get("lock"),
         "coordinates": summary.get("coordinates"),
         "proof": found.proof,

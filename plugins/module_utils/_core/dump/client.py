@@ -97,12 +97,13 @@ def clean() -> None:
 
 
 def dump_command(
-    program: Program, flavour: str, options: str, databases: Sequence[str], *, coordinates: bool, history: bool = False
+    program: Program, flavour: str, options: str, databases: Sequence[str], *, coordinates: bool, history: bool = False, without: Sequence[str] = ()
 ) -> List[str]:
     """Return the command that writes a dump to its standard output.
 
     :param options: the option file
     :param coordinates: have the snapshot's own coordinates in comments, which needs no lock on MariaDB
+    :param without: views to leave out, as DATABASE.VIEW
     :param history: of system-versioned tables, their old rows too
     """
     argv = [
@@ -124,6 +125,7 @@ def dump_command(
     else:
         # GTIDs are in the manifest: in the dump they would keep it from being loaded into any server that has run before
         argv += ["--set-gtid-purged=OFF", "--no-tablespaces"]
+    argv += ["--ignore-table=" + view for view in without]
     return [*argv, "--databases", "--", *databases]
 
 

@@ -22,8 +22,12 @@ from .client import Program
 
 #: Where a dump lies in a generation.
 FILE, DIRECTORY, SUFFIX = "dump.sql.zst", "dump", ".sql.zst"
+VIEWS = "invalid-views.sql.zst"
 
 _MOST_NAMED = 5
+
+# How a server shows a directory whose name is no database's: lost+found, shop.bak, .ssh.
+_DIRECTORY = "#mysql50#"
 
 # Tables, columns or routines of a view are gone, or its definer may not read them. One whose definer is gone (1449) can be dumped.
 _INVALID_VIEW = (1054, 1143, 1146, 1305, 1356, 4092)
@@ -38,6 +42,24 @@ Key = Tuple[str, str]
 
 
 @dataclass(frozen=True)
+class InvalidView:
+    """A view that can't be read, and so is dumped as the text that makes it.
+
+    :ivar why: in the server's words
+    :ivar text: its CREATE VIEW; collation: that of the connection which it was made by
+    """
+
+    database: str
+    name: str
+    why: str
+    text: str
+    collation: str
+
+    def __str__(self) -> str:
+        return "%s.%s" % (shown(self.database), shown(self.name))
+
+
+@dataclass(frozen=True)
 class DumpPlan:
     """What will be dumped, and how.
 
@@ -47,6 +69,8 @@ class DumpPlan:
     :ivar locked: those that are not transactional, and stay locked for writers until they are dumped
     :ivar versioned: those that keep their old rows
     :ivar wait_timeout: seconds that the server lets the session of the program that dumps say nothing
+    :ivar invalid: views that no program can dump
+    :ivar directories: what the server lists as databases, and are none
     :ivar bytes_tables: what the tables take in the server; bytes_sql: what the dump will come to; bytes_expected: and compressed
     """
 
@@ -59,6 +83,8 @@ class DumpPlan:
     tables: Tuple[Key, ...] = ()
     locked: Tuple[Table, ...] = ()
     versioned: Tuple[Key, ...] = ()
+    invalid: Tuple[InvalidView, ...] = ()
+    directories: Tuple[str, ...] = ()
     bytes_tables: int = 0
     bytes_sql: int = 0
     bytes_expected: int = 0
@@ -89,6 +115,15 @@ class DumpPlan:
                 "%s.%s keeps its old rows (system versioning), and %s %s does not dump them"
                 % (*map(shown, self.versioned[0]), self.program.name, self.program.version)
             )
+        found += [
+            "the view %s is invalid (%s): its CREATE VIEW is in %s, and a load makes it only where that is accepted" % (view, view.why, VIEWS)
+            for view in self.invalid
+        ]
+        if self.directories:
+            found.append(
+                "left out what is no database, but a directory among the server's: %s; ignore_db_dirs in its configuration hides such a one"
+                % ", ".join(shown(name[len(_DIRECTORY) :]) for name in self.directories)
+            )
         return found
 
     def as_dict(self) -> Dict[str, Any]:
@@ -98,6 +133,7 @@ class DumpPlan:
             "databases": list(self.databases),
             "split": self.options.split,
             "accounts": not self.options.databases,
+            "invalid_views": [str(view) for view in self.invalid],
             "bytes_tables": self.bytes_tables,
             "locked_tables": ["%s.%s" % (table.schema, table.name) for table in self.locked],
         }
@@ -151,7 +187,6 @@ def make(options: MysqlOptions, directory: JobDirectory) -> DumpPlan:
         check_events(session, options.source, server)
         check_limit(session, options.source)
         made = look(session, DumpPlan(options, login, server, choice, program))
-        check_views(session, made)
     bytes_sql, bytes_expected = _sizes(directory, made.bytes_tables)
     return replace(made, bytes_sql=bytes_sql, bytes_expected=bytes_expected)
 
@@ -165,6 +200,8 @@ def look(session: Session, plan: DumpPlan) -> DumpPlan:
     tables = read_tables(session, databases)
     return replace(
         plan,
+        invalid=tuple(invalid_views(session, databases)),
+        directories=tuple(name for name in listed(session) if name.startswith(_DIRECTORY)),
         databases=tuple(databases),
         tables=tuple((row["db"], row["name"]) for row in tables),
         locked=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]) if plan.live else (),
@@ -237,22 +274,21 @@ def check_limit(session: Session, source: str) -> None:
         )
 
 
-def check_views(session: Session, plan: DumpPlan) -> None:
-    """Raise StillpointError for a view whose tables or columns are gone: the program that dumps gives up at it, after hours perhaps."""
+def invalid_views(session: Session, databases: Sequence[str]) -> List[InvalidView]:
+    """Return the views whose tables or columns are gone: a program that dumps gives up at one, after hours perhaps."""
     rows = session.rows("SELECT TABLE_SCHEMA AS db, TABLE_NAME AS name FROM information_schema.TABLES WHERE TABLE_TYPE = 'VIEW'")
-    for row in rows:
-        if row["db"] in plan.databases:
-            try:
-                session.rows("SHOW FIELDS FROM %s.%s" % (quoted(row["db"]), quoted(row["name"])))
-            except ServerError as error:
-                if error.connection_lost:
-                    raise
-                if error.number not in _INVALID_VIEW:
-                    continue  # the program's to say
-                raise StillpointError(
-                    "the view %s.%s can't be dumped (%s): mend it or drop it, or use method: snapshot, which copies it as it is"
-                    % (shown(row["db"]), shown(row["name"]), error.text)
-                ) from None
+    found = []
+    for database, name in [(str(row["db"]), str(row["name"])) for row in rows if row["db"] in databases]:
+        path = "%s.%s" % (quoted(database), quoted(name))
+        try:
+            session.rows("SHOW FIELDS FROM %s" % path)
+        except ServerError as error:
+            if error.connection_lost:
+                raise
+            if error.number in _INVALID_VIEW:  # any other one is the program's to say
+                made = session.rows("SHOW CREATE VIEW %s" % path)[0]
+                found.append(InvalidView(database, name, error.text, str(made["Create View"]), str(made["collation_connection"])))
+    return found
 
 
 def quoted(name: str) -> str:
@@ -260,13 +296,18 @@ def quoted(name: str) -> str:
     return "`%s`" % name.replace("`", "``")
 
 
+def listed(session: Session) -> List[str]:
+    """Return what the server lists as databases."""
+    return [str(next(iter(row.values()))) for row in session.rows("SHOW DATABASES")]
+
+
 def chosen(session: Session, asked: Sequence[str]) -> List[str]:
     """Return the databases to dump: those asked for, or all that are not the server's own.
 
     :raises UsageError: one does not exist, or is the server's own
     """
-    there = [str(next(iter(row.values()))) for row in session.rows("SHOW DATABASES")]
-    theirs = [name for name in there if name.lower() not in SYSTEM_SCHEMAS]
+    there = listed(session)
+    theirs = [name for name in there if name.lower() not in SYSTEM_SCHEMAS and not name.startswith(_DIRECTORY)]
     for name in asked:
         if name not in theirs:
             raise UsageError(
@@ -274,7 +315,9 @@ def chosen(session: Session, asked: Sequence[str]) -> List[str]:
                 % (
                     shown(name),
                     "is the server's own: its accounts are dumped with all databases, when mysql.databases is left out"
-                    if name in there
+                    if name.lower() in SYSTEM_SCHEMAS
+                    else "is no database, but a directory among the server's"
+                    if name.startswith(_DIRECTORY)
                     else "does not exist on the server; there are %s" % (", ".join(map(shown, theirs)) or "none"),
                 )
             )

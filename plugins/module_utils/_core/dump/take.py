@@ -21,10 +21,10 @@ from ..mysql import guard
 from ..mysql.connection import Login, ServerError, Session
 from ..mysql.locks import Lock
 from ..repository.partial import Partial
-from . import accounts, client, sections
+from . import accounts, client, sections, views
 from . import plan as planning
 from .client import LARGEST_PACKET
-from .plan import DIRECTORY, FILE, SUFFIX, DumpPlan, Key, quoted, shown
+from .plan import DIRECTORY, FILE, SUFFIX, VIEWS, DumpPlan, Key, quoted, shown
 from .sections import Scanner, Section
 from .stream import Compressed, Files, Source, rate
 
@@ -105,7 +105,8 @@ def begun(plan: DumpPlan, login: Login, note: Callable[[str], None]) -> Iterator
         sql = accounts.text(accounts.read(session, plan.server)) if not plan.options.databases else ""
         states = live and plan.choice.method is None and plan.server.flavour == "mariadb" and plan.server.log_bin
         history = bool(plan.versioned) and plan.program.has_history
-        argv = client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states, history=history)
+        without = ["%s.%s" % (view.database, view.name) for view in plan.invalid]
+        argv = client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states, history=history, without=without)
         source = Source(argv, _BEGUN)
         keeper = stack.enter_context(Session(login)) if plan.locked else None
         lock, position = _start(stack, source, plan, keeper)
@@ -207,6 +208,8 @@ def read(begun_dump: Begun, partial: Partial, reporter: Reporter, bwlimit: Optio
             split.end()
         if begun_dump.accounts:
             files.write(accounts.FILE, begun_dump.accounts.encode("utf-8", "surrogateescape"))
+        if plan.invalid:
+            files.write(VIEWS, views.text(plan.invalid).encode("utf-8", "surrogateescape"))
         files.finish()
         _add(files, partial, seen)
     return {
@@ -217,6 +220,7 @@ def read(begun_dump: Begun, partial: Partial, reporter: Reporter, bwlimit: Optio
             "databases": seen,
             "files": {name: split.names[name] for name in split.names} if split else {},
             "accounts": bool(begun_dump.accounts),
+            "invalid_views": [[view.database, view.name] for view in plan.invalid],
             "sql_bytes": done,
             "longest_statement": scanner.longest,
             "locked_tables": len(plan.locked),
@@ -264,7 +268,7 @@ def _add(files: Files, partial: Partial, seen: Dict[str, List[str]]) -> None:
     for name, file in files.written().items():
         trees.setdefault(DIRECTORY if name.startswith(DIRECTORY + "/") else name, {})[name] = file
     for tree, parts in trees.items():
-        what = "the accounts" if tree == accounts.FILE else "%d databases" % len(seen)
+        what = {accounts.FILE: "the accounts", VIEWS: "the invalid views"}.get(tree, "%d databases" % len(seen))
         partial.add_written(tree, what, {name: file.checksum for name, file in parts.items()}, sum(file.bytes for file in parts.values()))
 
 

@@ -31,6 +31,7 @@ _HELP = {
     "backup_size_bytes": "Size of the files of the newest backup, those included that it shares with others.",
     "backup_duration_seconds": "How long the newest backup took.",
     "backup_lock_held_seconds": "How long the lock of the newest backup was held.",
+    "backup_left_out": "How many invalid views the newest backup, a dump, holds as text alone.",
     "binlog_archive_seen_timestamp_seconds": "When the archive of binary logs last said how it is; it says so every few seconds (method copy: five minutes).",
     "binlog_archive_state": "What the archive is doing; waiting: it can't get the logs now, and tries again.",
     "binlog_archive_lag_bytes": "How far the archive is behind the server's binary log.",
@@ -65,6 +66,7 @@ def backups(job: str, generations: Sequence[Generation]) -> List[Sample]:
         figures = {
             "backup_size_bytes": generations[0].size_bytes,
             "backup_duration_seconds": summary.get("duration_s"),
+            "backup_left_out": len(summary["dump"].get("invalid_views") or ()) if summary.get("dump") else None,
             "backup_lock_held_seconds": held / 1000 if held is not None else None,
         }
         found += [(name, labels, value) for name, value in figures.items() if value is not None]

@@ -12,8 +12,8 @@ import time
 from contextlib import ExitStack, suppress
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
-from ...dump import accounts, client, sections
-from ...dump.plan import shown
+from ...dump import accounts, client, sections, views
+from ...dump.plan import VIEWS, shown
 from ...dump.sections import Scanner, Section
 from ...dump.stream import CHUNK, checksum, decompressed, end
 from ...host.errors import StillpointError
@@ -44,6 +44,7 @@ def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
         troubles = _create(plan, statements)
         _Load(plan, reporter).run()
         _check(plan)
+        troubles += _invalid_views(plan)
         troubles += _grant(plan, statements)
         for trouble in troubles:
             reporter.warn(trouble)
@@ -68,7 +69,7 @@ def _verify(plan: LoadPlan, reporter: Reporter) -> None:
     :raises StillpointError: they are not
     """
     reporter.stage("verify")
-    names = [*plan.sources, *([accounts.FILE] if plan.made else [])]
+    names = [*plan.sources, *([accounts.FILE] if plan.made else []), *([VIEWS] if plan.invalid else [])]
     expected = {os.fsdecode(entry.path): entry for entry in manifest.entries(plan.generation.path) if os.fsdecode(entry.path) in names}
     total = sum(entry.size for entry in expected.values())
     done = 0
@@ -115,6 +116,14 @@ def _run(plan: LoadPlan, work: Sequence[Tuple[str, str]], what: str) -> List[str
                         raise StillpointError("the connection to the server was lost while accounts were made: %s" % error.text) from None
                     troubles.append("the account %s could not be %s: the server refuses it with error %d" % (name, what, error.number))
     return troubles
+
+
+def _invalid_views(plan: LoadPlan) -> List[str]:
+    """Make the views that were invalid when the dump was taken, and return a sentence for each that still is."""
+    if not plan.invalid:
+        return []
+    with Session(plan.login) as session:
+        return views.left_out(views.make(session, plan.invalid))
 
 
 def _check(plan: LoadPlan) -> None:

@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ...dump import accounts, client, sections
+from ...dump import accounts, client, sections, views
 from ...dump.client import LARGEST_PACKET, Program
-from ...dump.plan import FILE, Key, shown
+from ...dump.plan import FILE, VIEWS, InvalidView, Key, shown
 from ...dump.sections import Section
 from ...dump.stream import decompressed
 from ...host.errors import StillpointError, UsageError
@@ -58,6 +58,7 @@ class LoadPlan:
     :ivar where: the server's address
     :ivar replaced: databases that are there now and are dropped first; none where a single table is loaded
     :ivar made: accounts that are missing; kept: those that are there and stay as they are
+    :ivar invalid: views that were so when the dump was taken, and are tried
     :ivar packet: what the server's max_allowed_packet is too small by; None where it is enough
     :ivar files: the restore of the files that belong to it
     """
@@ -74,6 +75,7 @@ class LoadPlan:
     table_is_there: bool
     made: Tuple[str, ...]
     kept: Tuple[str, ...]
+    invalid: Tuple[InvalidView, ...]
     packet: Optional[Tuple[int, int]]
     files: Optional[RestorePlan]
     warnings: Tuple[str, ...]
@@ -213,6 +215,7 @@ def make(
         table_is_there,
         tuple(made),
         tuple(kept),
+        tuple(_invalid(generation, what)),
         packet,
         files,
         tuple(warnings),
@@ -265,6 +268,15 @@ def _accounts(session: Session, generation: Generation) -> Tuple[List[str], List
     there = accounts.existing(session)
     known = list(account_statements(generation))
     return [name for name in known if name not in there], [name for name in known if name in there]
+
+
+def _invalid(generation: Generation, what: What) -> List[InvalidView]:
+    """Return the views that a generation holds as text, as far as they are asked for."""
+    if not generation.summary["dump"].get("invalid_views"):
+        return []
+    with decompressed(os.path.join(generation.path, VIEWS)) as source:
+        known = views.parse(b"".join(source.chunks()).decode("utf-8", "surrogateescape"))
+    return [view for view in known if what.table is None and what.database in (None, view.database)]
 
 
 def account_statements(generation: Generation) -> Dict[str, List[str]]:

@@ -15,6 +15,7 @@ from _core.mysql.connection import ServerError, Session
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.replay import execute as replay
+from real_server import PLUGINS
 from shop import Shop, marked, next_second
 from trees import Quiet, small_disk
 
@@ -111,6 +112,81 @@ def test_a_table_that_is_made_again_gets_the_row_format_and_the_file_that_it_had
     with shop.look(datadir) as session:
         found = session.rows("SELECT ROW_FORMAT AS f, SPACE AS s FROM information_schema.INNODB_SYS_TABLES WHERE NAME = 'd/late'")
     assert found == [{"f": "Compact", "s": 0}]
+
+
+@marked
+def test_rows_of_memory_tables_that_a_row_event_does_not_find_are_skipped_and_counted(shop: Shop) -> None:
+    shop.server.do(
+        "CREATE TABLE d.`se-ss` (id INT PRIMARY KEY, v INT) ENGINE=MEMORY",
+        "CREATE TABLE d.no_key (id INT, v INT) ENGINE=MEMORY",
+        "INSERT INTO d.`se-ss` VALUES (1, 1), (2, 2)",
+        "INSERT INTO d.no_key VALUES (1, 1)",
+    )
+    shop.back_up()
+    with Session(shop.server.login) as session:
+        session.do(
+            "SET SESSION binlog_format = 'ROW'",
+            "BEGIN",
+            "INSERT INTO d.orders (s) VALUES ('one')",
+            "UPDATE d.`se-ss` SET v = 9 WHERE id = 1",
+            "INSERT INTO d.`se-ss` VALUES (5, 5)",
+            "INSERT INTO d.orders (s) VALUES ('two')",
+            "COMMIT",
+            "UPDATE d.orders, d.`se-ss` SET orders.s = 'changed', `se-ss`.v = 7 WHERE orders.s = 'one' AND `se-ss`.id IN (2, 5)",
+            "DELETE FROM d.no_key",
+        )
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    made = shop.recovery(until=moment)
+    assert "  3 row events are of MEMORY tables (d.no_key, d.se-ss), of which a backup holds no rows" in "\n".join(made.lines())
+    datadir, done = shop.restore(until=moment)
+    assert done["recovery"]["memory_events"] == 3
+    # a scratch server has emptied the table again
+    with shop.look(datadir) as session:
+        assert [row["s"] for row in session.rows("SELECT s FROM d.orders ORDER BY i")] == ["changed", "two"]
+
+
+@marked
+def test_a_row_that_a_table_of_another_engine_lacks_ends_the_replay_all_the_same(shop: Shop) -> None:
+    shop.server.do("CREATE TABLE d.sess (id INT PRIMARY KEY) ENGINE=MEMORY", "INSERT INTO d.sess VALUES (1)", "INSERT INTO d.orders (s) VALUES ('x')")
+    shop.back_up()
+    with Session(shop.server.login) as session:
+        session.do("SET SESSION binlog_format = 'ROW'", "DELETE FROM d.sess")
+        session.do("SET sql_log_bin = 0", "INSERT INTO d.orders (i, s) VALUES (77, 'unlogged')", "SET sql_log_bin = 1", "DELETE FROM d.orders WHERE i = 77")
+    moment = next_second()
+    shop.write(1)
+    shop.archive_logs()
+    with pytest.raises(StillpointError, match="Can't find record in 'orders'"):
+        shop.restore(until=moment)
+
+
+@marked
+@pytest.mark.skipif(not os.path.exists(os.path.join(PLUGINS or "", "ha_federatedx.so")), reason="needs the plugin FEDERATED")
+def test_a_replay_writes_nothing_to_another_server(shop: Shop) -> None:
+    there = "mysql://root@localhost:3306/d/there?socket=%s/s" % shop.server.top
+    shop.server.do("INSTALL SONAME 'ha_federatedx'")
+    try:
+        shop.server.do(
+            "CREATE TABLE d.there (i INT PRIMARY KEY) ENGINE=InnoDB",
+            "CREATE SERVER far FOREIGN DATA WRAPPER mysql OPTIONS (USER 'root', SOCKET '%s/s', DATABASE 'd', HOST 'localhost')" % shop.server.top,
+            "CREATE TABLE d.here (i INT PRIMARY KEY) ENGINE=FEDERATED CONNECTION='far/there'",
+        )
+        shop.back_up()
+        with Session(shop.server.login) as session:
+            session.do("SET SESSION binlog_format = 'ROW'", "INSERT INTO d.here VALUES (1)", "INSERT INTO d.orders (s) VALUES ('one')")
+        moment = next_second()
+        shop.write(1)
+        shop.archive_logs()
+        shop.server.do("SET sql_log_bin = 0", "DELETE FROM d.there")
+        datadir, _done = shop.restore(until=moment)
+        with Session(shop.server.login) as session:
+            assert session.rows("SELECT * FROM d.there") == [], there
+        with shop.look(datadir) as session:
+            assert session.rows("SELECT i FROM d.there") == [{"i": 1}]
+            assert session.value("SELECT COUNT(*) FROM d.orders") == 1
+    finally:
+        shop.server.do("DROP TABLE IF EXISTS d.here", "UNINSTALL SONAME 'ha_federatedx'")
 
 
 @marked

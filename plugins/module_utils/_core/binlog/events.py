@@ -157,27 +157,44 @@ def clear_bytes(beginning: bytes) -> int:
     return second if kind == MARIA_START_ENCRYPTION and not flags & IGNORABLE else len(beginning)
 
 
-def read(path: str, visit: Callable[[Transaction], bool] = lambda _each: True, *, digest: bool = False, beginning: bool = False) -> Facts:
+def read(
+    path: str,
+    visit: Callable[[Transaction], bool] = lambda _each: True,
+    *,
+    look: Callable[[int, int, bytes], None] = lambda _kind, _end, _body: None,
+    digest: bool = False,
+    beginning: bool = False,
+) -> Facts:
     """Return the Facts of a log.
 
     :param visit: is called with each transaction that is whole; False ends the reading in front of that transaction, and
         the Facts are those up to there
+    :param look: is called with each event that is right: its type, where it ends, and the beginning of its body
     :param digest: compute the checksum of the whole file too
     :param beginning: read only what comes before the first transaction
     :raises StillpointError: it can't be read, or is no binary log at all (NoLog)
     """
     try:
         with open(path, "rb") as file:
-            return _Reader(path, file, visit, digest, beginning).read()
+            return _Reader(path, file, visit, look, digest, beginning).read()
     except OSError as error:
         raise StillpointError("the binary log %s can't be read: %s" % (path, error.strerror)) from error
 
 
 class _Reader:
-    def __init__(self, path: str, file: BinaryIO, visit: Callable[[Transaction], bool], digest: bool, beginning: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        file: BinaryIO,
+        visit: Callable[[Transaction], bool],
+        look: Callable[[int, int, bytes], None],
+        digest: bool,
+        beginning: bool,
+    ) -> None:
         self._path = path
         self._file = file
         self._visit = visit
+        self._look = look
         self._digest = hashlib.sha256() if digest else None
         self._beginning = beginning
         self._facts = Facts()
@@ -247,6 +264,7 @@ class _Reader:
             raise _Unreadable("its first event is of type %d and does not describe the format" % kind, False)
         if kind == MARIA_START_ENCRYPTION and not flags & IGNORABLE:  # the server flags it where it sends what follows in clear
             raise StillpointError(_ENCRYPTED % self._path)
+        self._look(kind, at + size, body)
         more = self._understand(at, at + size, time, kind, server, body)
         if more:
             facts.size = at + size

@@ -19,7 +19,7 @@ import shutil
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ...archive import source
 from ...archive.archive import Archive, Piece
@@ -41,6 +41,7 @@ from .. import gtid_state
 from ..in_place.targets import ROOM
 from .feed import feed
 from .moment import Moment
+from .outside import NO_REMOTE, Filter, MemoryTables, memory_tables
 from .plan import Recovery, resolve
 
 _CLIENTS = {"mariadb": ("mariadb", "mysql"), "mysql": ("mysql",), "percona": ("mysql",)}
@@ -53,6 +54,7 @@ _OPTIONS = (
     "--innodb-flush-log-at-trx-commit=0",
     "--event-scheduler=OFF",
     "--skip-grant-tables=0",
+    *NO_REMOTE,
 )
 _ACCOUNT = "stillpoint_replay"
 _MAKE = (
@@ -73,16 +75,17 @@ class Replay:
     recovery: Recovery
     archive: Archive
     settings: Settings
+    memory: MemoryTables = MemoryTables()
 
     @property
     def bytes(self) -> int:
         return self.recovery.bytes
 
     def lines(self) -> List[str]:
-        return self.recovery.lines()
+        return self.recovery.lines() + self.memory.lines()
 
     def as_dict(self) -> Dict[str, Any]:
-        return self.recovery.as_dict()
+        return {**self.recovery.as_dict(), "memory_events": self.memory.events}
 
     def run(self, where: Mapping[str, str], reporter: Reporter) -> Dict[str, Any]:
         """Replay onto a copy, and return the Recovery's facts with ``duration_s`` and ``mb_s``.
@@ -103,19 +106,19 @@ class Replay:
             _prepare(session, self.recovery)
             if self.recovery.bytes > 0:
                 option_file = _write(private, "client", "[client]\nuser=%s\npassword=%s\n" % (_ACCOUNT, password))
-                self._feed(scratch, option_file, where, room, accept(session, dump=False), reporter)
+                self._feed(scratch, option_file, where, room, session, reporter)
             _finish(session, self.recovery)
             session.do("DROP USER IF EXISTS %s@localhost" % _ACCOUNT)
         _remove_logs(self.settings, where)
         seconds = time.monotonic() - began
-        return {**self.recovery.as_dict(), "duration_s": round(seconds, 1)}
+        return {**self.as_dict(), "duration_s": round(seconds, 1)}
 
     def _feed(
-        self, scratch: Scratch, option_file: str, where: Mapping[str, str], room: str, accepted: Sequence[str], reporter: Reporter
+        self, scratch: Scratch, option_file: str, where: Mapping[str, str], room: str, session: Session, reporter: Reporter
     ) -> None:
         """Have the logs executed, as long as there is room.
 
-        :param accepted: assignments for the session: a log holds what was accepted, and not by which rules
+        :param session: with the scratch server
         :raises StillpointError: it failed
         """
         watched = [Floor(path) for path in sorted({*where.values(), room})]
@@ -125,9 +128,13 @@ class Replay:
             for floor in watched:
                 floor.check()
 
+        accepted = accept(session, dump=False)  # a log holds what was accepted, and not by which rules
+        outside = Filter(session, mariadb=self.settings.is_mariadb)
+        for name in outside.remote:
+            reporter.warn("nothing is written to %s by a replay: its rows are on another server, or outside of the data directory" % name)
         with ExitStack() as stack:
             paths, descriptors = self._open(stack)
-            feed(self.recovery, _programs(self.settings.flavour), paths, descriptors, scratch, option_file, room, accepted, look)
+            feed(self.recovery, _programs(self.settings.flavour), paths, descriptors, scratch, option_file, room, accepted, outside, look)
 
     def _open(self, stack: ExitStack) -> Tuple[List[str], List[int]]:
         """Return paths at which the client finds the logs. One that is still being written may get another place at any moment: it
@@ -172,7 +179,8 @@ def plan(archive: Archive, directory: JobDirectory, wanted: Moment, name: Option
     known = settings_of(recovery.generation)
     known.find_program()
     _programs(known.flavour)
-    return Replay(recovery, archive, known)
+    memory = memory_tables(recovery.generation, recovery.pieces, recovery.start, recovery.stop)
+    return Replay(recovery, archive, known, memory)
 
 
 def settings_of(generation: Generation) -> Settings:

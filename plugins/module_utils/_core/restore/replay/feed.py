@@ -19,6 +19,7 @@ from ...host.errors import StillpointError
 from ...host.process import sentence, start, undisturbed
 from ...mysql.acceptance import init_command
 from ...mysql.scratch import Pulse, Scratch
+from .outside import Filter
 from .plan import Recovery
 
 _POLL = 0.25
@@ -38,6 +39,7 @@ def feed(
     option_file: str,
     room: str,
     accepted: Sequence[str],
+    outside: Filter,
     look: Callable[[int], None],
 ) -> None:
     """Execute the logs of a Recovery.
@@ -47,6 +49,7 @@ def feed(
     :param option_file: with which the client logs in
     :param room: for the files of LOAD DATA statements, which are in the logs
     :param accepted: assignments for the client's session
+    :param outside: what the client is given passes through it
     :param look: is called all the time, with the bytes that have been read; what it raises ends the replay
     :raises StillpointError: one of the clients failed, or a statement did not do what it did on the server
     """
@@ -75,9 +78,12 @@ def feed(
         said = [stack.enter_context(open(os.path.join(scratch.directory, name), "w+b")) for name in ("reader", "client")]
         reader = start(reading, dies_with_us=True, pass_fds=list(descriptors), stdout=subprocess.PIPE, stderr=said[0])
         stack.callback(_end, reader)
-        client = start(executing, dies_with_us=True, stdin=reader.stdout, stdout=subprocess.DEVNULL, stderr=said[1])
+        given = subprocess.PIPE if outside.needed else reader.stdout
+        client = start(executing, dies_with_us=True, stdin=given, stdout=subprocess.DEVNULL, stderr=said[1])
         stack.callback(_end, client)
-        if reader.stdout is not None:
+        if outside.needed:
+            outside.start(reader.stdout, client.stdin)  # type: ignore[arg-type]
+        elif reader.stdout is not None:
             reader.stdout.close()  # the client's alone, so that the reader notices when it ends
         witness = _Witness(recovery, reading, descriptors)
         stack.callback(witness.close)
@@ -97,6 +103,7 @@ def feed(
         # a client that was to ignore errors may say at the end that there were some
         if client.returncode not in (0, 1 if judge.forgiven else 0) or reader.returncode != 0:
             raise StillpointError("the replay failed: %s" % _why(client.returncode, reader.returncode, *(_text(file) for file in said)))
+        outside.end()
         judge.end()
 
 

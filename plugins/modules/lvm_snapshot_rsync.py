@@ -51,7 +51,10 @@ options:
     choices: [generations, mirror]
     default: generations
   exclude:
-    description: Patterns of rsync for files that are left out. Never applied to the files of the server, which all belong together.
+    description:
+      - Patterns of rsync for files that are left out. Never applied to the files of the server, which all belong together.
+      - A file system that is mounted in a path, with contents that they leave out as a whole, is no reason to refuse. Its mount point is copied as an
+        empty directory.
     type: list
     elements: str
     default: []
@@ -72,7 +75,9 @@ options:
     description: The most that rsync may read, in KiB/s or with a unit as in V(50m).
     type: str
   checksum:
-    description: Compare files by their contents and not by size and time. Reads everything on both sides.
+    description:
+      - Compare all files by their contents. Reads everything on both sides.
+      - Without, that is done with files of which inode or change time are not what they were, and the same size and time of modification make others unchanged.
     type: bool
     default: false
   keep_snapshot:

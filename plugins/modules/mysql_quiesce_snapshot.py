@@ -29,6 +29,13 @@ options:
     type: list
     elements: str
     default: []
+  exclude:
+    description:
+      - Patterns of rsync for what is not going to be copied of the paths in O(volumes). A file system that is mounted there is no reason to refuse.
+      - They come back in C(holds), and M(stillpoint.backup.lvm_snapshot_rsync) leaves the same out, with what the server makes anew at each start.
+    type: list
+    elements: str
+    default: []
   lock:
     description:
       - V(auto) takes the cheapest lock that is enough for the engines in use and says in RV(lock.reason) why.
@@ -201,10 +208,11 @@ snapshots:
     holds:
       description:
           - Which of the server's paths and of the asked paths lie on it (C(path)), where below its root (C(below)), and what
-            they are (C(role), V(datadir) for the data directory, V(files) for a path that was asked for).
+            they are (C(role), V(datadir) for the data directory, V(files) for a path that was asked for), and rsync's patterns for what
+            is not to be copied of them (C(left_out)).
       type: list
       elements: dict
-      sample: [{role: datadir, path: /var/lib/mysql, below: var/lib/mysql}]
+      sample: [{role: datadir, path: /var/lib/mysql, below: var/lib/mysql, left_out: [/ibtmp1]}]
     pool:
       description: The thin pool that a thin snapshot lies in. V(none) for a thick one.
       type: str
@@ -336,6 +344,7 @@ from ansible_collections.stillpoint.backup.plugins.module_utils._module import T
 OWN = ArgumentSpec(
     {
         "volumes": {"type": "list", "elements": "str", "default": []},
+        "exclude": {"type": "list", "elements": "str", "default": []},
         "lock": {"type": "str", "choices": ["auto", "backup_stage", "instance", "ftwrl", "none"], "default": "auto"},
         "lock_wait_timeout": {"type": "int", "default": 5},
         "long_query_threshold": {"type": "int", "default": 5},

@@ -14,10 +14,22 @@ class Tree:
     :ivar name: where it lies in a generation: ``mysql``, ``files/opt/processmaker``
     :ivar source: what it is called on the live system
     :ivar path: where to read it now
-    :ivar exclude: rsync patterns; none for the server's own trees, whose files all belong together
+    :ivar exclude: rsync's patterns for what is left out, of which the first that matches counts; with "+ " in front, for what is not
     """
 
     name: str
     source: str
     path: str
     exclude: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What is left out of a path.
+
+    :ivar patterns: rsync's, of which the first that matches counts; with "+ " in front, for what is not left out
+    :ivar mount_points: below the path, with contents that are left out as a whole
+    """
+
+    patterns: Tuple[str, ...] = ()
+    mount_points: Tuple[str, ...] = ()

@@ -64,7 +64,7 @@ def snapshots(root: Path) -> Tuple[Snapshot, ...]:
 
 def trees(snapshots: Any, *paths: str) -> Any:
     """Return the trees of a copy of these paths, as they lie on the snapshots while these are mounted."""
-    return plan.trees_for([(FILES, path) for path in paths], ())
+    return plan.trees_for([(FILES, path) for path in paths], {})
 
 
 @needs_root

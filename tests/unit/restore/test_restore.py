@@ -290,7 +290,7 @@ def test_what_a_mount_point_keeps_is_not_backed_up_and_can_be_discarded(mounted)
 def test_another_file_system_inside_what_is_replaced_is_refused(host):
     for disk in small_disk(host.datadir + "/binlog"):
         with pytest.raises(
-            UsageError, match="another file system is mounted in .*/mysql, at %s: restore it into a directory with --to" % disk
+            UsageError, match="another file system is mounted in .*/mysql, at %s: unmount it first, or restore it into a directory with --to" % disk
         ):
             host.make()
         host.make(parts="files")

@@ -65,6 +65,8 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
             "holds",
             "%s in %s: %s files, %s" % (tree.get("source"), tree.get("name"), count(tree.get("files", 0)), size(tree.get("bytes", 0))),
         )
+        if tree.get("left_out"):
+            say("", "but for %s" % ", ".join(tree["left_out"]))
     for number, text in enumerate(proof(facts.get("proof"))):
         say("" if number else "proof", text)
     for head, found in (("verified", facts.get("verified")), ("sampled", facts.get("sampled"))):

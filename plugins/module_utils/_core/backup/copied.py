@@ -30,7 +30,7 @@ from ..repository.job_directory import JobDirectory
 from ..repository.mirror import alone, mirror
 from ..repository.partial import Partial
 from ..repository.rsync_options import check_options
-from ..trees import Tree
+from ..trees import LeftOut, Tree
 from . import plan as planning
 from .copy import copy_trees
 from .point import Point, new_run_id, point_in_time
@@ -169,7 +169,8 @@ def _targets(request: CopyRequest) -> List[Target]:
         raise UsageError("give snapshots (what mysql_quiesce_snapshot returned) or src (paths to snapshot and copy)")
     known = volumes.volumes()
     trees = _file_trees(request)
-    located = layout.locate([(FILES, path) for path in _paths(request.src)], known)
+    wanted = [(FILES, path) for path in _paths(request.src)]
+    located = layout.locate(wanted, known, planning.left_out_of(wanted, request.exclude))
     inside = layout.volume_of(request.dest, known) if os.path.isdir(request.dest) else None
     own_writes = {}
     if inside is not None:
@@ -255,11 +256,17 @@ def _planned(request: CopyRequest) -> List[Snapshot]:
 
 def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:
     """Return the trees to copy: `src`, or all that the snapshots hold."""
-    roles = {hold.path: hold.role for snapshot in given for hold in snapshot.holds}
+    holds = {hold.path: hold for snapshot in given for hold in snapshot.holds}
+    roles = {path: hold.role for path, hold in holds.items()}
     paths = _paths(request.src or tuple(roles))
     if not paths:
         raise UsageError("the snapshots hold no path that was asked for: name the paths to copy in src")
-    trees = list(planning.trees_for([(roles.get(path, FILES), path) for path in paths], request.exclude))
+    wanted = [(roles.get(path, FILES), path) for path in paths]
+    left = planning.left_out_of([(role, path) for role, path in wanted if role == FILES], request.exclude)
+    for path in paths:
+        if path in holds:
+            left[path] = LeftOut((*holds[path].left_out, *left.get(path, LeftOut()).patterns))
+    trees = list(planning.trees_for(wanted, left))
     for tree in trees:
         if not holds_of(tree.source, given):
             raise UsageError(NOT_HELD % tree.source)
@@ -268,7 +275,8 @@ def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:
 
 def _file_trees(request: CopyRequest) -> List[Tree]:
     """Return the trees to copy of `src` alone."""
-    return list(planning.trees_for([(FILES, path) for path in _paths(request.src)], request.exclude))
+    wanted = [(FILES, path) for path in _paths(request.src)]
+    return list(planning.trees_for(wanted, planning.left_out_of(wanted, request.exclude)))
 
 
 def _paths(given: Sequence[str]) -> List[str]:

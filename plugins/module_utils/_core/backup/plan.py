@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..dump import plan as dumps
@@ -28,14 +28,16 @@ from ..mysql.connection import Login, Session
 from ..mysql.locks import Choice
 from ..mysql.server import Server
 from ..mysql.settings import Settings
+from ..mysql.throw_away import ThrowAway
 from ..proof import prove
 from ..repository import rsync
 from ..repository.estimate import estimate
 from ..repository.generation import Generation
 from ..repository.job_directory import JobDirectory, refuse_absent
+from ..repository.left_out import left_out
 from ..restore import journal
 from ..restore.rollback import plan
-from ..trees import Tree
+from ..trees import LeftOut, Tree
 from .point import LockOptions, Quiesce
 
 MYSQL_TREE = "mysql"
@@ -121,7 +123,8 @@ class Plan:
                 )
             )
             lines.append("volume      %s, %s on %s: %s" % (volume.full_name, target.fs_type, target.mount_point, size))
-            lines.extend("            holds %s (%s)" % (hold.path, hold.role) for hold in target.holds)
+            for hold in target.holds:
+                lines.append("            holds %s (%s)%s" % (hold.path, hold.role, " but for " + ", ".join(hold.left_out) if hold.left_out else ""))
         if len(self.targets) > 1:
             lines.append("one point   %s" % self._between())
         lines.append("copy        %s, of which %s are new" % (text.human(self.bytes_total), text.human(self.bytes_new)))
@@ -152,7 +155,7 @@ def target_facts(target: Target) -> Dict[str, Any]:
         "size_bytes": target.size,
         "fs_type": target.fs_type,
         "mount_point": target.mount_point,
-        "holds": [{"role": hold.role, "path": hold.path, "below": hold.below} for hold in target.holds],
+        "holds": [asdict(hold) for hold in target.holds],
     }
 
 
@@ -183,13 +186,14 @@ def make(job: Job) -> Plan:
         server = quiesce.server
     known = lvm.volumes()
     wanted = server_paths(server) + [(FILES, path) for path in job.files]
-    located = layout.locate(wanted, known)
+    left = left_out_of(wanted, job.exclude, server)
+    located = layout.locate(wanted, known, left)
     if quiesce and job.mysql:
         quiesce = for_volumes(quiesce, job.mysql.lock, {one.volume.full_name for one in located})
     check_one_point(located, [], quiesce)
     sources = [path for _role, path in wanted]
     check_repository(job.repository, sources)
-    trees = trees_for([(role, path) for role, path in wanted if dump is None or role == FILES], job.exclude)
+    trees = trees_for([(role, path) for role, path in wanted if dump is None or role == FILES], left)
     total, new = (size + (dump.bytes_expected if dump else 0) for size in estimate(trees, newest_trees(directory)))
     free = shutil.disk_usage(job.repository).free
     if new + _SPARE > free:
@@ -294,20 +298,30 @@ def server_paths(server: Optional[Server]) -> List[Tuple[str, str]]:
     return [(part.role, part.path) for part in server.paths] if server else []
 
 
-def tree_for(role: str, path: str, exclude: Sequence[str]) -> Tree:
+def left_out_of(wanted: Sequence[Tuple[str, str]], exclude: Sequence[str], server: Optional[Server] = None) -> Dict[str, LeftOut]:
+    """Return what is left out of the path of each ``(role, path)``: of files what `exclude` says, of the server's what it makes anew."""
+    made_anew = server.throw_away if server else ThrowAway()
+    return {
+        path: left_out(path, exclude) if role == FILES else left_out(path, made_anew.below(path), made_anew.directories) for role, path in wanted
+    }
+
+
+def tree_for(role: str, path: str, left: LeftOut) -> Tree:
     """Return the Tree of a path: ``mysql`` for the data directory, ``mysql-redo`` and so on, ``files/opt/processmaker``."""
+    name = MYSQL_TREE if role == "datadir" else "%s-%s" % (MYSQL_TREE, role)
     if role == FILES:
-        return Tree(os.path.join(FILES, path.strip("/")).rstrip("/"), path, path, (*rsync.OWN_NAMES, *exclude))
-    return Tree(MYSQL_TREE if role == "datadir" else "%s-%s" % (MYSQL_TREE, role), path, path, rsync.OWN_NAMES)
+        name = os.path.join(FILES, path.strip("/")).rstrip("/")
+    return Tree(name, path, path, (*rsync.OWN_NAMES, *left.patterns))
 
 
-def trees_for(wanted: Sequence[Tuple[str, str]], exclude: Sequence[str]) -> Tuple[Tree, ...]:
+def trees_for(wanted: Sequence[Tuple[str, str]], left: Mapping[str, LeftOut]) -> Tuple[Tree, ...]:
     """Return the Tree of each ``(role, path)``. Files that lie in others have none: they are a part of that one's, mounted in it.
 
+    :param left: path -> what is left out of it
     :raises UsageError: one lies in another by its name alone
     """
     inner = {path for path, _other in nested([path for role, path in wanted if role == FILES])}
-    return tuple(tree_for(role, path, exclude) for role, path in wanted if role != FILES or path not in inner)
+    return tuple(tree_for(role, path, left.get(path, LeftOut())) for role, path in wanted if role != FILES or path not in inner)
 
 
 def newest_trees(directory: JobDirectory) -> Dict[str, str]:

@@ -27,6 +27,7 @@ class QuiesceRequest(Login):
     """The module's options, by their names."""
 
     volumes: Tuple[str, ...] = ()
+    exclude: Tuple[str, ...] = ()
     snapshot_size: str = "auto"
     lock: str = "auto"
     lock_wait_timeout: int = 5
@@ -88,7 +89,8 @@ def _prepare(request: QuiesceRequest) -> "tuple[Quiesce, List[Target]]":
     quiesce = planning.quiescing(request)
     known = lvm.volumes()
     by_name, paths = split(request.volumes, known)
-    located = layout.locate(planning.server_paths(quiesce.server) + [(FILES, path) for path in paths], known)
+    wanted = planning.server_paths(quiesce.server) + [(FILES, path) for path in paths]
+    located = layout.locate(wanted, known, planning.left_out_of(wanted, request.exclude, quiesce.server))
     quiesce = planning.for_volumes(quiesce, request.lock, {volume.full_name for volume in layout.volumes_of(located, by_name)})
     planning.check_one_point(located, by_name, quiesce)
     return quiesce, layout.targets(located, by_name, sizes.parse(request.snapshot_size), {}, known)

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..host.errors import StillpointError
 from ..host.mounts import Mount, Place, is_below, mounted_below, place, table
+from ..trees import LeftOut
 from . import dm, sizes
 from . import volumes as lvm
 from .ownership import KEPT, owner
@@ -26,26 +27,29 @@ class Located:
     path: str
     place: Place
     volume: LogicalVolume
+    left_out: Tuple[str, ...] = ()  # rsync's patterns
 
 
-def locate(wanted: Sequence[Tuple[str, str]], known: Sequence[LogicalVolume]) -> List[Located]:
+def locate(wanted: Sequence[Tuple[str, str]], known: Sequence[LogicalVolume], left_out: Optional[Mapping[str, LeftOut]] = None) -> List[Located]:
     """Return where each ``(role, path)`` lies.
 
+    :param left_out: path -> what is not to be copied of it
     :raises StillpointError: one does not lie on a logical volume that can be snapshotted, or another file system is
         mounted inside it, which the snapshot would lack
     """
     mounts = table()
-    found = [_located(role, path, known, mounts) for role, path in wanted]
+    left_out = left_out or {}
+    found = [replace(_located(role, path, known, mounts), left_out=left_out.get(path, LeftOut()).patterns) for role, path in wanted]
     covered = [one.place.path for one in found]
     for one in found:
         for point in mounted_below(one.place.path, mounts):
-            if point not in covered:
+            if point not in covered and point not in left_out.get(one.path, LeftOut()).mount_points:
                 raise StillpointError(
                     "%s is a file system of its own inside %s, and a snapshot would leave it out: %s"
                     % (
                         point,
                         one.path,
-                        "name it too, beside %s, and it is copied with it" % one.path
+                        "name it too, beside %s, and it is copied with it, or name it in exclude" % one.path
                         if one.role == FILES
                         else "the server's directories must lie on one file system each",
                     )
@@ -122,7 +126,7 @@ def targets(
                 own_writes=own_writes.get(volume.full_name, 0),
             )
             free[volume.vg] -= bytes_needed
-        holds = tuple(Hold(one.role, one.path, one.place.below) for one in located if one.volume.full_name == volume.full_name)
+        holds = tuple(Hold(one.role, one.path, one.place.below, one.left_out) for one in located if one.volume.full_name == volume.full_name)
         found.append(Target(volume, bytes_needed, mount.fs_type, mount.mount_point, holds))
     return found
 

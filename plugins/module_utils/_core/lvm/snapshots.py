@@ -40,11 +40,13 @@ class Hold:
 
     :ivar role: what it is: ``datadir``, ``redo``, …; ``files`` for a path that was asked for
     :ivar below: where it lies below the root of the volume's file system
+    :ivar left_out: rsync's patterns for what is not to be copied
     """
 
     role: str
     path: str
     below: str
+    left_out: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def from_dict(facts: Mapping[str, Any]) -> Snapshot:
     :raises StillpointError: a fact is missing
     """
     try:
-        holds = tuple(Hold(str(hold["role"]), str(hold["path"]), str(hold["below"])) for hold in facts["holds"])
+        holds = tuple(
+            Hold(str(hold["role"]), str(hold["path"]), str(hold["below"]), tuple(map(str, hold.get("left_out") or ()))) for hold in facts["holds"]
+        )
         return Snapshot(
             **{key: str(facts[key]) for key in ("vg", "origin", "name", "device", "dm_name", "fs_type", "mount_point")},
             thin=bool(facts["thin"]),

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ..host.errors import StillpointError
 from ..host.service import unit_of
 from .connection import ServerError, Session
+from .throw_away import ThrowAway, throw_away
 
 Version = Tuple[int, ...]
 
@@ -70,6 +71,7 @@ class Server:
     commits_must_stop: Optional[str] = None
     performance_schema: bool = False
     node: Optional[Node] = None
+    throw_away: ThrowAway = ThrowAway()
 
     def summary(self) -> Dict[str, Any]:
         """Return ``{flavour, version, datadir, uuid, unit}``."""
@@ -120,6 +122,7 @@ def read(session: Session) -> Server:
         commits_must_stop=commits_must_stop(variables, datadir, paths),
         performance_schema=variables.get("performance_schema") == "ON",
         node=_node(session) if variables.get("wsrep_on") == "ON" else None,
+        throw_away=throw_away(variables, datadir),
     )
 
 

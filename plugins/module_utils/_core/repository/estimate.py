@@ -7,8 +7,9 @@ import re
 from typing import Mapping, Sequence, Tuple
 
 from ..host.errors import StillpointError
-from ..host.process import run
+from ..host.process import run, sentence
 from ..trees import Tree
+from .rsync import filters
 
 _TIMEOUT = 3600.0
 
@@ -23,12 +24,12 @@ def estimate(trees: Sequence[Tree], base: Mapping[str, str]) -> Tuple[int, int]:
     """
     total = new = 0
     for tree in trees:
-        argv = ["rsync", "-aHn", "--modify-window=-1", "--stats", *("--exclude=" + pattern for pattern in tree.exclude)]
+        argv = ["rsync", "-aHn", "--modify-window=-1", "--stats", *filters(tree)]
         if tree.name in base:
             argv.append("--link-dest=" + base[tree.name])
         result = run([*argv, tree.path.rstrip("/") + "/", "/run/stillpoint/estimate-only/"], timeout=_TIMEOUT, check=False)
         if result.rc not in (0, _VANISHED):
-            raise StillpointError("the files of %s can't be listed: %s" % (tree.source, result.stderr.strip().splitlines()[-1:] or result.rc))
+            raise StillpointError("the files of %s can't be listed: %s" % (tree.source, sentence(result.stderr) or "exit status %d" % result.rc))
         total += _number(result.stdout, "Total file size")
         new += _number(result.stdout, "Total transferred file size")
     return total, new

@@ -202,7 +202,7 @@ class Partial:
 
         def summary(totals: Dict[str, manifest.Totals]) -> Dict[str, Any]:
             copies = [copied for _tree, copied in self._trees.values()]
-            trees = [{"name": key, "source": self._trees[key][0].source, **figures._asdict()} for key, figures in totals.items()]
+            trees = [{"name": key, "source": self._trees[key][0].source, **figures._asdict(), **self._left_out(key)} for key, figures in totals.items()]
             return {
                 "format": manifest.FORMAT,
                 "generation": name,
@@ -232,6 +232,11 @@ class Partial:
                 "the checksum of %s can't be computed: nothing was published" % os.path.join(self.path, os.fsdecode(unknown[0]))
             )
         sums.close()
+
+    def _left_out(self, name: str) -> Dict[str, Any]:
+        """Return the patterns by which something of a tree was left out, for the manifest."""
+        patterns = [pattern for pattern in self._trees[name][0].exclude if pattern not in rsync.OWN_NAMES]
+        return {"left_out": patterns} if patterns else {}
 
     def _base_entries(self) -> Iterator[manifest.Entry]:
         return manifest.entries(self.base.path) if self.base else iter(())

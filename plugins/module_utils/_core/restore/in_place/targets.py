@@ -113,7 +113,7 @@ def refuse_torn(generation: Generation, targets: Sequence[Target], state: str) -
             raise UsageError("%s is a mount point now, and is no directory in the backup: unmount it first, or %s" % (target.path, elsewhere))
         inside = mounted_below(target.path)
         if inside:
-            raise UsageError("another file system is mounted in %s, at %s: %s" % (target.path, inside[0], elsewhere))
+            raise UsageError("another file system is mounted in %s, at %s: unmount it first, or %s" % (target.path, inside[0], elsewhere))
         for other in targets:
             if other is not target and is_below(other.path, target.path):
                 raise UsageError("%s lies in %s, which would be replaced as a whole: %s" % (other.path, target.path, elsewhere))

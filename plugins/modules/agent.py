@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-# The work is done by the action plugin of the same name: plugins/action/agent.py
+# The action plugin of the same name brings the sources: plugins/action/agent.py
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ short_description: Put the agent on a host
 description:
   - Builds the agent from this collection, one file that needs nothing but Python, and puts it on the host. It is the command
     with which backups are taken, listed, verified and restored there, by timers and by people, without a workstation.
-  - The same version of the collection gives the same bytes wherever it is built, so a host that has them is left alone.
+  - The file holds the sources, the same for each host, and bytecode that is made of them on the host, so that the agent starts fast.
+    A host is left alone where both are as they are wanted. After an upgrade of the host's Python the agent runs from its sources,
+    until it is deployed the next time.
   - The agent is started once, to show its version, before it takes its place. One that does not start on the host never replaces
     one that does.
 options:
@@ -39,7 +41,7 @@ attributes:
     support: full
   diff_mode:
     support: full
-    details: Shows version, checksum, owner and mode, not the agent's contents.
+    details: Shows version, the checksum of the sources, the Python of the bytecode, owner and mode, not the agent's contents.
   action:
     support: full
   async:
@@ -75,13 +77,63 @@ version:
   returned: success, O(state=present)
   sample: 0.1.0
 checksum:
-  description: SHA-1 of the agent's file.
+  description: SHA-256 of the sources that the agent was made of.
   type: str
   returned: success, O(state=present)
-  sample: 41e4f0e9d7b9a0c4bd2b7bd4d6ec0c1d4f0d0c2e
-size:
-  description: Its size in bytes.
-  type: int
+  sample: a6de2744dc42a262e12f184e032f135c2ee03d46cb1f4511cac709ae9b2e9d81
+bytecode:
+  description: The Python whose bytecode the agent holds.
+  type: str
   returned: success, O(state=present)
-  sample: 180224
+  sample: cpython-311-a70d0d0a
 """
+
+from typing import Any, Dict, List, Optional
+
+from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.agent import installation
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.agent.installation import Agent
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
+
+OWN = ArgumentSpec(
+    {
+        "path": {"type": "path", "default": "/usr/local/sbin/stillpoint"},
+        "interpreter": {"type": "path", "default": "/usr/bin/python3"},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "_checksum": {"type": "str"},  # of the sources, from the action plugin, as is
+        "_sources": {"type": "path"},  # where they lie on the host, once they are needed
+    }
+)
+
+
+def perform(options: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """Have the agent as it is asked for, or say that its sources are needed for that; return the module's result."""
+    path = options["path"]
+    before = installation.look(path)
+    after = installation.wanted(options["_checksum"], options["interpreter"]) if options["state"] == "present" else None
+    if after != before and not check_mode:
+        if after is None:
+            installation.remove(path)
+        elif before is not None and before.origin == after.origin:
+            installation.restore_access(path)
+        elif options["_sources"] is None:
+            return {"sources_needed": True}
+        else:
+            installation.install(options["_sources"], path, options["interpreter"], after)
+    made = {"version": after.origin.version, "checksum": after.origin.sources, "bytecode": after.origin.bytecode} if after and after.origin else {}
+    return {"changed": after != before, "path": path, "diff": difference(path, lines(before), lines(after)), **made}
+
+
+def lines(agent: Optional[Agent]) -> List[str]:
+    return agent.lines() if agent else []
+
+
+def main() -> None:
+    module = OWN.module()
+    with door(module):
+        result = perform(module.params, module.check_mode)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

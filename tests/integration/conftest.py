@@ -7,14 +7,10 @@ worker has one virtual machine; a test gets it back in its saved state, not boot
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import py_compile
 import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -117,22 +113,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def build_agent() -> bytes:
-    """Return the one-file agent, built as the action plugin `agent` builds it; in a process of its own, so that `_core` stays out of ours.
-
-    Its modules are there as bytecode too, which a Python of the same version takes: emulation needs three seconds to compile them.
-    """
-    script = "import sys; from _core import bundle; sys.stdout.buffer.write(bundle.build(bundle.INTERPRETER))"
+    """Return the agent as the module `agent` makes it on a host with this Python; in a process of its own, so that `_core` stays out of ours."""
+    script = "import sys; from _core import bundle; sys.stdout.buffer.write(bundle.compiled(bundle.build(), sys.argv[1]))"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT / "plugins" / "module_utils"), "PYTHONDONTWRITEBYTECODE": "1"}
-    built = subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, check=True).stdout
-    agent = io.BytesIO(built)
-    with zipfile.ZipFile(agent, "a") as archive, tempfile.TemporaryDirectory() as folder:
-        for name in [name for name in archive.namelist() if name.endswith(".py")]:
-            source = Path(archive.extract(name, folder))
-            compiled = py_compile.compile(
-                str(source), cfile=f"{source}c", dfile=f"{AGENT}/{name}", doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
-            )
-            archive.write(str(compiled), f"{name}c")
-    return agent.getvalue()
+    return subprocess.run([sys.executable, "-c", script, AGENT], env=environment, stdout=subprocess.PIPE, check=True).stdout
 
 
 @pytest.fixture(scope="session")

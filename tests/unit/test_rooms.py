@@ -10,7 +10,7 @@ from typing import Iterator, Tuple
 CORE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_core"
 FLOORS = (
     {"host"},
-    {"trees"},
+    {"trees", "bundle"},
     {"mysql", "lvm", "binlog"},
     {"repository"},
     {"job"},
@@ -19,7 +19,7 @@ FLOORS = (
     {"restore"},
     {"backup"},
     {"agent"},
-    {"__main__", "bundle"},
+    {"__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -38,6 +37,14 @@ def mode(text: str) -> Dict[str, Any]:
     return {"ansible.builtin.file": {"path": "{{ path }}", "mode": text}}
 
 
+def edit(expression: str) -> Dict[str, Any]:
+    """Return the task that changes the file's bytes."""
+    code = "import sys; name = sys.argv[1]; old = open(name, 'rb').read(); open(name, 'wb').write(%s)" % expression
+    return {"ansible.builtin.command": {"argv": [sys.executable, "-c", code, "{{ path }}"]}}
+
+
+OTHER_PYTHON = bundle.bytecode_version().replace("cpython", "cpythin")
+
 STORY = [
     agent("foretold", check=True),
     look("after_foretold"),
@@ -46,11 +53,21 @@ STORY = [
     {"ansible.builtin.command": "{{ path }} version", "register": "started"},
     agent("second"),
     agent("second_foretold", check=True),
+    look("after_second"),
     mode("0644"),
     agent("of_wrong_mode"),
     look("after_wrong_mode"),
+    edit("old[:-100] + b'x' + old[-99:]"),
+    agent("damage_foretold", check=True),
+    agent("damaged"),
+    look("after_damaged"),
+    {"ansible.builtin.file": {"path": "{{ path }}.new", "state": "touch"}},  # as an installation that was killed leaves it
+    edit("old.replace(b'bytecode cpython-', b'bytecode cpythin-', 1)"),
+    agent("of_another_python"),
     agent("does_not_start", interpreter="/bin/false"),
+    agent("of_no_python", interpreter="/bin/true"),
     look("after_does_not_start"),
+    {"ansible.builtin.find": {"paths": "{{ path | dirname }}"}, "register": "beside"},
     agent("removal_foretold", check=True, state="absent"),
     look("after_removal_foretold"),
     agent("removal", state="absent"),
@@ -60,6 +77,7 @@ STORY = [
     agent("into_a_directory", path="{{ path | dirname }}"),
     agent("removal_of_a_directory", path="{{ path | dirname }}", state="absent"),
     look("directory", "{{ path | dirname }}"),
+    agent("below_nothing", path="{{ path | dirname }}/missing/stillpoint"),
 ]
 
 
@@ -95,12 +113,14 @@ def lines(result: Dict[str, Any], side: str) -> List[str]:
     return text.splitlines()
 
 
-def test_the_agent_is_put_in_place_and_runs(results: Results) -> None:
-    built = bundle.build(sys.executable)
-    assert results["first"]["changed"]
-    assert (results["first"]["version"], results["first"]["size"]) == (VERSION, len(built))
+def test_the_agent_is_put_in_place_with_bytecode_of_the_host_and_runs(results: Results) -> None:
+    first = results["first"]
+    assert first["changed"]
+    assert first["version"] == VERSION
+    assert first["checksum"] == bundle.checksum(bundle.build(sys.executable))
+    assert first["bytecode"] == bundle.bytecode_version()
     there = results["after_first"]["stat"]
-    assert there["checksum"] == results["first"]["checksum"] == hashlib.sha1(built).hexdigest()
+    assert there["size"] > 2 * len(bundle.build())
     assert (there["mode"], there["pw_name"], there["gr_name"]) == ("0755", "root", "root")
     assert results["started"]["stdout"] == "stillpoint %s" % VERSION
 
@@ -109,6 +129,7 @@ def test_a_second_time_changes_nothing(results: Results) -> None:
     for name in ("second", "second_foretold"):
         assert not results[name]["changed"]
         assert lines(results[name], "before") == lines(results[name], "after")
+    assert results["after_second"]["stat"]["inode"] == results["after_first"]["stat"]["inode"]
 
 
 def test_check_mode_and_diff_foretell_what_comes_and_nothing_changes(results: Results) -> None:
@@ -126,12 +147,29 @@ def test_a_wrong_mode_is_put_right_and_the_diff_shows_just_that(results: Results
     before, after = set(lines(result, "before")), set(lines(result, "after"))
     assert (before - after, after - before) == ({"mode 0644"}, {"mode 0755"})
     assert results["after_wrong_mode"]["stat"]["mode"] == "0755"
+    assert results["after_wrong_mode"]["stat"]["inode"] == results["after_first"]["stat"]["inode"]
+
+
+def test_an_agent_that_was_changed_or_is_of_another_python_is_made_anew(results: Results) -> None:
+    for name in ("damage_foretold", "damaged"):
+        assert results[name]["changed"], name
+        assert lines(results[name], "before")[0] == "not an agent as it was put here"
+    other = results["of_another_python"]
+    before, after = set(lines(other, "before")), set(lines(other, "after"))
+    assert other["changed"]
+    assert (before - after, after - before) == ({"bytecode " + OTHER_PYTHON}, {"bytecode " + bundle.bytecode_version()})
+    assert results["after_damaged"]["stat"]["checksum"] == results["after_first"]["stat"]["checksum"]
+
+
+def test_what_an_installation_that_was_killed_left_is_removed(results: Results) -> None:
+    assert [os.path.basename(each["path"]) for each in results["beside"]["files"]] == ["stillpoint"]
 
 
 def test_an_agent_that_does_not_start_never_replaces_one_that_does(results: Results) -> None:
     assert results["does_not_start"]["failed"]
     assert "does not start on the host with /bin/false and was not put in place" in results["does_not_start"]["msg"]
-    assert results["after_does_not_start"]["stat"]["checksum"] == results["first"]["checksum"]
+    assert "does not start on the host with /bin/true" in results["of_no_python"]["msg"]
+    assert results["after_does_not_start"]["stat"]["checksum"] == results["after_first"]["stat"]["checksum"]
 
 
 def test_absent_removes_the_file_once_and_check_mode_does_not(results: Results) -> None:
@@ -147,6 +185,11 @@ def test_a_directory_is_neither_filled_nor_removed(results: Results) -> None:
     for name in ("into_a_directory", "removal_of_a_directory"):
         assert results[name]["failed"] and "is a directory" in results[name]["msg"]
     assert results["directory"]["stat"]["isdir"]
+
+
+def test_a_directory_that_is_missing_is_named(results: Results) -> None:
+    assert results["below_nothing"]["failed"] and "/sbin/missing" in results["below_nothing"]["msg"]
+    assert "unexpected" not in results["below_nothing"]["msg"]
 
 
 def test_a_wrong_option_is_refused(results: Results) -> None:

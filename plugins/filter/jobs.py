@@ -138,7 +138,7 @@ def typed(value: Any, kind: Any) -> Any:
     """Return a mapping with the types that a class of options has, where a value can mean nothing else; what is wrong stays as it is."""
     if not isinstance(value, dict):
         return value
-    types = {name: str(each.type) for name, each in kind.__dataclass_fields__.items()}
+    types = {name: each.__forward_arg__ for name, each in kind.__annotations__.items()}
     return {key: typed(each, _PARTS[key]) if key in _PARTS and kind is file.Job else _meant(key, each, types.get(key, "")) for key, each in value.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any, List, Optional, Sequence
 
 from ._core.host.errors import CommandError, StillpointError, UsageError
 from ._core.host.process import run, sentence
-from ._core.job import file
+from ._core.job.names import job_names, jobs_directory
 
 AGENT = "/usr/local/sbin/stillpoint"
 
@@ -64,9 +64,9 @@ def jobs(asked: Optional[str]) -> List[str]:
 
     :raises UsageError: it has none
     """
-    names = [asked] if asked else file.names()
+    names = [asked] if asked else job_names()
     if not names:
-        raise UsageError("this host has no job in %s: list some in backup_client_jobs and run the playbook stillpoint.backup.deploy" % file.jobs_directory())
+        raise UsageError("this host has no job in %s: list some in backup_client_jobs and run the playbook stillpoint.backup.deploy" % jobs_directory())
     return names
 
 

@@ -100,6 +100,7 @@ from ansible_collections.stillpoint.backup.plugins.module_utils import _agent
 from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import ArgumentSpec
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import CommandError, StillpointError
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.job import file
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.job.names import host_name, job_names
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import door, failure
 
 OWN = ArgumentSpec({"job": {"type": "str"}})
@@ -129,7 +130,7 @@ def directories(names: Sequence[str]) -> List[str]:
             repositories.add(file.load(name).repository)
         except StillpointError:
             continue  # the agent has said what is wrong with it
-    pattern = os.path.join(glob.escape(file.host_name()), "*", "")
+    pattern = os.path.join(glob.escape(host_name()), "*", "")
     return sorted(found.rstrip("/") for each in repositories for found in glob.glob(os.path.join(glob.escape(each), pattern)))
 
 
@@ -137,7 +138,7 @@ def main() -> None:
     module = OWN.module()
     asked = module.params["job"]
     with door(module):
-        result = listed([asked] if asked else file.names())
+        result = listed([asked] if asked else job_names())
     if result.pop("failed", False):
         module.fail_json(**result)
     module.exit_json(**result)

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("ansible")
 
 from _core import bundle  # noqa: E402
-from _core.job.file import host_name  # noqa: E402
+from _core.job.names import host_name  # noqa: E402
 from _core.repository.job_directory import JobDirectory  # noqa: E402
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent  # noqa: E402
 from ansible_collections.stillpoint.backup.plugins.modules import backup_run, backup_verify  # noqa: E402

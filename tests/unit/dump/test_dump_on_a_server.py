@@ -24,6 +24,7 @@ from _core.host.errors import NotNowError, StillpointError, UsageError
 from _core.host.reporter import Silent
 from _core.job import file as job
 from _core.job.file import Job
+from _core.job.names import host_name
 from _core.mysql import account
 from _core.mysql.account import Account
 from _core.mysql.connection import ServerError, Session
@@ -111,7 +112,7 @@ def give(server: RealServer, statements: str) -> None:
 
 
 def directory(of: Job) -> JobDirectory:
-    return JobDirectory.open(of.repository, job.host_name(), of.name)
+    return JobDirectory.open(of.repository, host_name(), of.name)
 
 
 def run(of: Job) -> Generation:

@@ -8,6 +8,8 @@ from typing import Any, Dict
 import pytest
 from _core.host.errors import UsageError
 from _core.job import file
+from _core.job.names import job_names
+from _core.job.paths import check_paths
 from _core.lvm import sizes
 from trees import small_disk
 
@@ -228,7 +230,7 @@ def test_a_job_is_found_by_name_and_by_path(directory: Any) -> None:
     path = written(directory, "etrial.yml", GOOD)
     assert file.load("etrial") == file.load(path)
     assert file.load("etrial").where == path
-    assert file.names() == ["etrial"]
+    assert job_names() == ["etrial"]
 
 
 def test_a_job_that_does_not_exist_is_refused_with_those_that_do(directory: Any) -> None:
@@ -240,7 +242,7 @@ def test_a_job_that_does_not_exist_is_refused_with_those_that_do(directory: Any)
 
 def test_without_a_directory_of_jobs_there_are_none(directory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLPOINT_JOBS", str(directory / "missing"))
-    assert file.names() == []
+    assert job_names() == []
 
 
 def test_the_file_has_to_be_called_as_the_job(directory: Any) -> None:
@@ -300,11 +302,11 @@ def test_a_file_that_is_not_text_is_refused(directory: Any) -> None:
 def test_paths_that_a_job_reads_from_are_checked_apart_from_its_shape(tmp_path: Any) -> None:
     parsed = file.parse(etrial(files=[str(tmp_path / "missing")]), WHERE)
     with pytest.raises(UsageError, match="files has .*/missing, which does not exist"):
-        file.check_paths(parsed)
+        check_paths(parsed)
     (tmp_path / "missing").write_text("")
     with pytest.raises(UsageError, match="which is not a directory"):
-        file.check_paths(parsed)
-    file.check_paths(file.parse(etrial(files=[str(tmp_path)])))
+        check_paths(parsed)
+    check_paths(file.parse(etrial(files=[str(tmp_path)])))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
@@ -313,9 +315,9 @@ def test_a_path_in_another_is_a_file_system_of_its_own_or_refused(tmp_path: Any)
     outer, inner = str(tmp_path / "opt"), str(tmp_path / "opt" / "data")
     parsed = file.parse(etrial(files=[inner, outer]), WHERE)
     for _disk in small_disk(inner):
-        file.check_paths(parsed)
+        check_paths(parsed)
     with pytest.raises(UsageError) as caught:
-        file.check_paths(parsed)
+        check_paths(parsed)
     assert str(caught.value) == "%s: files has %s, which lies in %s and is no file system of its own: name only one of them" % (WHERE, inner, outer)
 
 
@@ -325,19 +327,19 @@ def test_a_path_that_lies_in_another_behind_a_symbolic_link_is_refused_with_its_
     (tmp_path / "opt" / "link").symlink_to(tmp_path / "elsewhere")
     parsed = file.parse(etrial(files=[str(tmp_path / "opt"), str(tmp_path / "opt" / "link")]), WHERE)
     with pytest.raises(UsageError, match="%s: files: .*opt/link lies in .*opt by its name alone.*: name it as %s/elsewhere$" % (WHERE, tmp_path)):
-        file.check_paths(parsed)
+        check_paths(parsed)
 
 
 def test_an_option_file_with_a_password_is_for_its_owner_alone(tmp_path: Any) -> None:
     options = tmp_path / "my.cnf"
     parsed = file.parse(etrial(files=..., mysql={"config_file": str(options)}))
     with pytest.raises(UsageError, match="config_file is .*my.cnf, which is not a file"):
-        file.check_paths(parsed)
+        check_paths(parsed)
     options.write_text("[client]\nuser = x\n")
     options.chmod(0o644)
-    file.check_paths(parsed)
+    check_paths(parsed)
     options.write_text("[client]\nuser = x\npassword = y\n")
     with pytest.raises(UsageError, match="every user can read it: chmod 0600"):
-        file.check_paths(parsed)
+        check_paths(parsed)
     options.chmod(0o600)
-    file.check_paths(parsed)
+    check_paths(parsed)

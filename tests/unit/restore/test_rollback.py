@@ -16,6 +16,7 @@ from _core.host import durable, processes
 from _core.host.errors import StillpointError, UsageError
 from _core.host.processes import holders
 from _core.job import file as jobs
+from _core.job.names import host_name
 from _core.lvm import ownership, undo_points
 from _core.lvm import volumes as lvm
 from _core.lvm.volumes import LogicalVolume
@@ -398,7 +399,7 @@ def test_a_rollback_that_is_ended_when_all_has_gone_back_only_starts_the_server(
 def test_a_damaged_archive_is_warned_of_and_keeps_no_server_down(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch, tmp_path)
     repository = tmp_path / "repository"
-    archive = repository / jobs.host_name() / "shop" / "binlog"
+    archive = repository / host_name() / "shop" / "binlog"
     archive.mkdir(parents=True)
     (archive / "index").write_text("no JSON\n")
     job = jobs.parse({"name": "shop", "mysql": {}, "repository": str(repository), "binlog": {"archive": True}})

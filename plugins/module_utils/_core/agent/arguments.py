@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Iterable, NoReturn, Sequence
 
 from ..host.errors import UsageError
@@ -16,6 +17,17 @@ exit codes: 0 done; 1 failed; 2 wrong usage or job file; 3 another run holds the
 
 JOB is the name of a job in /etc/stillpoint/jobs, or the path of a job file.
 """
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Knows the terminal's width; argparse asks shutil, which loads three libraries that compress."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns)
+        except (ValueError, OSError):
+            columns = 80
+        super().__init__(prog, width=max(columns, 40) - 2)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,22 +65,23 @@ def _concerned(words: Sequence[str]) -> Iterable[str]:
 
 def _parser(names: Iterable[str]) -> argparse.ArgumentParser:
     """Return the parser of these commands."""
-    common = _Parser(add_help=False)
+    common = _Parser(add_help=False, formatter_class=_Formatter)
     for option, text in (("--json", "print JSON"), ("--debug", "show the traceback of a failure")):
         common.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=text)  # or the command's would undo the one in front of it
     parser = _Parser(
         prog=PROGRAM,
         description="Backups of a database and its files, both from one point in time.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         parents=[common],
     )
     parser.add_argument("--version", dest="command", action="store_const", const="version", help="show the version")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", prog=PROGRAM)
     for name in names:
         command = commands.load(name)
         text = command.TEXT
-        command.add_arguments(subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]))
+        about = text[0].upper() + text[1:] + "."
+        command.add_arguments(subparsers.add_parser(name, help=text, description=about, parents=[common], formatter_class=_Formatter))
     return parser
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator
 
 from ..host.errors import BusyError, NotNowError, StillpointError, Stopped
-from ..job import file as jobs
 from ..job.file import Job
+from ..job.names import host_name
 from ..observe import metrics, notify
 from .output import job_directory, now, warn
 
@@ -17,7 +17,7 @@ from .output import job_directory, now, warn
 @contextmanager
 def told(job: Job, action: str) -> Iterator[Callable[[str, Dict[str, Any]], None]]:
     """Have those who are to be told hear how the body ended; it is given what takes a complaint, or "", and what it came to."""
-    ended = notify.Outcome(job.name, jobs.host_name(), notify.OK, 0, action=action)
+    ended = notify.Outcome(job.name, host_name(), notify.OK, 0, action=action)
 
     def outcome(complaint: str, summary: Dict[str, Any]) -> None:
         nonlocal ended

@@ -28,7 +28,7 @@ def job_directory(job: Job, host: Optional[str]) -> JobDirectory:
 
     :raises UsageError: the repository is not there
     """
-    from ..job.file import host_name
+    from ..job.names import host_name
     from ..repository.job_directory import JobDirectory
 
     return JobDirectory.open(job.repository, host or host_name(), job.name)

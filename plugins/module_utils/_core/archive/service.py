@@ -22,7 +22,8 @@ from ..dump.client import option_file
 from ..host.errors import BusyError, StillpointError, Stopped, UsageError
 from ..host.process import sentence, start, undisturbed
 from ..host.reporter import Reporter
-from ..job.file import Job, MysqlOptions, host_name
+from ..job.file import Job, MysqlOptions
+from ..job.names import host_name
 from ..mysql.connection import Session
 from ..repository.job_directory import JobDirectory
 from . import source, timeline

@@ -16,7 +16,7 @@ from ..host.processes import COLLECTION, Owner, this_process
 from ..host.reporter import Reporter
 from ..host.text import iso
 from ..host.version import VERSION
-from ..job.file import host_name
+from ..job.names import host_name
 from ..lvm import dm, layout, ownership, sizes, volumes
 from ..lvm import snapshots as snapshot_values
 from ..lvm.layout import FILES

@@ -16,7 +16,8 @@ from ..host.errors import StillpointError, UsageError
 from ..host.mounts import nested
 from ..host.process import require
 from ..job import options
-from ..job.file import Job, host_name
+from ..job.file import Job
+from ..job.names import host_name
 from ..lvm import layout, sizes
 from ..lvm import volumes as lvm
 from ..lvm.layout import FILES

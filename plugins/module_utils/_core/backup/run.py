@@ -14,7 +14,8 @@ from ..host.processes import Owner, this_process
 from ..host.reporter import Reporter
 from ..host.text import iso
 from ..host.version import VERSION
-from ..job.file import Job, host_name
+from ..job.file import Job
+from ..job.names import host_name
 from ..lvm import dm, ownership
 from ..lvm.mounted import mounted
 from ..lvm.watch import Watch

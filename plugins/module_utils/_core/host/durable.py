@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -11,7 +10,8 @@ import os
 from contextlib import contextmanager
 from typing import Any, Iterator, Optional
 
-from .process import run
+# What takes long to import, and only some need, is imported there: the agent's `list` reads JSON files and no more.
+# pylint: disable=import-outside-toplevel
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
@@ -28,7 +28,15 @@ class NotSupported(Exception):
 
 
 def _libc() -> Any:
+    import ctypes
+
     return ctypes.CDLL(None, use_errno=True)
+
+
+def _errno() -> int:
+    import ctypes
+
+    return ctypes.get_errno()
 
 
 def sync_directory(path: str) -> None:
@@ -48,7 +56,7 @@ def sync_file_system(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc().syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
+            number = _errno()
             raise OSError(number, os.strerror(number), path)
     finally:
         os.close(descriptor)
@@ -88,7 +96,7 @@ def _renameat2(old: str, new: str, flags: int) -> None:
     if call is None:
         raise NotSupported
     if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) != 0:
-        number = ctypes.get_errno()
+        number = _errno()
         if number in _UNSUPPORTED:
             raise NotSupported
         raise OSError(number, os.strerror(number), old, None, new)
@@ -170,5 +178,7 @@ def remove_tree(path: str) -> None:
 
     :raises CommandError: something of it can't be removed
     """
+    from .process import run
+
     if os.path.lexists(path):
         run(["rm", "-rf", "--one-file-system", "--", path], timeout=_REMOVE_TIMEOUT)

@@ -7,23 +7,15 @@ else than its author meant: an unknown key is refused, and so is one that this v
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import shlex
-import socket
 import stat
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
-from urllib.parse import urlsplit
+from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ..host import mounts
 from ..host.errors import StillpointError, UsageError
 from ..lvm import sizes
 from . import options
-
-JOBS_DIRECTORY = "/etc/stillpoint/jobs"
-SUFFIX = ".yml"
+from .names import SUFFIX, job_names, jobs_directory
 
 SNAPSHOT, DUMP = "snapshot", "dump"
 METHODS = (SNAPSHOT, DUMP)
@@ -32,13 +24,15 @@ LOCKS = ("auto", "backup_stage", "instance", "ftwrl", "none")
 LONG_QUERY_ACTIONS = ("wait", "fail", "kill")
 ARCHIVE_METHODS = ("auto", "stream", "copy")
 
+# What only some jobs need is imported for those: `list` reads the jobs of whole fleets.
+# pylint: disable=import-outside-toplevel
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_RATE = re.compile(r"[0-9]+(\.[0-9]+)?[KMGkmg]?")
+_RATE = r"[0-9]+(\.[0-9]+)?[KMGkmg]?"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-@dataclass(frozen=True)
-class MysqlOptions:
+class MysqlOptions(NamedTuple):
     """How the server is reached, and what may be done to it. There is no password here: it has its place in ``config_file``."""
 
     method: str = "snapshot"
@@ -68,8 +62,7 @@ class MysqlOptions:
     desync: bool = False
 
 
-@dataclass(frozen=True)
-class Keep:
+class Keep(NamedTuple):
     """How many generations of each kind the retention keeps; each number counts for itself."""
 
     last: int = 0
@@ -80,8 +73,7 @@ class Keep:
     yearly: int = 0
 
 
-@dataclass(frozen=True)
-class Notify:
+class Notify(NamedTuple):
     """Who is told how a run ended: a URL that is requested, a command that is started, a directory whose files Prometheus' node_exporter reads."""
 
     ping_url: Optional[str] = None
@@ -89,8 +81,7 @@ class Notify:
     metrics: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class BinlogOptions:
+class BinlogOptions(NamedTuple):
     """How the server's binary logs are archived.
 
     :ivar method: ``auto`` takes the stream where account and host allow it
@@ -100,8 +91,7 @@ class BinlogOptions:
     method: str = "auto"
 
 
-@dataclass(frozen=True)
-class Verify:
+class Verify(NamedTuple):
     """Whether a server is started on each backup before it is published, and which of its tables it checks then.
 
     :ivar schedule: when the newest backup is read again and compared with its checksums
@@ -114,9 +104,8 @@ class Verify:
     accept: Tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job that has been read and found right in itself; whether its paths exist is `check_paths`' to say."""
+class Job(NamedTuple):
+    """A job that has been read and found right in itself; whether its paths exist is `paths.check_paths`' to say."""
 
     name: str
     repository: str
@@ -132,31 +121,6 @@ class Job:
     notify: Notify = Notify()
     verify: Verify = Verify()
     where: str = "job"  # the file it was read from, for sentences
-
-
-def host_name() -> str:
-    """Return the name under which this host's generations lie in a repository."""
-    return socket.gethostname()
-
-
-def jobs_directory() -> str:
-    """Return the directory of the job files; STILLPOINT_JOBS in the environment names another."""
-    return os.environ.get("STILLPOINT_JOBS") or JOBS_DIRECTORY
-
-
-def names() -> List[str]:
-    """Return the names of the jobs that have a file, sorted.
-
-    :raises UsageError: the directory can't be read
-    """
-    directory = jobs_directory()
-    try:
-        entries = os.listdir(directory)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UsageError("the directory of the jobs, %s, can't be read: %s" % (directory, error.strerror)) from error
-    return sorted(entry[: -len(SUFFIX)] for entry in entries if entry.endswith(SUFFIX) and not entry.startswith("."))
 
 
 def load(name_or_path: str) -> Job:
@@ -201,52 +165,10 @@ def parse(mapping: Any, where: str = "job") -> Job:
     return job
 
 
-def check_paths(job: Job) -> None:
-    """Raise UsageError for the first path that a job reads from and that is not there, or not as it has to be.
-
-    What the repository has to be is the plan's to say.
-    """
-    for path in job.files:
-        if not os.path.isdir(path):
-            raise UsageError(
-                "%s: files has %s, which %s" % (job.where, path, "is not a directory" if os.path.exists(path) else "does not exist")
-            )
-    mount_points = {mount.mount_point for mount in mounts.table()}
-    try:
-        nested = mounts.nested(job.files)
-    except UsageError as error:
-        raise UsageError("%s: files: %s" % (job.where, error)) from error
-    for path, other in nested:
-        if os.path.realpath(path) not in mount_points:
-            raise UsageError(
-                "%s: files has %s, which lies in %s and is no file system of its own: name only one of them" % (job.where, path, other)
-            )
-    if job.mysql is None:
-        return
-    for key in ("config_file", "ca_cert", "client_cert", "client_key"):
-        path = getattr(job.mysql, key)
-        if path is not None and not os.path.isfile(path):
-            raise UsageError("%s: mysql.%s is %s, which is not a file on this host" % (job.where, key, path))
-    if (
-        job.mysql.config_file is not None
-        and os.stat(job.mysql.config_file).st_mode & stat.S_IROTH
-        and _holds_password(job.mysql.config_file)
-    ):
-        raise UsageError(
-            "%s: mysql.config_file %s holds a password and every user can read it: chmod 0600 it" % (job.where, job.mysql.config_file)
-        )
-
-
-def _holds_password(path: str) -> bool:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return any(line.split("=")[0].strip() == "password" for line in file)
-
-
 # --- reading: each reader takes where a value stands and the value, and returns what the Job gets
 
 
-@dataclass(frozen=True)
-class _At:
+class _At(NamedTuple):
     """Where a value stands: in which file, under which key."""
 
     where: str
@@ -295,9 +217,16 @@ def _unknown(at: _At, key: Any, known: Mapping[str, _Reader]) -> UsageError:
         return at.below(key).refuse(
             "does not belong in a job: put the password into an option file with mode 0600 and name that file as mysql.config_file"
         )
-    near = difflib.get_close_matches(str(key), known, 1)
-    hint = "did you mean %s?" % near[0] if near else "known are %s" % ", ".join(known)
+    near = _nearest(str(key), known)
+    hint = "did you mean %s?" % near if near else "known are %s" % ", ".join(known)
     return at.below(str(key)).refuse("is not a key that a job has; %s" % hint)
+
+
+def _nearest(word: str, known: Iterable[str]) -> Optional[str]:
+    """Return the one of the known words that was probably meant."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
 
 
 def _text(at: _At, value: Any) -> str:
@@ -396,7 +325,7 @@ def _size(at: _At, value: Any) -> sizes.Size:
 
 def _rate(at: _At, value: Any) -> str:
     text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not _RATE.fullmatch(text) or float(text.rstrip("KMGkmg")) == 0:
+    if not isinstance(text, str) or not re.fullmatch(_RATE, text) or float(text.rstrip("KMGkmg")) == 0:
         raise at.wrong(value, "a rate as rsync takes it: 5000 (KiB/s), 20M, 1.5G")
     return text
 
@@ -420,6 +349,8 @@ def _ping_url(at: _At, value: Any) -> str:
     wrong = at.refuse("is not a URL on one line that begins with https:// or http://")  # no sentence must show it: it may be a secret
     if not isinstance(value, str) or _CONTROL.search(value):
         raise wrong
+    from urllib.parse import urlsplit
+
     text = value
     try:
         parts = urlsplit(text)
@@ -432,6 +363,8 @@ def _ping_url(at: _At, value: Any) -> str:
 
 
 def _command(at: _At, value: Any) -> Tuple[str, ...]:
+    import shlex
+
     try:
         words = tuple(shlex.split(_text(at, value))) if not isinstance(value, list) else tuple(_text(at, word) for word in value)
     except ValueError as error:
@@ -442,10 +375,10 @@ def _command(at: _At, value: Any) -> Tuple[str, ...]:
 
 
 def _keep(at: _At, value: Any) -> Keep:
-    keep = Keep(**_read(at, value, {kind: _whole(0) for kind in Keep.__dataclass_fields__}))
+    keep = Keep(**_read(at, value, {kind: _whole(0) for kind in Keep._fields}))
     if keep == Keep():
         raise at.refuse(
-            "keeps nothing: give at least one of %s, or leave keep out to keep everything" % ", ".join(Keep.__dataclass_fields__)
+            "keeps nothing: give at least one of %s, or leave keep out to keep everything" % ", ".join(Keep._fields)
         )
     return keep
 
@@ -526,7 +459,7 @@ def _read_yaml(path: str, asked: str) -> Any:
     :raises UsageError: it is missing, may be written by others, or is not YAML
     """
     try:
-        import yaml  # not at the top: the agent's --help and the modules do without it
+        import yaml
     except ImportError as error:
         raise StillpointError("the Python module yaml is missing on this host: install the package python3-yaml") from error
 
@@ -591,7 +524,7 @@ def _check_trust(path: str, info: os.stat_result) -> None:
 def _no_such_job(path: str, asked: str) -> str:
     if "/" in asked:
         return "there is no job file %s" % path
-    known = names()
-    near = difflib.get_close_matches(asked, known, 1)
-    hint = "did you mean %s?" % near[0] if near else "there are %s" % ", ".join(known) if known else "there are no jobs at all"
+    known = job_names()
+    near = _nearest(asked, known)
+    hint = "did you mean %s?" % near if near else "there are %s" % ", ".join(known) if known else "there are no jobs at all"
     return "there is no job %s in %s; %s" % (asked, jobs_directory(), hint)

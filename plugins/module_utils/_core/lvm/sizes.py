@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Union
+from typing import NamedTuple, Union
 
 from ..host.errors import StillpointError, UsageError
 from ..host.text import human
 
 MIB = 1024 * 1024
 _UNITS = {"b": 1, "k": 1024, "m": MIB, "g": 1024 * MIB, "t": 1024 * 1024 * MIB}
-_ABSOLUTE = re.compile(r"(\d+(?:\.\d+)?)(?:([bkmgt])(?:i?b)?)?", re.IGNORECASE)
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%(ORIGIN|FREE)", re.IGNORECASE)
+_ABSOLUTE = r"(\d+(?:\.\d+)?)(?:([bkmgt])(?:i?b)?)?"
+_PERCENT = r"(\d+(?:\.\d+)?)%(ORIGIN|FREE)"
 
 # dm-snapshot keeps 16 bytes for each 4 KiB chunk that it holds, in whole chunks: the most that a snapshot can ever use
 # is the origin's size and this share of it (kernel, Documentation/admin-guide/device-mapper/snapshot.rst; LVM's own
@@ -29,8 +28,7 @@ AUTO_SHARE = 0.10  # of the origin: what users may rewrite while the copy lasts,
 AUTO_LEAST = 256 * MIB
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """A snapshot's size as asked for: ``auto``, a number of bytes, or a percentage of the origin or of the free space."""
 
     text: str
@@ -46,10 +44,10 @@ def parse(text: Union[str, int]) -> Size:
     word = str(text).strip()
     if word.lower() == "auto":
         return Size("auto", "auto")
-    match = _ABSOLUTE.fullmatch(word)
+    match = re.fullmatch(_ABSOLUTE, word, re.IGNORECASE)
     if match and float(match.group(1)) > 0:
         return Size(word, "bytes", float(match.group(1)) * _UNITS[(match.group(2) or "m").lower()])
-    match = _PERCENT.fullmatch(word)
+    match = re.fullmatch(_PERCENT, word, re.IGNORECASE)
     if match and 0 < float(match.group(1)) <= 100:
         return Size(word, match.group(2).upper(), float(match.group(1)))
     raise UsageError("snapshot_size %r is not a size: write auto, 1g, 512m, 20%%ORIGIN or 50%%FREE" % word)

@@ -6,10 +6,9 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 from ..host import durable
 from ..host.errors import UsageError
@@ -38,8 +37,7 @@ class Gone(UsageError):
     """A generation is gone, or about to be."""
 
 
-@dataclass(frozen=True)
-class RecordedTree:
+class RecordedTree(NamedTuple):
     """A tree of a generation, as its manifest names it.
 
     :ivar source: what it was called on the live system

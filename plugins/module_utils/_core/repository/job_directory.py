@@ -21,14 +21,17 @@ import fcntl
 import os
 import re
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..host import durable
 from ..host.errors import BusyError, CommandError, StillpointError, UsageError, fail
-from ..host.mounts import unmounted
-from . import retention
 from .generation import BAD, GOOD, LATEST, PARTIAL, UNPROVEN, VERIFIED, Generation
-from .transfer import FULL, DestinationFull, room
+
+if TYPE_CHECKING:
+    from . import retention
+
+# Who only looks at generations needs neither rsync nor the retention.
+# pylint: disable=import-outside-toplevel
 
 LOCK, DELETING, TRIAL = ".lock", ".deleting", ".trial"
 
@@ -39,7 +42,11 @@ def refuse_absent(repository: str, *, to_write: bool) -> None:
     """Raise UsageError for a repository that does not exist, or, where something is to be written to it, whose file system is not mounted."""
     if not os.path.isdir(repository):
         raise UsageError("the repository %s does not exist: create it with mode 0700, or mount what should be there" % repository)
-    point = unmounted(repository) if to_write else None
+    if not to_write:
+        return
+    from ..host.mounts import unmounted
+
+    point = unmounted(repository)
     if point is not None:
         raise UsageError("the repository %s lies on the file system of %s, which /etc/fstab names and which is not mounted now: mount it" % (repository, point))
 
@@ -99,12 +106,16 @@ class JobDirectory:
     @contextmanager
     def written(self) -> Iterator[None]:
         """Turn errors of writing into a sentence that names the repository and its room."""
+        from .transfer import DestinationFull
+
         try:
             yield
         except (OSError, DestinationFull) as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> StillpointError:
+        from .transfer import FULL, DestinationFull, room
+
         if isinstance(error, DestinationFull) or getattr(error, "errno", None) in FULL:
             return StillpointError(
                 "the repository %s is full (%s): nothing was published; free space there, or keep fewer generations"
@@ -199,11 +210,13 @@ class JobDirectory:
             os.close(descriptor)
         return True
 
-    def prune(self, keep: Any, *, dry_run: bool = False) -> List[retention.Decision[Generation]]:
+    def prune(self, keep: Any, *, dry_run: bool = False) -> "List[retention.Decision[Generation]]":
         """Apply a retention and return what became of each generation, newest first; one that is being read stays.
 
         :param dry_run: only say what would be removed
         """
+        from . import retention
+
         decisions = retention.decide(self.generations(), keep)
         if dry_run:
             return decisions

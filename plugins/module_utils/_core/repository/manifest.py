@@ -9,7 +9,6 @@ Names are UTF-8; a byte that is not has the form of a lone surrogate (``\\udcff`
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -129,6 +128,8 @@ def write(
     :param trees: names of the trees, to be counted
     :param summary: is given the totals by tree and returns the summary
     """
+    import hashlib  # pylint: disable=import-outside-toplevel
+
     root = os.fsencode(generation)
     entries = os.path.join(generation, "." + NAME + ".entries")
     leave_out = (*leave_out, os.fsencode(os.path.basename(entries)), os.fsencode(NAME))
@@ -314,6 +315,8 @@ def check(generation: str) -> None:
 
 def _sealed(generation: str) -> Iterator[bytes]:
     """Return the lines of the entries, and find out at the end whether any bit of the file has changed."""
+    import hashlib  # pylint: disable=import-outside-toplevel  # who reads a summary needs none
+
     seal = hashlib.sha256()
     found = b""
     inside = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sqlite3
 from contextlib import contextmanager
 from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -34,6 +33,8 @@ class Sums:
 
     def __init__(self, path: str = "") -> None:
         self.path = path
+        import sqlite3  # pylint: disable=import-outside-toplevel  # who reads a manifest's summary needs none
+
         self._new: List[Tuple[bytes, str, Optional[bytes]]] = []
         self._stamps: List[Tuple[bytes, str]] = []  # as text: an inode number may have 64 bits, SQLite's have 63
         with _storage_errors(path):
@@ -117,6 +118,8 @@ class Sums:
 
 @contextmanager
 def _storage_errors(path: str) -> Iterator[None]:
+    import sqlite3  # pylint: disable=import-outside-toplevel
+
     try:
         yield
     except sqlite3.Error as error:

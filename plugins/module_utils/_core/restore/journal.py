@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 
 from ..host import durable
 from ..host.errors import BusyError, StillpointError, UsageError
-from ..job.file import host_name
+from ..job.names import host_name
 from ..repository.generation import RecordedTree
 from .in_place.targets import Target
 

@@ -8,6 +8,7 @@ import sys
 
 from ...archive import service
 from ...job import file as jobs
+from ...job.paths import check_paths
 from ..output import print_json
 from ..progress import for_stream
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
-    jobs.check_paths(job)
+    check_paths(job)
     reporter = for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
     try:
         status = service.serve(job, reporter, once=arguments.once)

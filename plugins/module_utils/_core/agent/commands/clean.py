@@ -9,6 +9,7 @@ from typing import List
 
 from ...host.errors import BusyError, StillpointError
 from ...job import file as jobs
+from ...job.names import job_names
 from ...lvm import ownership
 from ...mysql import topology
 from ..output import PROGRAM, complain, job_directory, print_json, print_lines
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         put_back = topology.put_back_leftovers()
     except StillpointError as error:
         troubles.append(error)
-    for name in jobs.names():
+    for name in job_names():
         try:
             directory = job_directory(jobs.load(name), None)
             if os.path.isdir(directory.path):

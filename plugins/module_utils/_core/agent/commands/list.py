@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from ...host.errors import StillpointError
 from ...job import file as jobs
 from ...job.file import Job
+from ...job.names import host_name, job_names, jobs_directory
 from .. import show
 from ..arguments import any_host
 from ..output import PROGRAM, complain, job_directory, now, print_json, print_lines
@@ -25,46 +26,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     troubles: List[str] = []
-    if arguments.job:
-        asked = [arguments.job]
-        found = _listed(jobs.load(arguments.job), arguments.host)
-    else:
-        asked = jobs.names()
-        found = []
-        for name in asked:
-            try:
-                found += _listed(jobs.load(name), arguments.host)
-            except StillpointError as error:
-                troubles.append(str(error))
+    asked = [jobs.load(arguments.job)] if arguments.job else list(_readable(troubles))
+    found: List[Dict[str, Any]] = []
+    for job in asked:
+        try:
+            found += _listed(job, arguments.host)
+        except StillpointError as error:
+            if arguments.job:
+                raise
+            troubles.append(str(error))
+    if not arguments.job:  # those of one are in the order in which they were made, also if the clock went back
         found.sort(key=lambda each: str(each["time"]), reverse=True)
     if arguments.json:
         print_json(found)
-    elif found:
-        print_lines([show.generations(found, now())])
-    elif not asked:
-        print_lines(["there are no jobs in %s" % jobs.jobs_directory()])
-    elif not troubles:
-        print_lines(["there is no backup yet of %s" % ", ".join(asked)])
-    if not arguments.json:
-        _print_archives(asked, arguments.host)
+    else:
+        print_lines(_table(found) if found or troubles else _nothing(asked))
+        print_lines([line for job in asked if job.binlog is not None for line in _archive(job, arguments.host)])
     for trouble in troubles:
         complain("%s: %s" % (PROGRAM, trouble))
     return StillpointError.exit_code if troubles else 0
 
 
-def _print_archives(names: Sequence[str], host: Optional[str]) -> None:
-    """Say how the archives of binary logs are."""
+def _readable(troubles: List[str]) -> Iterator[Job]:
+    """Give the jobs of this host, and add what is wrong with the others to the troubles."""
+    for name in job_names():
+        try:
+            yield jobs.load(name)
+        except StillpointError as error:
+            troubles.append(str(error))
+
+
+def _table(found: List[Dict[str, Any]]) -> List[str]:
+    return [show.generations(found, now())] if found else []
+
+
+def _nothing(asked: Sequence[Job]) -> List[str]:
+    return ["there is no backup yet of %s" % ", ".join(job.name for job in asked) if asked else "there are no jobs in %s" % jobs_directory()]
+
+
+def _archive(job: Job, host: Optional[str]) -> List[str]:
+    """Return how the archive of a job's binary logs is; nothing where its repository can't be read."""
     from ...archive import timeline
     from ...archive.archive import Archive
 
-    for name in names:
-        try:
-            job = jobs.load(name)
-            if job.binlog is not None:
-                directory = job_directory(job, host)
-                print_lines(["%s: %s" % (job.name, line) for line in timeline.brief(Archive(directory.path), directory.generations(), now())])
-        except StillpointError as error:
-            complain("%s: %s" % (PROGRAM, error))
+    try:
+        directory = job_directory(job, host)
+        return ["%s: %s" % (job.name, line) for line in timeline.brief(Archive(directory.path), directory.generations(), now())]
+    except StillpointError as error:
+        complain("%s: %s" % (PROGRAM, error))
+        return []
 
 
 def _listed(job: Job, host: Optional[str]) -> List[Dict[str, Any]]:
@@ -72,4 +82,4 @@ def _listed(job: Job, host: Optional[str]) -> List[Dict[str, Any]]:
 
     :raises UsageError: the repository is not there
     """
-    return [show.listed(job.name, host or jobs.host_name(), each, now()) for each in job_directory(job, host).generations()]
+    return [show.listed(job.name, host or host_name(), each, now()) for each in job_directory(job, host).generations()]

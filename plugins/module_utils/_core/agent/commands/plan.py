@@ -7,6 +7,7 @@ import argparse
 
 from ...backup import plan
 from ...job import file as jobs
+from ...job.paths import check_paths
 from ..output import print_json, print_lines
 
 TEXT = "show what a run would do, and every reason why it would not succeed; change nothing"
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
-    jobs.check_paths(job)
+    check_paths(job)
     made = plan.make(job)
     if arguments.json:
         print_json(made.as_dict())

@@ -12,6 +12,7 @@ from ...host.errors import StillpointError, UsageError
 from ...host.text import count, duration, size
 from ...job import file as jobs
 from ...job.file import Job
+from ...job.names import host_name, job_names
 from .. import show
 from ..arguments import one_generation
 from ..output import PROGRAM, confirm, job_directory, print_json, print_lines, reporter_for
@@ -190,14 +191,14 @@ def _archives(job: Job) -> List["Archive"]:
     from ...archive.archive import Archive
 
     known = [job] if job.mysql else []
-    for name in jobs.names() if job.mysql else []:
+    for name in job_names() if job.mysql else []:
         try:
             other = jobs.load(name)
         except StillpointError:
             continue  # it archives nothing as long as it can't be read
         if other.name != job.name and other.mysql and other.binlog:
             known.append(other)
-    found = [Archive(os.path.join(each.repository, jobs.host_name(), each.name)) for each in known]
+    found = [Archive(os.path.join(each.repository, host_name(), each.name)) for each in known]
     return [archive for archive in found if archive.exists]
 
 

@@ -7,6 +7,7 @@ import argparse
 
 from ...backup import run as backup
 from ...job import file as jobs
+from ...job.paths import check_paths
 from ...observe import notify
 from .. import show
 from ..outcome import told
@@ -24,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     reporter = reporter_for(arguments, job)
     with told(job, notify.RUN) as outcome:
         try:
-            jobs.check_paths(job)
+            check_paths(job)
             summary = backup.run(job, reporter)
         finally:
             reporter.close()

@@ -7,6 +7,7 @@ import argparse
 
 from ...job import file as jobs
 from ...job.file import Job
+from ...job.names import host_name
 from .. import show
 from ..arguments import one_generation
 from ..output import job_directory, now, print_json, print_lines
@@ -40,7 +41,7 @@ def _show_timeline(arguments: argparse.Namespace, job: Job) -> int:
     directory = job_directory(job, arguments.host)
     found = timeline.read(Archive(directory.path), directory.generations())
     if arguments.json:
-        print_json({"job": job.name, "host": arguments.host or jobs.host_name(), **found.as_dict(now())})
+        print_json({"job": job.name, "host": arguments.host or host_name(), **found.as_dict(now())})
     else:
         print_lines(found.lines(now()))
     return 0

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import List
 
 from ...host.errors import StillpointError, fail
@@ -31,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     sample = verify.percent(arguments.sample) if arguments.sample else None
     asked = verify.Asked(arguments.generation, arguments.all, sample, arguments.server)
     # One that somebody picked by hand is of no concern to who is told of the job.
-    concerned = replace(job, notify=jobs.Notify()) if arguments.generation or arguments.host else job
+    concerned = job._replace(notify=jobs.Notify()) if arguments.generation or arguments.host else job
     reporter = reporter_for(arguments, job)
     try:
         with told(concerned, notify.VERIFY) as outcome:

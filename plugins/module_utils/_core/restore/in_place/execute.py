@@ -97,7 +97,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         "moment": plan.moment,
         "unit": plan.unit,
         "triggers": plan.triggers,
-        "targets": [{**vars(target), "tree": vars(target.tree)} for target in plan.targets],
+        "targets": [{**vars(target), "tree": target.tree._asdict()} for target in plan.targets],
         "logs": vars(plan.logs) if plan.logs else None,
         "archives": [archive.path for archive in plan.archives],
         "inodes": [],

@@ -11,7 +11,7 @@ from ...host import service
 from ...host.errors import StillpointError, UsageError
 from ...host.mounts import is_below
 from ...host.text import human
-from ...job.file import host_name
+from ...job.names import host_name
 from ...repository import manifest
 from ...repository.generation import BAD, Generation, RecordedTree
 from ...repository.job_directory import JobDirectory

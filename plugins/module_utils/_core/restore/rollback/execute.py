@@ -17,7 +17,7 @@ from ...host.errors import CommandError, StillpointError
 from ...host.process import run, undisturbed
 from ...host.processes import Holder, holders
 from ...host.reporter import Reporter
-from ...job import file as jobs
+from ...job.names import host_name
 from ...lvm import dm, undo_points, volumes
 from .. import gtid_state
 from .. import journal as journals
@@ -308,7 +308,7 @@ def _note(plan: RollbackPlan, reporter: Reporter) -> None:
     from ...archive.archive import Archive  # pylint: disable=import-outside-toplevel  # only where there is one
 
     directory, stem = os.path.split(plan.about.log)
-    for archive in (Archive(os.path.join(job.repository, jobs.host_name(), job.name)) for job in own_jobs() if job.mysql and job.binlog):
+    for archive in (Archive(os.path.join(job.repository, host_name(), job.name)) for job in own_jobs() if job.mysql and job.binlog):
         try:
             known = [str(line.server.get("basename") or "") for line in archive.lines()[-1:]] if archive.exists else []
             if not plan.about.log or known != [plan.about.log]:

@@ -15,6 +15,7 @@ from ...host import durable, mounts, service
 from ...host.errors import StillpointError, UsageError
 from ...host.mounts import Mount, is_below
 from ...job import file as jobs
+from ...job.names import job_names
 from ...lvm import layout, undo_points
 from ...lvm import volumes as lvm
 from .. import journal as journals
@@ -190,7 +191,7 @@ def _refuse_repositories(volumes: Sequence[Volume], known: Sequence[lvm.LogicalV
 def own_jobs() -> List[jobs.Job]:
     """Return the jobs of this host that can be read."""
     found = []
-    for name in jobs.names():
+    for name in job_names():
         try:
             found.append(jobs.load(name))
         except StillpointError:

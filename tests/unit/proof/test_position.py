@@ -10,6 +10,8 @@ from typing import Any, Dict, List, Optional, Tuple
 import pytest
 from _core.binlog import between
 from _core.binlog.format import MAGIC
+from _core.binlog.place import Place
+from _core.binlog.place import logs as logs_in
 from _core.proof import position as standing
 from _core.proof import tables
 from _core.proof.position import SERVER, SNAPSHOT, Logs, Stands
@@ -19,7 +21,7 @@ UUID = "8a947cb5-e6b4-11f1-8ffa-02fc00000001"
 
 
 def event(kind: int, body: bytes = b"x" * 20) -> bytes:
-    return struct.pack("<IBIIIH", 0, kind, 1, 19 + len(body), 0, 0) + body
+    return struct.pack("<IBIIIH", 0, kind, 1, 19 + len(body) + 4, 0, 0) + body + b"\1\2\3\4"  # a checksum, which nobody compares here
 
 
 def mysql_gtid(number: int) -> bytes:
@@ -31,7 +33,7 @@ def mariadb_gtid(number: int, flags: int) -> bytes:
 
 
 def query(text: bytes) -> bytes:
-    return event(QUERY, b"\0" * 30 + text + b"\1\2\3\4")  # a checksum at its end
+    return event(QUERY, b"\0" * 14 + text)  # neither variables nor a schema
 
 
 def log(folder: Path, *events: bytes, number: int = 1) -> List[int]:
@@ -43,15 +45,16 @@ def log(folder: Path, *events: bytes, number: int = 1) -> List[int]:
     return places
 
 
+BEGINNING = event(FORMAT, bytes(57) + b"\1")  # says that each event ends with a checksum
 INSERT = (query(b"BEGIN"), event(ROWS))
 
 
 def read(folder: Path, since: int, until: int) -> between.Between:
-    return between.read(str(folder), "bin", ("bin.000001", since), ("bin.000001", until))
+    return between.read(str(folder), "bin", Place("bin.000001", since), Place("bin.000001", until))
 
 
 def test_mysqls_transactions_are_told_from_statements_on_other_engines(tmp_path: Path) -> None:
-    at = log(tmp_path, event(FORMAT), mysql_gtid(1), *INSERT, event(XID), mysql_gtid(2), *INSERT, query(b"COMMIT"))
+    at = log(tmp_path, BEGINNING, mysql_gtid(1), *INSERT, event(XID), mysql_gtid(2), *INSERT, query(b"COMMIT"))
     found = read(tmp_path, at[1], at[-1])
     assert [(group.gtid, group.transactional) for group in found.groups] == [(UUID + ":1", True), (UUID + ":2", False)]
     assert found.events == 8
@@ -61,7 +64,7 @@ def test_mysqls_transactions_are_told_from_statements_on_other_engines(tmp_path:
 def test_mariadbs_groups_say_what_they_are_and_ddl_is_no_transaction(tmp_path: Path) -> None:
     at = log(
         tmp_path,
-        event(FORMAT),
+        BEGINNING,
         *(mariadb_gtid(1, 4), event(ROWS), event(XID)),
         *(mariadb_gtid(2, 0), event(ROWS), query(b"COMMIT")),
         *(mariadb_gtid(3, 1 | 4 | 32), query(b"CREATE TABLE t (i INT)")),
@@ -70,25 +73,25 @@ def test_mariadbs_groups_say_what_they_are_and_ddl_is_no_transaction(tmp_path: P
 
 
 def test_a_transaction_without_a_mark_where_it_begins_counts_too(tmp_path: Path) -> None:
-    at = log(tmp_path, event(FORMAT), *INSERT, event(XID))
+    at = log(tmp_path, BEGINNING, *INSERT, event(XID))
     assert len(read(tmp_path, at[1], at[-1]).transactional) == 1
 
 
 def test_several_logs_are_read_through_and_a_missing_one_is_named(tmp_path: Path) -> None:
-    log(tmp_path, event(FORMAT), mysql_gtid(1), *INSERT, event(XID), number=9)
-    log(tmp_path, event(FORMAT), number=10)
-    end = log(tmp_path, event(FORMAT), mysql_gtid(2), *INSERT, event(XID), number=11)[-1]
-    found = between.read(str(tmp_path), "bin", ("bin.000009", 4), ("bin.000011", end))
+    log(tmp_path, BEGINNING, mysql_gtid(1), *INSERT, event(XID), number=9)
+    log(tmp_path, BEGINNING, number=10)
+    end = log(tmp_path, BEGINNING, mysql_gtid(2), *INSERT, event(XID), number=11)[-1]
+    found = between.read(str(tmp_path), "bin", Place("bin.000009", 4), Place("bin.000011", end))
     assert len(found.transactional) == 2
     with pytest.raises(between.Unreadable, match=r"bin\.000008 to bin\.000011 are not all in"):
-        between.read(str(tmp_path), "bin", ("bin.000008", 4), ("bin.000011", end))
+        between.read(str(tmp_path), "bin", Place("bin.000008", 4), Place("bin.000011", end))
 
 
 def test_what_is_encrypted_or_torn_is_not_taken_for_nothing(tmp_path: Path) -> None:
-    at = log(tmp_path, event(FORMAT), event(ENCRYPTION), event(77), event(78))
+    at = log(tmp_path, BEGINNING, event(ENCRYPTION), event(77), event(78))
     with pytest.raises(between.Unreadable, match="encrypted"):
         read(tmp_path, at[2], at[-1])
-    at = log(tmp_path, event(FORMAT), event(ROWS))
+    at = log(tmp_path, BEGINNING, event(ROWS))
     with pytest.raises(between.Unreadable, match="no whole event at %d" % at[1]):
         read(tmp_path, at[1], at[-1] - 1)
     (tmp_path / "bin.000001").write_bytes(b"\xfdbin" + bytes(600))
@@ -112,7 +115,7 @@ def test_what_is_encrypted_or_torn_is_not_taken_for_nothing(tmp_path: Path) -> N
     ],
 )
 def test_a_log_is_whole_up_to_the_end_of_its_last_whole_transaction(tmp_path: Path, events: Tuple[bytes, ...], whole: int) -> None:
-    at = log(tmp_path, event(FORMAT), *events)
+    at = log(tmp_path, BEGINNING, *events)
     assert between.complete(str(tmp_path / "bin.000001")) == at[whole]
 
 
@@ -132,8 +135,8 @@ class Answers:
         return [self._row]
 
 
-def logs(folder: Path, whose: str = SNAPSHOT, end: Optional[Tuple[str, int]] = None) -> Logs:
-    return Logs(str(folder), "bin", whose, between.logs(str(folder), "bin"), end)
+def logs(folder: Path, whose: str = SNAPSHOT, end: Optional[Place] = None) -> Logs:
+    return Logs(str(folder), "bin", whose, logs_in(str(folder), "bin"), end)
 
 
 def compared(answers: Answers, until: int, stands: Stands, found: Optional[Logs]) -> Dict[str, Any]:
@@ -145,7 +148,7 @@ GTIDS = Stands(None, None, UUID + ":1-2")
 
 
 def test_on_mysql_gtids_and_the_end_of_the_log_both_have_to_be_right(tmp_path: Path) -> None:
-    at = log(tmp_path, event(FORMAT), mysql_gtid(1), *INSERT, event(XID), mysql_gtid(2), *INSERT, query(b"COMMIT"))
+    at = log(tmp_path, BEGINNING, mysql_gtid(1), *INSERT, event(XID), mysql_gtid(2), *INSERT, query(b"COMMIT"))
     right = compared(Answers(), at[-1], GTIDS, logs(tmp_path))
     assert (right["fault"], right["compared"]) == ("", "executed GTIDs")
     assert right["log_end"] == {"file": "bin.000001", "position": at[-1]}
@@ -159,7 +162,7 @@ def test_on_mysql_gtids_and_the_end_of_the_log_both_have_to_be_right(tmp_path: P
 
 
 def test_without_gtids_the_end_of_the_log_is_the_evidence_and_without_that_it_is_said(tmp_path: Path) -> None:
-    at = log(tmp_path, event(FORMAT))
+    at = log(tmp_path, BEGINNING)
     nothing = Stands(None, None, None)
     assert compared(Answers(), at[-1], nothing, logs(tmp_path))["compared"] == "the end of the binary log"
     elsewhere = compared(Answers(), at[-1], nothing, logs(tmp_path, SERVER))
@@ -168,7 +171,7 @@ def test_without_gtids_the_end_of_the_log_is_the_evidence_and_without_that_it_is
 
 
 def test_behind_encrypted_logs_their_end_decides(tmp_path: Path) -> None:
-    at = log(tmp_path, event(FORMAT), event(ENCRYPTION), event(77), event(78))
+    at = log(tmp_path, BEGINNING, event(ENCRYPTION), event(77), event(78))
     behind = Stands("bin.000001", at[2], None)
     assert compared(Answers(), at[-1], behind, logs(tmp_path))["fault"] == ""
     assert "ends at" in compared(Answers(), at[3], behind, logs(tmp_path))["fault"]
@@ -176,7 +179,7 @@ def test_behind_encrypted_logs_their_end_decides(tmp_path: Path) -> None:
 
 
 def test_a_place_in_logs_that_were_reset_or_renamed_since_is_compared_with_nothing(tmp_path: Path) -> None:
-    at = log(tmp_path, event(FORMAT), mariadb_gtid(1, 4), event(ROWS), event(XID), number=2)
+    at = log(tmp_path, BEGINNING, mariadb_gtid(1, 4), event(ROWS), event(XID), number=2)
     until = {"file": "bin.000002", "position": at[-1], "gtid": None}
 
     def compare(file: str, position: int, whose: str = SERVER) -> Dict[str, Any]:
@@ -196,8 +199,8 @@ def test_a_place_in_logs_that_were_reset_or_renamed_since_is_compared_with_nothi
 
 
 def test_coordinates_are_given_by_the_best_that_there_is(tmp_path: Path) -> None:
-    at = log(tmp_path, event(FORMAT))
-    assert standing.given(Stands("bin.000001", 4, None), logs(tmp_path, end=("bin.000001", at[-1])))["position"] == at[-1]  # type: ignore[index]
+    at = log(tmp_path, BEGINNING)
+    assert standing.given(Stands("bin.000001", 4, None), logs(tmp_path, end=Place("bin.000001", at[-1])))["position"] == at[-1]  # type: ignore[index]
     assert standing.given(Stands("bin.000001", 4, None), logs(tmp_path, SERVER))["source"] == "proof: InnoDB"  # type: ignore[index]
     assert standing.given(Stands(None, None, "a:1"), None)["source"] == "proof: gtid_executed"  # type: ignore[index]
     assert standing.given(Stands(None, None, None), None) is None

@@ -20,7 +20,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -28,6 +27,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ..binlog import events, gtid
 from ..binlog.events import Facts
+from ..binlog.place import is_log, numbered, sequence
 from ..host import durable
 from ..host.errors import BusyError, StillpointError
 from ..host.text import iso
@@ -37,7 +37,6 @@ DIRECTORY = "binlog"
 _INDEX, _STATUS, _LOCK, _RESTORED = "index", ".status.json", ".lock", ".restored.json"
 _CLOCK = "clock"
 _STREAM = ".stream-"
-_NAME = re.compile(r"(.+)\.(\d{6,})")
 
 FIRST, GAP, RESET, OTHER, RESTORED = "first", "gap", "reset", "other server", "restored"
 CUT = "cut"  # how a log ends of which only the beginning could be had; elsewhere as Facts.end has it, or `crash`
@@ -122,17 +121,6 @@ class Piece:
     last_time: Optional[float]
     archived: bool
     failed: Optional[Sequence[Sequence[int]]] = None
-
-
-def sequence(name: str) -> int:
-    """Return the number of a log by its name.
-
-    :raises StillpointError: it has none
-    """
-    match = _NAME.fullmatch(name)
-    if not match:
-        raise StillpointError("%r is not the name of a binary log" % name)
-    return int(match.group(2))
 
 
 class Archive:
@@ -401,7 +389,7 @@ class Archive:
         if not os.path.isdir(directory):
             return
         for name in os.listdir(directory):
-            if name not in listed and _NAME.fullmatch(name) and not (current and sequence(name) >= line.next_number):
+            if name not in listed and is_log(name) and not (current and sequence(name) >= line.next_number):
                 os.unlink(os.path.join(directory, name))
         self._trim_clock(directory, min((sequence(name) for name in listed), default=line.next_number))
         if not current and not listed:
@@ -417,7 +405,7 @@ class Archive:
         with open(path, "rb") as old, open(path + ".new", "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as new:
             for text in old:
                 name = text.split(b" ", 1)[0].decode()
-                if _NAME.fullmatch(name) and sequence(name) >= first:
+                if is_log(name) and sequence(name) >= first:
                     new.write(text)
         os.replace(path + ".new", path)
 
@@ -444,11 +432,6 @@ def sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def numbered(name: str, number: int) -> str:
-    """Return the name of the log with another number."""
-    return "%s.%06d" % (name.rpartition(".")[0], number)
 
 
 def next_name(line: Line) -> str:

@@ -10,11 +10,12 @@ from typing import Callable, Dict, Optional, Tuple
 
 from ..binlog import events, gtid
 from ..binlog.events import Facts, NoLog
+from ..binlog.place import base, numbered, sequence
 from ..host import durable
 from ..host.errors import StillpointError
 from ..host.reporter import Reporter
 from ..repository.job_directory import JobDirectory
-from .archive import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, next_name, numbered, sequence, sync, text_of, unlink
+from .archive import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, next_name, sync, text_of, unlink
 from .source import Source
 
 _PREAMBLE = 3  # events before a log's first transaction; a log that has more, and has not said what went before it, does not say it
@@ -85,7 +86,7 @@ class LineKeeper:
         if line.logs:
             last = line.logs[-1]
             size = there.size(last.file)
-            renamed = wanted.rpartition(".")[0] != there.names[0].rpartition(".")[0]
+            renamed = base(wanted) != base(there.names[0])
             # what a crash has torn is not kept, so that the archive has less of it
             if renamed or (size not in (None, last.size) and last.end != CRASH) or there.is_other(last.file, self.archive.path_of(line, last.file)):
                 return RESET, NOT_THOSE % last.file

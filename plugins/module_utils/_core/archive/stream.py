@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Callable, List, Optional, Tuple
 
+from ..binlog.place import numbered, sequence
 from ..host.errors import StillpointError
 from ..mysql.connection import ServerError, Session
 from . import source
-from .archive import RESET, Line, next_name, numbered, sequence, sync
+from .archive import RESET, Line, next_name, sync
 from .chains import NOT_THOSE, Again, LineKeeper
 from .source import Source
 

@@ -13,40 +13,29 @@ from typing import BinaryIO, Callable, List, Optional, Tuple
 
 from ..host.errors import StillpointError
 from .format import (
-    BEGINS,
     EXECUTE_LOAD_QUERY,
     FORMAT,
     HEADER,
     HEADER_SIZE,
     IGNORABLE,
     IN_USE,
-    INCIDENT,
     MAGIC,
     MAGIC_ENCRYPTED,
-    MARIA_GTID,
     MARIA_GTID_LIST,
     MARIA_START_ENCRYPTION,
-    MYSQL_ANONYMOUS,
-    MYSQL_GTID,
-    MYSQL_PAYLOAD,
+    MYSQL_GTID_TAGGED,
     MYSQL_PREVIOUS_GTIDS,
     QUERIES,
-    QUERY,
     ROTATE,
-    STANDALONE,
     STOP,
-    XA_PREPARE,
-    XID,
-    gtid_flags,
-    gtid_of,
+    has_checksums,
     uuid_text,
 )
 from .gtid import Gtid, MariaGtid, MariaState, MysqlState, State
+from .transactions import Open, begins
 
 _STATEMENTS = (*QUERIES, EXECUTE_LOAD_QUERY)
-_ORIGINAL_TIME_FOLLOWS = 1 << 55
 
-_ENDS = (b"COMMIT", b"ROLLBACK")
 _HEAD = 64 * 1024  # so much of an event is looked into; the rest is only summed up
 _PIECE = 1024 * 1024
 
@@ -199,10 +188,7 @@ class _Reader:
         self._beginning = beginning
         self._facts = Facts()
         self._mariadb = False
-        self._begun: Optional[Tuple[int, Optional[Gtid], float]] = None  # start, gtid, time of the transaction that is open
-        self._standalone = False
-        self._length = 0  # of the open transaction, where its first event says it
-        self._first_query = True
+        self._begun: Optional[Open] = None
 
     def read(self) -> Facts:
         facts = self._facts
@@ -257,7 +243,7 @@ class _Reader:
             raise _Unreadable("the event at %d says that it has %d bytes" % (at, size), not any(header) and self._only_zeros())
         if facts.end:
             raise _Unreadable("there is an event at %d, behind the last one" % at, False)
-        if self._beginning and kind in BEGINS:
+        if self._beginning and begins(kind):
             return False
         body = self._body(at, header, kind, size - HEADER_SIZE, flags)
         if not facts.events and kind != FORMAT:
@@ -311,7 +297,7 @@ class _Reader:
             raise _Unreadable("its first event is not whole", True)
         self._facts.version = body[2:52].rstrip(b"\0").decode("ascii", "replace")
         self._mariadb = "mariadb" in self._facts.version.lower()
-        self._facts.checksums = len(body) >= 62 and body[-5] == 1
+        self._facts.checksums = has_checksums(body)
         self._facts.head = body
 
     def _understand(self, at: int, end: int, time: int, kind: int, server: int, body: bytes) -> bool:
@@ -325,54 +311,27 @@ class _Reader:
         elif kind == MYSQL_PREVIOUS_GTIDS and facts.before is None:
             facts.before = _previous_gtids(body)
             facts.after = facts.before.copy() if facts.before is not None else None
-        elif kind in BEGINS:
+        elif begins(kind):
             if self._begun is not None:
                 raise _Unreadable("a transaction begins at %d within another one" % at, False)
-            self._begin(at, time, kind, server, body)
+            self._begun = Open(at, time, kind, server, body)
+            if kind == MYSQL_GTID_TAGGED:
+                facts.after = None  # sets have no room for a tag here
         elif kind == ROTATE:
             facts.end, facts.next_name = "rotate", body[8:].decode("utf-8", "replace").rstrip("\0")
         elif kind == STOP:
             facts.end = "stop"
-        if self._begun is not None and self._is_last(end, kind, body):
+        if self._begun is not None and self._begun.ends_with(end, kind, body):
             return self._finish(end, time, kind, body)
         return True
-
-    def _begin(self, at: int, time: int, kind: int, server: int, body: bytes) -> None:
-        when, self._length, self._standalone, self._first_query = float(time), 0, False, True
-        gtid = gtid_of(kind, server, body)
-        if kind == MARIA_GTID:
-            self._standalone = bool(gtid_flags(body) & STANDALONE)
-        elif kind in (MYSQL_GTID, MYSQL_ANONYMOUS):
-            when, self._length = _commit_time(body, when)
-        else:
-            self._facts.after = None  # a tag, which sets have no room for here
-        self._begun = (at, gtid, when)
-
-    def _is_last(self, end: int, kind: int, body: bytes) -> bool:
-        """Tell whether an event is the last one of the transaction that is open."""
-        if self._begun is None:
-            return False
-        if self._length:
-            return end >= self._begun[0] + self._length
-        if kind in (XID, XA_PREPARE, MYSQL_PAYLOAD, INCIDENT):
-            return True
-        if kind == EXECUTE_LOAD_QUERY:
-            return self._standalone
-        if kind not in QUERIES:
-            return False
-        text = _query(body) if kind == QUERY else b""
-        first, self._first_query = self._first_query, False
-        if self._mariadb:
-            return self._standalone or text in _ENDS or text.startswith((b"XA COMMIT", b"XA ROLLBAC"))
-        return text in _ENDS or (first and not text.startswith((b"BEGIN", b"XA START")))
 
     def _finish(self, end: int, time: int, kind: int, body: bytes) -> bool:
         if self._begun is None:
             return True
-        start, gtid, when = self._begun
-        if kind in QUERIES and (self._mariadb or not self._length):
+        start, gtid, when = self._begun.start, self._begun.gtid, self._begun.time
+        if kind in QUERIES and not self._begun.sized:
             when = float(time + _duration(body))
-        elif self._mariadb or not self._length:
+        elif not self._begun.sized:
             when = max(when, float(time))
         if not self._visit(Transaction(start, end, gtid, when)):
             self._facts.size = self._facts.complete = start
@@ -396,38 +355,6 @@ def _duration(body: bytes) -> int:
 def _error(body: bytes) -> int:
     """Return the number of the error that a statement ended with on the server; 0: it ended well."""
     return int(struct.unpack_from("<H", body, 9)[0])
-
-
-def _query(body: bytes) -> bytes:
-    """Return the beginning of a query event's statement."""
-    _thread, _seconds, schema, _error, variables = struct.unpack_from("<IIBHH", body)
-    start = 13 + variables + schema + 1
-    return bytes(body[start : start + 10])
-
-
-def _commit_time(body: bytes, header_time: float) -> Tuple[float, int]:
-    """Return when a transaction of MySQL was committed on its server, and its length in bytes; from 8.0.1 and 8.0.2 on its
-    GTID event says both."""
-    at = 1 + 16 + 8 + 1 + 16
-    if len(body) < at + 7:
-        return header_time, 0
-    micros = int.from_bytes(body[at : at + 7], "little")
-    at += 7
-    if micros & _ORIGINAL_TIME_FOLLOWS:
-        micros &= ~_ORIGINAL_TIME_FOLLOWS
-        at += 7
-    return micros / 1e6, _packed(body, at)
-
-
-def _packed(body: bytes, at: int) -> int:
-    """Return a length-encoded integer; 0 where there is none."""
-    if at >= len(body):
-        return 0
-    first = body[at]
-    if first < 251:
-        return first
-    width = {252: 2, 253: 3, 254: 8}.get(first, 0)
-    return int.from_bytes(body[at + 1 : at + 1 + width], "little")
 
 
 def _gtid_list(body: bytes) -> MariaState:

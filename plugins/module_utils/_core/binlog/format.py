@@ -35,6 +35,11 @@ STANDALONE, GROUP_COMMIT, TRANSACTIONAL, DDL, XA_PREPARED, XA_COMPLETED = 0x1, 0
 _MARIA_GTID = struct.Struct("<QIB")  # number, domain, flags
 
 
+def has_checksums(body: bytes) -> bool:
+    """Tell from the body of a FORMAT event whether the events of its log end with a CRC-32."""
+    return len(body) >= 62 and body[-5] == 1
+
+
 def gtid_of(kind: int, server: int, body: bytes) -> Optional[Gtid]:
     """Return the GTID that an event of BEGINS gives; None where it has none, or one with a tag."""
     if kind == MARIA_GTID:

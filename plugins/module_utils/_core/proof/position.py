@@ -15,6 +15,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 
 from ..binlog import between, xa
 from ..binlog.format import MAGIC
+from ..binlog.place import Place, base, sequence
+from ..binlog.place import logs as logs_in
 from ..mysql.connection import Session
 from ..mysql.scratch import Recovery
 from ..mysql.settings import Settings
@@ -23,8 +25,6 @@ SNAPSHOT, SERVER = "the snapshot", "the server"
 
 _GTIDS = "executed GTIDs"
 _MOST_MISSING = 10000  # GTIDs that are looked for in the binary log one by one
-
-Place = Tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def find_logs(settings: Settings, on_snapshot: Callable[[str], Optional[str]], *
         return None
     own, basename = os.path.split(settings.log_bin)
     for directory, whose in ((on_snapshot(own), SNAPSHOT), (own if live else None, SERVER)):
-        sizes = between.logs(directory, basename) if directory else {}
+        sizes = logs_in(directory, basename) if directory else {}
         if directory and sizes:
             last = list(sizes)[-1]
             try:
-                end: Optional[Place] = (last, between.complete(os.path.join(directory, last)))
+                end: Optional[Place] = Place(last, between.complete(os.path.join(directory, last)))
             except (between.Unreadable, OSError):
                 end = None
             return Logs(directory, basename, whose, sizes, end)
@@ -112,9 +112,9 @@ def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: 
     :returns: ``expected``, ``recovered``, ``between`` (what was read), ``log_end``, ``compared`` (by what), ``note``; ``open``, which is
         "" where nothing is left open; and ``fault``, which is "" where nothing speaks against it
     """
-    until = (str(expected["file"]), int(expected["position"]))
+    until = Place(str(expected["file"]), int(expected["position"]))
     evidence: Dict[str, Any] = {
-        "expected": {"file": until[0], "position": until[1], "gtid": expected.get("gtid")},
+        "expected": {"file": until.file, "position": until.position, "gtid": expected.get("gtid")},
         "recovered": found.as_dict(),
         "between": None,
         "log_end": None,
@@ -125,7 +125,7 @@ def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: 
     }
     if found.file and found.position is not None:
         evidence["compared"] = "InnoDB's position"
-        _by_position((found.file, found.position), until, logs, found.prepared, evidence)
+        _by_position(Place(found.file, found.position), until, logs, found.prepared, evidence)
     elif found.gtid and expected.get("gtid"):
         evidence["compared"] = _GTIDS
         _by_gtid(session, str(expected["gtid"]), found.gtid, until, logs, evidence)
@@ -140,27 +140,27 @@ def given(found: Stands, logs: Optional[Logs]) -> Optional[Dict[str, Any]]:
     """Return the coordinates that a recovered server without prepared transactions gives; None where nothing tells them."""
     if logs and logs.whose == SNAPSHOT and logs.end:
         place, source = logs.end, "the end of the binary log on the snapshot"
-    elif found.file and found.position is not None and (logs is None or _may_be_in(logs, (found.file, found.position))):
-        place, source = (found.file, found.position), "InnoDB"
+    elif found.file and found.position is not None and (logs is None or _may_be_in(logs, Place(found.file, found.position))):
+        place, source = Place(found.file, found.position), "InnoDB"
     elif found.gtid:
-        place, source = ("", 0), "gtid_executed"
+        place, source = Place("", 0), "gtid_executed"
     else:
         return None
-    return {"file": place[0], "position": place[1], "gtid": found.gtid, "replica": None, "source": "proof: " + source}
+    return {"file": place.file, "position": place.position, "gtid": found.gtid, "replica": None, "source": "proof: " + source}
 
 
 def lies_between(place: Mapping[str, Any], ends: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether coordinates lie between two others; those without a file are not compared."""
     if not place["file"]:
         return True
-    first, here, last = ((between.number(str(each["file"])), int(each["position"])) for each in (ends[0], place, ends[-1]))
+    first, here, last = (Place(str(each["file"]), int(each["position"])).order for each in (ends[0], place, ends[-1]))
     return first <= here <= last
 
 
 def _by_position(stood: Place, until: Place, logs: Optional[Logs], prepared: Sequence[xa.Xid], evidence: Dict[str, Any]) -> None:
     if stood == until:
         return
-    where = "InnoDB recovered to %s:%d, recorded is %s:%d" % (*stood, *until)
+    where = "InnoDB recovered to %s, recorded is %s" % (stood, until)
     if logs is None:
         evidence["open"] = where + ", and there are no binary logs to show what lies between"
         return
@@ -168,11 +168,11 @@ def _by_position(stood: Place, until: Place, logs: Optional[Logs], prepared: Seq
         since = _comparable(stood, logs)
         if since is None:
             evidence["compared"] = None
-            evidence["note"] = "InnoDB's last commit that it knows of is at %s:%d, in a log that was reset or renamed since" % stood
+            evidence["note"] = "InnoDB's last commit that it knows of is at %s, in a log that was reset or renamed since" % (stood,)
             if logs.whose == SNAPSHOT:
                 _by_end(until, logs, evidence)
             return
-        if (between.number(since[0]), since[1]) > (between.number(until[0]), until[1]):
+        if since.order > until.order:
             evidence["fault"] = where
             return
         found = between.read(logs.directory, logs.basename, since, until)
@@ -184,7 +184,7 @@ def _by_position(stood: Place, until: Place, logs: Optional[Logs], prepared: Seq
         _by_end(until, logs, evidence)
         return
     if since != stood:
-        evidence["note"] = "%s, which InnoDB's last commit is in, is there no more; what was logged since %s was read" % (stood[0], since[0])
+        evidence["note"] = "%s, which InnoDB's last commit is in, is there no more; what was logged since %s was read" % (stood.file, since.file)
     evidence["between"] = _told(found, since, logs)
     lost = [group for group in found.transactional if not _is_there(group, found, prepared)]
     if lost:
@@ -204,7 +204,7 @@ def _is_there(group: between.Group, found: between.Between, prepared: Sequence[x
 
 
 def _place(group: between.Group) -> Tuple[int, int]:
-    return between.number(group.file), group.position
+    return Place(group.file, group.position).order
 
 
 def _comparable(stood: Place, logs: Logs) -> Optional[Place]:
@@ -217,13 +217,13 @@ def _comparable(stood: Place, logs: Logs) -> Optional[Place]:
     if _is_in(logs, stood):
         return stood
     oldest = next(iter(logs.sizes))
-    purged = stood[0].rpartition(".")[0] == logs.basename and between.number(stood[0]) < between.number(oldest)
-    return (oldest, len(MAGIC)) if purged else None
+    purged = base(stood.file) == logs.basename and stood.order[0] < sequence(oldest)
+    return Place(oldest, len(MAGIC)) if purged else None
 
 
 def _is_in(logs: Logs, place: Place) -> bool:
     """Tell whether an event of these logs begins or ends at a place."""
-    return place[0] in logs.sizes and between.has(logs.directory, place)
+    return place.file in logs.sizes and between.has(logs.directory, place)
 
 
 def _may_be_in(logs: Logs, place: Place) -> bool:
@@ -237,8 +237,9 @@ def _by_end(until: Place, logs: Logs, evidence: Dict[str, Any]) -> None:
     last = list(logs.sizes)[-1]
     evidence["log_end"] = {"file": last, "position": logs.sizes[last]}
     evidence["compared"] = evidence["compared"] if evidence["compared"] == _GTIDS else "the end of the binary log"
-    if (last, logs.sizes[last]) != until and not evidence["fault"]:
-        evidence["fault"] = "the binary log on the snapshot ends at %s:%d, recorded is %s:%d" % (last, logs.sizes[last], *until)
+    end = Place(last, logs.sizes[last])
+    if end != until and not evidence["fault"]:
+        evidence["fault"] = "the binary log on the snapshot ends at %s, recorded is %s" % (end, until)
 
 
 def _by_gtid(session: Session, expected: str, stood: str, until: Place, logs: Optional[Logs], evidence: Dict[str, Any]) -> None:
@@ -254,7 +255,7 @@ def _by_gtid(session: Session, expected: str, stood: str, until: Place, logs: Op
     if logs is None or names is None:
         evidence["open"] = lacks + ", and the binary log does not explain it"
         return
-    since = (until[0], len(MAGIC))
+    since = Place(until.file, len(MAGIC))
     try:
         found = between.read(logs.directory, logs.basename, since, until)
     except between.Unreadable as error:
@@ -284,7 +285,7 @@ def expanded(gtids: str) -> Optional[List[str]]:
 
 def _told(found: between.Between, since: Place, logs: Logs) -> Dict[str, Any]:
     return {
-        "since": "%s:%d" % since,
+        "since": str(since),
         "events": found.events,
         "groups": len(found.groups),
         "transactional": len(found.transactional),

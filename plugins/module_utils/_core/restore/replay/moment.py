@@ -7,10 +7,11 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Optional, Tuple
+from typing import Optional
 
 from ...binlog import gtid
 from ...binlog.gtid import Gtid
+from ...binlog.place import Place
 from ...host.errors import UsageError
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d) ?(Z|UTC|[+-]\d\d:?\d\d)?")
@@ -30,7 +31,7 @@ class Moment:
     time: Optional[float] = None
     gtid: Optional[Gtid] = None
     before: bool = False
-    position: Optional[Tuple[str, int]] = None
+    position: Optional[Place] = None
 
 
 def seconds(text: str) -> float:
@@ -85,5 +86,5 @@ def asked(
         match = _POSITION.fullmatch(until_position)
         if not match:
             raise UsageError("%r is not a position: it looks like mysql-bin.000042:1234" % until_position)
-        return Moment(until_position, position=(match.group(1), int(match.group(2))))
+        return Moment(until_position, position=Place(match.group(1), int(match.group(2))))
     return Moment(given[0], gtid=gtid.parse(given[0]), before=bool(before_gtid))

@@ -226,8 +226,8 @@ def _piece_with(stretch: Stretch, wanted: Moment) -> Optional[int]:
     """Return which log of a line holds a GTID or a position; None: none does."""
     for index, piece in enumerate(stretch.pieces):
         if wanted.position is not None:
-            if piece.file == wanted.position[0]:
-                if wanted.position[1] > piece.usable:
+            if piece.file == wanted.position.file:
+                if wanted.position.position > piece.usable:
                     raise StillpointError("the archive has %s only up to %d: %s was asked for" % (piece.file, piece.usable, wanted.text))
                 return index
         elif wanted.gtid is not None and _holds(piece, stretch.line.flavour, wanted.gtid):
@@ -352,7 +352,7 @@ def _may_stop_in(piece: Piece, wanted: Moment, flavour: str, clock: _Clock) -> b
     if wanted.time is not None:
         return not piece.archived or (piece.last_time is not None and piece.last_time >= wanted.time) or clock.reaches(wanted.time)
     if wanted.position is not None:
-        return piece.file == wanted.position[0]
+        return piece.file == wanted.position.file
     return wanted.gtid is not None and _holds(piece, flavour, wanted.gtid)
 
 
@@ -375,7 +375,7 @@ def _stop_in(piece: Piece, wanted: Moment, start: int, clock: _Clock) -> Tuple[i
             if wanted.time is not None:
                 stop = each.time >= wanted.time
             elif wanted.position is not None:
-                stop = each.end > wanted.position[1]
+                stop = each.end > wanted.position.position
             else:
                 stop = bool(seen) or (wanted.before and each.gtid == wanted.gtid)
         if stop:

@@ -128,3 +128,39 @@ def test_a_lock_that_is_not_granted_in_time_leaves_the_server_as_it_was(etrial: 
     for kind in ("commit", "audit"):
         assert report[kind]["worst_ms"] < 1000 * (2 + 4)
     nothing_came_of_it(etrial)
+
+
+def test_a_server_that_is_stopped_is_not_now_and_a_wrong_address_is_a_failure(etrial: Etrial) -> None:
+    etrial.small_job(mysql="mysql: {login_unix_socket: /run/mysqld/nowhere.sock}")
+    etrial.machine.run("sleep 15")  # the server may have been started just now
+    done = etrial.stillpoint("run", "etrial", check=False)
+    assert done.rc == 1, done.stderr
+    assert "check login_unix_socket" in done.stderr
+    etrial.small_job(mysql="mysql: {method: snapshot}")
+    etrial.machine.run("systemctl stop mariadb")
+    for command in ("plan", "run"):
+        done = etrial.stillpoint(command, "etrial", check=False)
+        assert done.rc == 75, done.stderr
+        assert "mariadb.service is inactive): nothing was locked or backed up; try again later" in done.stderr
+    nothing_came_of_it(etrial)
+    etrial.machine.run("systemctl start mariadb")
+    etrial.stillpoint("run", "etrial")
+    assert len(etrial.generations()) == 1
+
+
+def test_hasty_sessions_and_links_beside_the_tables_are_no_trouble_for_a_backup_and_a_restore(etrial: Etrial) -> None:
+    etrial.sql("SET GLOBAL wait_timeout = 3, interactive_timeout = 3, net_read_timeout = 3, net_write_timeout = 3, max_statement_time = 3")
+    links = {"mysql.sock": "/run/mysqld/mysqld.sock", "ca.pem": "/etc/ssl/certs/ca-certificates.crt", "slow.log": "/var/log/mysql/slow.log"}
+    for name, target in links.items():
+        etrial.machine.run(["ln", "-s", target, "/var/lib/mysql/" + name])
+    etrial.small_job(extra="verify: {server: true, tables: all}")
+    slow = "hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))"
+    done = etrial.faulty(slow, "run", "etrial")
+    assert done.rc == 0, done.stderr
+    (generation,) = etrial.generations()
+    assert generation["state"] == "good"
+    etrial.machine.run("rm /var/lib/mysql/ca.pem; ln -s /nowhere /var/lib/mysql/ca.pem")
+    etrial.stillpoint("restore", "etrial", "--yes", timeout=600)
+    for name, target in links.items():
+        for directory in (generation["path"] + "/mysql", "/var/lib/mysql"):
+            assert etrial.machine.run(["readlink", directory + "/" + name]).stdout.strip() == target

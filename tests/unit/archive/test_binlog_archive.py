@@ -338,6 +338,23 @@ def test_it_goes_on_by_itself_after_the_disk_was_full(archiving_: Archiving, mon
     until(lambda: not archiving_.archive.status().get("error"), "the end of the trouble in the status")
 
 
+def test_a_stream_goes_on_where_the_server_ends_sessions_soon(archiving_: Archiving) -> None:
+    server = archiving_.server
+    hasty = ("wait_timeout", "interactive_timeout", "net_read_timeout", "net_write_timeout", "lock_wait_timeout", "max_statement_time")
+    server.do(*("SET GLOBAL %s = 1" % name for name in hasty))
+    try:
+        archiving_.start()
+        insert(server)
+        until(archiving_.complete, "a row")
+        time.sleep(2.5)
+        insert(server)
+        until(archiving_.complete, "the next row")
+        assert archiving_.reporter.warnings == []
+        assert not archiving_.archive.status().get("error")
+    finally:
+        server.do(*("SET GLOBAL %s = DEFAULT" % name for name in hasty))
+
+
 def test_it_goes_on_by_itself_after_a_restart_and_after_a_crash_of_the_server(archiving_: Archiving) -> None:
     server = archiving_.server
     archiving_.start()

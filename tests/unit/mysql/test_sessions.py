@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 from typing import Iterator
 
 import pytest
 from _core.backup import run as backup
+from _core.dump import client
 from _core.host.errors import StillpointError
 from _core.host.reporter import Silent
 from _core.job import file as job
 from _core.job.file import Job
 from _core.mysql import locks
+from _core.mysql.acceptance import accept, init_command
 from _core.mysql.connection import Login, Session
 from _core.mysql.locks import Lock
 from real_server import RealServer, needed, real_server
@@ -80,3 +83,10 @@ def test_all_rows_are_seen_where_the_server_limits_every_session_and_a_dump_that
             backup.run(asked, Silent())
     finally:
         server.do("SET GLOBAL sql_select_limit = DEFAULT")
+
+
+def test_the_client_that_loads_a_dump_or_a_table_lasts_as_long(hasty: Login) -> None:
+    with Session(hasty) as session, client.option_file(hasty) as options:
+        argv = [*client.load_command(client.loader("mariadb"), options), init_command(accept(session)), "--skip-column-names"]
+        said = subprocess.run(argv, input=b"SELECT @@wait_timeout, @@net_read_timeout, @@max_statement_time", capture_output=True, check=True).stdout
+    assert said.split() == [b"31536000", b"600", b"0.000000"]

@@ -342,6 +342,9 @@ def test_a_table_that_takes_more_room_than_there_is_ends_before_the_disk_is_full
     assert not [name for name in shop.tables() if "stillpoint" in name]
 
 
+HASTY = ("wait_timeout", "interactive_timeout", "net_read_timeout", "net_write_timeout", "lock_wait_timeout", "max_statement_time")
+
+
 def test_a_server_that_closes_idle_sessions_soon_does_not_close_that_of_the_restore(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     real = execute._Work._pipe
 
@@ -351,11 +354,11 @@ def test_a_server_that_closes_idle_sessions_soon_does_not_close_that_of_the_rest
 
     monkeypatch.setattr(execute._Work, "_pipe", slowly)
     wanted = shop.rows("SELECT * FROM shop.orders")
-    shop.do("DROP TABLE shop.lines", "DELETE FROM shop.orders", "SET GLOBAL wait_timeout = 1")
+    shop.do("DROP TABLE shop.lines", "DELETE FROM shop.orders", *("SET GLOBAL %s = 1" % name for name in HASTY))
     try:
         shop.restore("shop.orders")
     finally:
-        shop.do("SET GLOBAL wait_timeout = DEFAULT")
+        shop.do(*("SET GLOBAL %s = DEFAULT" % name for name in HASTY))
     assert shop.rows("SELECT * FROM shop.orders") == wanted
 
 

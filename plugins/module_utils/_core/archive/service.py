@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..dump.client import option_file
@@ -24,6 +24,7 @@ from ..host.process import sentence, start, undisturbed
 from ..host.reporter import Reporter
 from ..job.file import Job, MysqlOptions
 from ..job.names import host_name
+from ..mysql.absent import nothing_begun
 from ..mysql.connection import Session
 from ..repository.job_directory import JobDirectory
 from . import source, timeline
@@ -183,8 +184,10 @@ class Service:
         """Copy every closed log, after having the open one closed, and return the status."""
         for attempt in range(TRIES):
             try:
-                with written(self._archive.path), Session(source.login(self._options)) as session:
-                    there = source.read(session)
+                with written(self._archive.path), ExitStack() as stack:
+                    with nothing_begun():
+                        session = stack.enter_context(Session(source.login(self._options)))
+                        there = source.read(session)
                     line = self._keeper.resume(there)
                     self._progress.method, self._progress.line = COPY, line.number
                     self._copy(session, there, line)

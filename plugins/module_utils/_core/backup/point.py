@@ -18,6 +18,7 @@ from ..lvm import dm, snapshots
 from ..lvm.snapshots import Snapshot, Taking, Target
 from ..mysql import coordinates as coords
 from ..mysql import guard, topology
+from ..mysql.absent import nothing_begun
 from ..mysql.connection import Login, Session
 from ..mysql.locks import Choice, Lock
 from ..mysql.server import Server
@@ -220,18 +221,20 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
 @contextmanager
 def _cleared(quiesce: Quiesce, note: Callable[[str], None]) -> Iterator[Tuple[Session, Dict[str, Any]]]:
     """Give a session on a server that nothing stands in the lock's way of, and what the guard did for that."""
-    with Session(quiesce.login, read_timeout=quiesce.lock_wait_timeout + 30) as session:
-        if quiesce.server.node:
-            session.do("SET SESSION wsrep_sync_wait = 0")  # what is asked under the lock must not wait for the cluster
-        cleared = guard.clear_the_way(
-            session,
-            quiesce.server,
-            quiesce.choice.name,
-            threshold=quiesce.long_query_threshold,
-            timeout=quiesce.long_query_timeout,
-            action=quiesce.long_query_action,
-            note=note,
-        )
+    with ExitStack() as stack:
+        with nothing_begun():
+            session = stack.enter_context(Session(quiesce.login, read_timeout=quiesce.lock_wait_timeout + 30))
+            if quiesce.server.node:
+                session.do("SET SESSION wsrep_sync_wait = 0")  # what is asked under the lock must not wait for the cluster
+            cleared = guard.clear_the_way(
+                session,
+                quiesce.server,
+                quiesce.choice.name,
+                threshold=quiesce.long_query_threshold,
+                timeout=quiesce.long_query_timeout,
+                action=quiesce.long_query_action,
+                note=note,
+            )
         with topology.set_aside(quiesce.login, quiesce.server, quiesce, note):
             yield session, cleared
 

@@ -34,6 +34,10 @@ def rate(bwlimit: Optional[str]) -> Optional[float]:
     return float(bwlimit.rstrip("KMGkmg")) * _UNITS[unit]
 
 
+# What a client says that the server will take at another time: see mysql/connection.py.
+_NO_CONNECTION = re.compile(r"(1040|1041|1053|1135|1203|1226|2002|2003|3032)\b.*when trying to connect")
+
+
 class Source:
     """A program whose output is read, for as long as its context lasts.
 
@@ -45,6 +49,7 @@ class Source:
         self._begun_mark = begun
         self._said: Deque[bytes] = deque(maxlen=100)
         self._begun = threading.Event()
+        self._silent = False  # it says nothing any more
 
     def __enter__(self) -> "Source":
         self._process = start(self.argv, dies_with_us=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -64,18 +69,19 @@ class Source:
                     self._begun.set()
                 elif not line.startswith(b"-- "):
                     self._said.append(line)
+        self._silent = True
         self._begun.set()
 
     def wait_begun(self, timeout: float) -> None:
         """Return when the program has taken its snapshot, or has ended.
 
-        :raises NotNowError: it does neither in time
+        :raises NotNowError: it does neither in time, or got no connection
         """
+        name = os.path.basename(self.argv[0])
         if not self._begun.wait(timeout):
-            raise NotNowError(
-                "%s did not begin within %d s (has the server connections and time to spare?): nothing was backed up"
-                % (os.path.basename(self.argv[0]), timeout)
-            )
+            raise NotNowError("%s did not begin within %d s (has the server connections and time to spare?): nothing was backed up" % (name, timeout))
+        if self._silent and _NO_CONNECTION.match(self.complaint()):
+            raise NotNowError("%s got no connection (%s): nothing was backed up; try again later" % (name, self.complaint()))
 
     def give_way(self) -> None:
         """Let everything else on the host go first: not before a lock that it holds up is given back."""

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
@@ -18,6 +18,7 @@ from ..host.reporter import Reporter
 from ..host.text import size
 from ..mysql import coordinates as coords
 from ..mysql import guard
+from ..mysql.absent import nothing_begun
 from ..mysql.connection import Login, ServerError, Session
 from ..mysql.locks import Lock
 from ..repository.partial import Partial
@@ -98,17 +99,18 @@ def begun(plan: DumpPlan, login: Login, note: Callable[[str], None]) -> Iterator
     live = plan.live
     with ExitStack() as stack:
         options = stack.enter_context(client.option_file(login))
-        session = stack.enter_context(Session(login))
-        plan = planning.look(session, plan)
-        if live:
-            _clear_the_way(session, plan, note)
+        with nothing_begun() if live else nullcontext():
+            session = stack.enter_context(Session(login))
+            plan = planning.look(session, plan)
+            if live:
+                _clear_the_way(session, plan, note)
+            keeper = stack.enter_context(Session(login)) if plan.locked else None
         sql = accounts.text(accounts.read(session, plan.server)) if not plan.options.databases else ""
         states = live and plan.choice.method is None and plan.server.flavour == "mariadb" and plan.server.log_bin
         history = bool(plan.versioned) and plan.program.has_history
         without = ["%s.%s" % (view.database, view.name) for view in plan.invalid]
         argv = client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states, history=history, without=without)
         source = Source(argv, _BEGUN)
-        keeper = stack.enter_context(Session(login)) if plan.locked else None
         lock, position = _start(stack, source, plan, keeper)
         source.give_way()
         moment = datetime.now(timezone.utc)
@@ -134,7 +136,7 @@ def _clear_the_way(session: Session, plan: DumpPlan, note: Callable[[str], None]
 
 def _keep_writers_off(session: Session, plan: DumpPlan) -> None:
     names = ", ".join("%s.%s READ" % (quoted(table.schema), quoted(table.name)) for table in plan.locked)
-    session.do("SET SESSION lock_wait_timeout = %d" % plan.options.lock_wait_timeout, "SET SESSION wait_timeout = 2147483")
+    session.do("SET SESSION lock_wait_timeout = %d" % plan.options.lock_wait_timeout)
     try:
         session.do("LOCK TABLES " + names)
     except ServerError as error:
@@ -161,7 +163,9 @@ def _start(
         source.wait_begun(_BEGIN_TIMEOUT)
         return facts, None
     limit = plan.options.lock_wait_timeout
-    with Session(plan.login, read_timeout=limit + 30) as session, Lock(session, plan.choice.method, limit) as lock:
+    with nothing_begun():
+        session = stack.enter_context(Session(plan.login, read_timeout=limit + 30))
+    with Lock(session, plan.choice.method, limit) as lock:
         lock.prepare()
         with urgent(), lock:
             lock.take()

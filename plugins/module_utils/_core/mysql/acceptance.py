@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import List, Sequence, Tuple
 
-from .connection import ServerError, Session
+from .connection import LONGEST_IDLE, ServerError, Session
 
 # Rules that may have been off when a table was made or a row written, or that a server did not have then.
 _RULES = (
@@ -22,6 +22,12 @@ _RULES = (
     ("transaction_read_only", "0"),
     ("autocommit", "1"),
     ("max_statement_time", "0"),  # MariaDB; a large table takes its time
+    # as every session of ours has them
+    ("wait_timeout", str(LONGEST_IDLE)),
+    ("net_read_timeout", "600"),
+    ("net_write_timeout", "600"),
+    ("idle_transaction_timeout", "0"),  # MariaDB
+    ("idle_write_transaction_timeout", "0"),  # MariaDB
 )
 
 # How the text of a dump is meant: what SHOW CREATE TABLE leaves out is the server's built-in default.

@@ -22,11 +22,11 @@ _OFF = ("0", "OFF", "FALSE", "NO")
 # What a session of ours depends on is said right after the login: what the server's configuration, its init_connect or a limit of the
 # account says of it is meant for other programs, and would end a session that holds a lock, or hide rows. A session that may say nothing
 # for long is ended when this process is. The last two exist in one flavour each: MySQL reads no M!, MariaDB passes over 50700 and more.
-_IDLE = 2147483  # seconds; the most that every server takes
+LONGEST_IDLE = 31536000  # seconds; no server takes more
 _AS_NEEDED = (
     "SET SESSION wait_timeout = %d, SESSION interactive_timeout = %d, SESSION net_read_timeout = 600, SESSION net_write_timeout = 600, "
-    "SESSION lock_wait_timeout = %d, SESSION sql_select_limit = 18446744073709551615, SESSION sql_big_selects = 1"
-    "/*M!100101 , SESSION max_statement_time = 0 *//*!50708 , SESSION max_execution_time = 0 */" % (_IDLE, _IDLE, READ_TIMEOUT - 10)
+    "SESSION sql_select_limit = 18446744073709551615, SESSION sql_big_selects = 1/*!50503 , SESSION lock_wait_timeout = %d */"
+    "/*M!100101 , SESSION max_statement_time = 0 *//*!50708 , SESSION max_execution_time = 0 */" % (LONGEST_IDLE, LONGEST_IDLE, READ_TIMEOUT - 10)
 )
 
 
@@ -99,7 +99,7 @@ class Session:
                 **arguments,
             )
         except self._pymysql.err.MySQLError as error:
-            raise StillpointError(_why_not(error, self.user, self.where)) from None
+            raise _unavailable(error, self.user, self.where, arguments.get("unix_socket")) from None
         except (OSError, ValueError, RuntimeError) as error:
             raise StillpointError("the server at %s can't be reached: %s" % (self.where, error)) from None
 
@@ -179,6 +179,33 @@ class ServerError(StillpointError):
         return self.number in (0, 1053, 1927, 2006, 2013, 2014, 4031)
 
 
+class Unavailable(StillpointError):
+    """No login was to be had now.
+
+    :ivar reason: why it will be; None where nobody answers, and only the host can tell (`absent.expected`)
+    :ivar socket: that was tried; None where it was a port
+    """
+
+    def __init__(self, message: str, reason: Optional[str], socket: Optional[str]) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.socket = socket
+
+
+# What a server says to a login that it would take at another time.
+_PASSING = {
+    1040: "has no connection free (max_connections)",
+    1041: "is out of memory",
+    1053: "is being shut down",
+    1135: "can't make another thread",
+    1203: "has no connection free for this account (max_user_connections)",
+    1226: "has no connection or statement left for this account (its limits)",
+    3032: "is offline for maintenance (offline_mode)",
+    3168: "is not available yet",
+}
+_NO_SUCH_HOST = "[Errno -2]"  # EAI_NONAME of getaddrinfo(3); the others pass
+
+
 def _number_and_text(error: Exception) -> Tuple[int, str]:
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     return number, str(error.args[-1]) if error.args else type(error).__name__
@@ -256,12 +283,16 @@ def _tls(options: Mapping[str, str], login: Login) -> Dict[str, Any]:
     return tls
 
 
-def _why_not(error: Exception, user: str, where: str) -> str:
+def _unavailable(error: Exception, user: str, where: str, socket: Optional[str]) -> StillpointError:
+    """Return the refusal or the silence of a server as an error."""
     number, text = _number_and_text(error)
     if number in (1045, 1698):
-        return "the server at %s refuses the login of %r: check the user and the password in the option file (config_file)" % (where, user)
-    if number in (2002, 2003, 2006, 2013):
-        return "the server at %s does not answer: is it running? (%s)" % (where, text)
-    if number == 1040:
-        return "the server at %s has no connection free (max_connections)" % where
-    return "the server at %s refuses the connection: %s (error %d)" % (where, text, number)
+        return StillpointError("the server at %s refuses the login of %r: check the user and the password in the option file (config_file)" % (where, user))
+    if number in _PASSING:
+        return Unavailable("the server at %s %s" % (where, _PASSING[number]), "error %d" % number, socket)
+    if number in (2006, 2013):  # somebody listens there
+        return Unavailable("the server at %s ends the connection before the login" % where, "it starts, stops or is out of connections", socket)
+    if number in (2002, 2003):
+        silent = "the server at %s does not answer: is it running? (%s)" % (where, text)
+        return StillpointError(silent) if _NO_SUCH_HOST in text else Unavailable(silent, None, socket)
+    return StillpointError("the server at %s refuses the connection: %s (error %d)" % (where, text, number))

@@ -48,7 +48,6 @@ _COUNT_TIMEOUT = 6 * 3600
 # the server's own limit is a day on MariaDB and a year on MySQL.
 _LOCK_WAIT = 30
 _LOCK_WAIT_TIMEOUT = 1205
-_IDLE_LIMIT = 2147483  # seconds that a session may say nothing, while rows are on their way
 _HELD = "is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again" % _LOCK_WAIT
 
 
@@ -162,7 +161,7 @@ class _Work:
         """Do it, and return the number of rows."""
         plan = self._plan
         with Session(self._scratch.login, read_timeout=_COUNT_TIMEOUT) as there, Session(plan.login, read_timeout=_COUNT_TIMEOUT) as live:
-            live.do("SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT, "SET SESSION wait_timeout = %d" % _IDLE_LIMIT)
+            live.do("SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT)
             self._accepted = accept(live)
             accept(there)
             found = self._look(there)
@@ -368,7 +367,7 @@ class _Work:
                 self._reporter.warn("%s is back, and not all of its triggers: %s" % (named(self._plan.into), _text(said)))
 
     def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
-        session = (*self._accepted, "lock_wait_timeout=%d" % _LOCK_WAIT, "wait_timeout=%d" % _IDLE_LIMIT)
+        session = (*self._accepted, "lock_wait_timeout=%d" % _LOCK_WAIT)
         argv = [*client.load_command(self._plan.programs[1], options), init_command(session), self._plan.into[0]]
         return start(argv, dies_with_us=True, stdin=source, stdout=subprocess.DEVNULL, stderr=said)
 

@@ -62,7 +62,8 @@ class RealServer:
         options += ["--plugin-dir=" + self.plugins] if os.path.isdir(self.plugins) else []
         options += more
         command: List[str] = [str(SERVER), "--no-defaults", "--user=" + USER, *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, "LD_LIBRARY_PATH": self.plugins + "/lib"}
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         _wait(self)
 
     def stop(self, *, crash: bool = False) -> None:

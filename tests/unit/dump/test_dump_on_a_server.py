@@ -595,3 +595,11 @@ def test_old_rows_of_versioned_tables_and_sequences_come_back(shop: RealServer, 
         for statement in ("SELECT *, row_start, row_end FROM shop.versioned FOR SYSTEM_TIME ALL ORDER BY 3", "SELECT NEXTVAL(shop.numbers)"):
             assert one.rows(statement) == two.rows(statement)
         assert len(two.rows("SELECT 1 FROM shop.versioned FOR SYSTEM_TIME ALL")) == 2
+
+
+def test_tables_that_are_dumped_without_their_rows_are_warned_of(shop: RealServer, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_DEFINED_ONLY", ("MYISAM",))  # for CONNECT, whose plugin is not here
+    of = make_job(databases=["shop"])
+    assert of.mysql is not None
+    (warning,) = [each for each in planning.make(of.mysql, directory(of)).warnings(files=False) if "no rows" in each]
+    assert warning.startswith("the dump has the definition of shop.b_log (MyISAM) and no rows: mariadb-dump leaves them out")

@@ -75,6 +75,16 @@ def test_a_lock_is_taken_in_the_servers_own_words(asked: str, flavour: str, vers
     assert (method.early, method.late, method.release) == (early, late, release)
 
 
+def test_rocksdbs_last_commits_are_settled_under_the_lock_where_a_binary_log_has_them() -> None:
+    def late(**facts) -> str:
+        method = locks.choose("auto", a_server(**facts)).method
+        assert method is not None
+        return method.late[-1]
+
+    assert late(rocksdb=True) == "FLUSH NO_WRITE_TO_BINLOG BINARY LOGS"
+    assert late(rocksdb=True, log_bin=False) == late() == "BACKUP STAGE BLOCK_COMMIT"
+
+
 @pytest.mark.parametrize(
     ("asked", "flavour", "version"),
     [("backup_stage", "mariadb", (10, 3, 39)), ("instance", "mariadb", (11, 8, 2)), ("instance", "mysql", (5, 7, 44)), ("backup_stage", "mysql", (9, 7, 4))],
@@ -115,8 +125,6 @@ def test_commits_have_to_stop_where_a_snapshot_alone_would_lose_or_strand_some(t
     assert why(log_bin="OFF", innodb_flush_log_at_trx_commit="2") is None
     assert "up to a second of commits" in why(innodb_flush_log_at_trx_commit="0")
     assert "the binary logs lie in /var/log/mysql" in why(log_bin="ON", log_bin_basename="/var/log/mysql/binlog")
-    (tmp_path / ".rocksdb").mkdir()
-    assert "RocksDB" in why()
 
 
 @pytest.mark.parametrize(
@@ -277,11 +285,14 @@ def test_a_replicas_coordinates_are_what_it_has_executed_and_not_what_it_has_rec
     ]
 
 
-def test_a_tablespace_that_mysql_keeps_elsewhere_is_refused_by_name() -> None:
-    paths = (server.ServerPath("datadir", "/var/lib/mysql"),)
-    server._no_tablespaces_elsewhere(Answers(INNODB_DATAFILES=[[{"PATH": "/var/lib/mysql/ibdata1"}]]), "/var/lib/mysql", paths)
-    with pytest.raises(StillpointError, match="tablespace file /srv/ext/d/t.ibd lies outside"):
-        server._no_tablespaces_elsewhere(Answers(INNODB_DATAFILES=[[{"PATH": "/srv/ext/d/t.ibd"}]]), "/var/lib/mysql", paths)
+def test_a_tablespace_that_mysql_keeps_elsewhere_is_found() -> None:
+    def found(path: str, undo: list) -> list:
+        return list(server._tablespaces_elsewhere(Answers(INNODB_DATAFILES=[[{"PATH": path}]], UNDO=[undo]), "/var/lib/mysql", ["/var/lib/mysql"]))
+
+    assert found("/var/lib/mysql/ibdata1", []) == []
+    table, undo = found("/srv/ext/d/t.ibd", [{"PATH": "/srv/undo/u.ibu"}])
+    assert "tablespace file /srv/ext/d/t.ibd lies outside" in table.sentence
+    assert undo.path == "/srv/undo/u.ibu"
 
 
 def test_a_server_without_a_redo_log_is_refused() -> None:
@@ -308,17 +319,6 @@ def test_tables_that_are_not_transactional_are_known_by_their_files(tmp_path) ->
         (tmp_path / name).touch()
     found = [(table.schema, table.name, table.engine) for table in server.non_transactional(str(tmp_path))]
     assert found == [("my-app", "log", "CSV"), ("wf", "audit", "MyISAM"), ("wf", "audit2", "Aria"), ("wf", "parts", "MyISAM")]
-
-
-def test_a_table_that_lies_elsewhere_is_refused_by_name(tmp_path) -> None:
-    datadir = tmp_path / "data"
-    (datadir / "wf").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    paths = (server.ServerPath("datadir", str(datadir)),)
-    server._no_links_out(str(datadir), paths)
-    (datadir / "wf" / "big.isl").write_text(str(tmp_path / "elsewhere" / "big.ibd"))
-    with pytest.raises(StillpointError, match=r"big\.isl leads out of the data directory"):
-        server._no_links_out(str(datadir), paths)
 
 
 def test_an_option_file_that_is_none_is_refused_without_showing_what_is_in_it(tmp_path) -> None:

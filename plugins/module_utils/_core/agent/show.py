@@ -33,6 +33,8 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
     server = facts.get("server")
     if server:
         say("server", "%s %s, %s" % (server.get("flavour"), server.get("version"), server.get("datadir")))
+        for name in (server.get("keys") or {}).get("files") or ():
+            say("key file", "%s, for %s" % (name, " and ".join(server["keys"].get("needed_by") or ())))
         lock = facts.get("lock")
         say("lock", _lock(lock) if lock else "none")
         if lock and lock.get("reason"):

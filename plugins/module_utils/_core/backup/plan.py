@@ -25,8 +25,10 @@ from ..lvm.snapshots import Target
 from ..lvm.volumes import LogicalVolume
 from ..mysql import guard, locks, privileges, settings, topology
 from ..mysql import server as servers
+from ..mysql.absent import nothing_begun
 from ..mysql.connection import Login, Session
 from ..mysql.locks import Choice
+from ..mysql.outside import lies_in
 from ..mysql.server import Server
 from ..mysql.settings import Settings
 from ..mysql.throw_away import ThrowAway
@@ -171,9 +173,11 @@ def refuse_half_done() -> None:
     plan.refuse_going_back()
 
 
+@nothing_begun()
 def make(job: Job) -> Plan:
     """Return the Plan for a job. Nothing is changed.
 
+    :raises NotNowError: the server can't be asked now
     :raises StillpointError: one sentence for the first reason why a run would not succeed
     """
     refuse_half_done()
@@ -185,6 +189,7 @@ def make(job: Job) -> Plan:
     if job.mysql is not None and (dump is None or not dump.live):
         quiesce = quiescing(job.mysql)
         server = quiesce.server
+        refuse_outside(server, job.files)
     known = lvm.volumes()
     wanted = server_paths(server) + [(FILES, path) for path in job.files]
     left = left_out_of(wanted, job.exclude, server)
@@ -223,6 +228,8 @@ def make(job: Job) -> Plan:
     server = dump.server if dump else server
     if quiesce:
         warnings.extend(doubts(quiesce))
+        if dump is None and quiesce.server.keys:
+            warnings.extend(quiesce.server.keys.warnings(sources))
     if server and not server.log_bin:
         warnings.append("binary logging is off: the backup has no coordinates")
     for name in layout.kept_by_playbooks(known):
@@ -235,6 +242,7 @@ def make(job: Job) -> Plan:
     return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, proven, dump)
 
 
+@nothing_begun()
 def quiescing(options: LockOptions) -> Quiesce:
     """Return the Quiesce for a job's or a module's options, from what the server says.
 
@@ -259,6 +267,14 @@ def quiescing(options: LockOptions) -> Quiesce:
     )
 
 
+def refuse_outside(server: Server, files: Sequence[str]) -> None:
+    """Raise StillpointError for what belongs to the server's tables and is in none of its directories, nor below one of the files that are
+    copied beside it."""
+    for each in server.outside:
+        if not (each.plain and lies_in(each.path, [os.path.realpath(path) for path in files])):
+            raise StillpointError(each.sentence)
+
+
 def for_volumes(quiesce: Quiesce, asked: str, volumes: Set[str]) -> Quiesce:
     """Return the Quiesce with a lock that is enough for these volumes, whose snapshots are taken one after the other."""
     if len(volumes) < 2:
@@ -268,9 +284,9 @@ def for_volumes(quiesce: Quiesce, asked: str, volumes: Set[str]) -> Quiesce:
 
 
 def doubts(quiesce: Quiesce) -> List[str]:
-    """Return what somebody should know of a lock before it is taken."""
+    """Return what somebody should know of a server and its lock before that is taken."""
     choice, server = quiesce.choice, quiesce.server
-    found = []
+    found = list(server.remote)
     if choice.doubt:
         found.append("the lock %s, which was asked for, is not enough: %s; auto takes one that is" % (choice.name, choice.doubt))
     if server.is_replica and server.flavour != "mariadb" and choice.name == "ftwrl" and not quiesce.stop_replica:

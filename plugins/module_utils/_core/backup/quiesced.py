@@ -48,10 +48,11 @@ def quiesce_snapshot(request: QuiesceRequest, reporter: Reporter) -> Dict[str, A
     quiesce, targets = _prepare(request)
     owner = this_process(new_run_id(), MODULE_JOB)
     about = _about(quiesce)
+    doubts = planning.doubts(quiesce)
     with point_in_time(targets, owner, quiesce, reporter.note, hand_over=True) as point:
         for snapshot in point.snapshots:
             lvm.retag(snapshot.full_name, add=undo_points.tags(len(point.snapshots), about))
-    return point.as_dict()
+    return {**point.as_dict(), "warnings": [*doubts, *point.warnings]}
 
 
 def _about(quiesce: Quiesce) -> undo_points.About:
@@ -76,6 +77,7 @@ def quiesce_plan(request: QuiesceRequest) -> Dict[str, Any]:
         "lock": {"method": quiesce.choice.name, "reason": quiesce.choice.reason},
         "coordinates": None,
         "server": quiesce.server.summary(),
+        "warnings": planning.doubts(quiesce),
     }
 
 
@@ -89,6 +91,7 @@ def _prepare(request: QuiesceRequest) -> "tuple[Quiesce, List[Target]]":
     quiesce = planning.quiescing(request)
     known = lvm.volumes()
     by_name, paths = split(request.volumes, known)
+    planning.refuse_outside(quiesce.server, paths)
     wanted = planning.server_paths(quiesce.server) + [(FILES, path) for path in paths]
     located = layout.locate(wanted, known, planning.left_out_of(wanted, request.exclude, quiesce.server))
     quiesce = planning.for_volumes(quiesce, request.lock, {volume.full_name for volume in layout.volumes_of(located, by_name)})

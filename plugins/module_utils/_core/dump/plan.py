@@ -32,6 +32,9 @@ _DIRECTORY = "#mysql50#"
 # Tables, columns or routines of a view are gone, or its definer may not read them. One whose definer is gone (1449) can be dumped.
 _INVALID_VIEW = (1054, 1143, 1146, 1305, 1356, 4092)
 
+# Engines whose rows mysqldump and mariadb-dump leave out unless told otherwise (--no-data-med), as they lie elsewhere or are made of other tables'.
+_DEFINED_ONLY = ("CONNECT", "FEDERATED", "OQGRAPH", "SPIDER", "VP")
+
 _PATIENT = 30  # seconds; a disk may stall as long
 _NO_LIMIT = 18446744073709551615
 
@@ -68,6 +71,7 @@ class DumpPlan:
     :ivar tables: every table of theirs, as (database, name)
     :ivar locked: those that are not transactional, and stay locked for writers until they are dumped
     :ivar versioned: those that keep their old rows
+    :ivar without_rows: those of which the program dumps the definition alone
     :ivar wait_timeout: seconds that the server lets the session of the program that dumps say nothing
     :ivar invalid: views that no program can dump
     :ivar directories: what the server lists as databases, and are none
@@ -89,6 +93,7 @@ class DumpPlan:
     bytes_sql: int = 0
     bytes_expected: int = 0
     wait_timeout: int = _PATIENT
+    without_rows: Tuple[Table, ...] = ()
 
     @property
     def live(self) -> bool:
@@ -105,6 +110,13 @@ class DumpPlan:
             found.append("dump and files will not be of one point in time: mysql.source: snapshot takes both from one")
         if self.live and self.server.log_bin and self.server.flavour != "mariadb" and not self.choice.stops_commits:
             found.append("the lock %s does not stop commits: the dump will have no coordinates" % self.choice.name)
+        if self.without_rows:
+            names = ["%s.%s (%s)" % (shown(table.schema), shown(table.name), table.engine) for table in self.without_rows]
+            more = " and %s more" % count(len(names) - 1) if len(names) > 1 else ""
+            found.append(
+                "the dump has the definition of %s%s and no rows: %s leaves them out, as they may lie elsewhere; method: snapshot copies files of this host"
+                % (names[0], more, self.program.name)
+            )
         if self.live and self.wait_timeout < _PATIENT:
             found.append(
                 "the server ends a session that says nothing for wait_timeout = %d s, and %s can't ask for more: where the repository stalls as "
@@ -207,6 +219,7 @@ def look(session: Session, plan: DumpPlan) -> DumpPlan:
         locked=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]) if plan.live else (),
         versioned=tuple((row["db"], row["name"]) for row in tables if row["kind"] == "SYSTEM VERSIONED"),
         bytes_tables=sum(int(row["bytes"] or 0) for row in tables),
+        without_rows=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if str(row["engine"]).upper() in _DEFINED_ONLY),
         wait_timeout=int(session.value("SELECT @@GLOBAL.wait_timeout")),
     )
 

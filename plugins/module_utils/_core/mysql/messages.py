@@ -10,7 +10,7 @@ from typing import FrozenSet, List, Optional, Sequence
 from ..host.errors import StillpointError
 from ..host.process import run
 from .connection import Session
-from .server import decoded
+from .outside import decoded
 
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d[T ]+[\d:.]+Z? +\d+ +")
 _ERROR = "[ERROR]"

@@ -57,7 +57,7 @@ _OF_HOST = re.compile(
 _ENDED_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM)  # the kernel, where memory runs out; a person
 
 # variable that names the directory of each role
-_VARIABLE = dict(zip(("data", "redo", "undo", "aria"), PLACED))
+_VARIABLE = dict(zip(("data", "redo", "undo", "aria", "rocksdb", "rocksdb_wal"), PLACED))
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import AbstractSet, Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..host.errors import StillpointError
 from ..host.service import unit_of
+from . import keys
 from .connection import ServerError, Session
+from .keys import Keys
+from .outside import Outside, decoded, lies_in, links_out, tables_elsewhere
 from .throw_away import ThrowAway, throw_away
 
 Version = Tuple[int, ...]
@@ -20,6 +23,12 @@ Version = Tuple[int, ...]
 NON_TRANSACTIONAL = {".MYD": "MyISAM", ".MAD": "Aria", ".CSV": "CSV", ".ARZ": "ARCHIVE"}
 _NO_PRIVILEGE = 1227
 
+# Those of tables, and MySQL's undo tablespaces, which only the second one has.
+_TABLESPACES = (
+    "SELECT PATH FROM information_schema.INNODB_DATAFILES WHERE PATH LIKE '/%'",
+    "SELECT FILE_NAME AS PATH FROM information_schema.FILES WHERE FILE_TYPE = 'UNDO LOG' AND FILE_NAME LIKE '/%'",
+)
+
 SYSTEM_SCHEMAS = ("mysql", "sys", "performance_schema", "information_schema")
 
 
@@ -27,7 +36,7 @@ SYSTEM_SCHEMAS = ("mysql", "sys", "performance_schema", "information_schema")
 class ServerPath:
     """A directory that the server's own data needs."""
 
-    role: str  # datadir, data (innodb_data_home_dir), redo, undo, aria, doublewrite
+    role: str  # datadir, data (innodb_data_home_dir), redo, undo, aria, doublewrite, rocksdb, rocksdb_wal, tokudb, tokudb_log, mroonga
     path: str
 
 
@@ -55,6 +64,8 @@ class Server:
     :ivar commits_must_stop: why a snapshot that is taken while commits go on would not be enough, as far as it lies in the
         server's settings; None where it would be
     :ivar node: None on a server that is in no Galera cluster
+    :ivar outside: what a copy of its directories would lack
+    :ivar remote: a sentence for each kind of table whose rows are in no file of this host
     """
 
     flavour: str  # mariadb, percona, mysql
@@ -72,10 +83,15 @@ class Server:
     performance_schema: bool = False
     node: Optional[Node] = None
     throw_away: ThrowAway = ThrowAway()
+    outside: Tuple[Outside, ...] = ()
+    remote: Tuple[str, ...] = ()
+    keys: Optional[Keys] = None
+    rocksdb: bool = False
 
     def summary(self) -> Dict[str, Any]:
-        """Return ``{flavour, version, datadir, uuid, unit}``."""
-        return {"flavour": self.flavour, "version": self.version_text, "datadir": self.datadir, "uuid": self.uuid, "unit": self.unit}
+        """Return ``{flavour, version, datadir, uuid, unit}``, and ``keys`` where something is encrypted."""
+        facts = {"flavour": self.flavour, "version": self.version_text, "datadir": self.datadir, "uuid": self.uuid, "unit": self.unit}
+        return {**facts, "keys": self.keys.as_dict()} if self.keys else facts
 
 
 def flavour_and_version(version: str, comment: str) -> Tuple[str, Version]:
@@ -103,9 +119,13 @@ def read(session: Session) -> Server:
         )
     pid = process_id(variables, datadir)
     paths = (ServerPath("datadir", datadir), *elsewhere(variables, datadir))
-    _no_links_out(datadir, paths)
+    inside = [part.path for part in paths]
+    plugins = active_plugins(session)
+    outside, remote = tables_elsewhere(datadir, inside, plugins)
+    outside += links_out(datadir, inside, _own_names(variables))
+    outside += _raw_devices(variables)
     if flavour != "mariadb" and version >= (8, 0):
-        _no_tablespaces_elsewhere(session, datadir, paths)
+        outside += _tablespaces_elsewhere(session, datadir, inside)
         _redo_log_is_on(session)
     return Server(
         flavour=flavour,
@@ -123,6 +143,10 @@ def read(session: Session) -> Server:
         performance_schema=variables.get("performance_schema") == "ON",
         node=_node(session) if variables.get("wsrep_on") == "ON" else None,
         throw_away=throw_away(variables, datadir),
+        outside=tuple(outside),
+        rocksdb=has_rocksdb(variables, datadir),
+        remote=(*remote, *_remote_engines(variables, plugins)),
+        keys=keys.read(session, variables, flavour, datadir, os.path.realpath("/proc/%d/exe" % pid)),
     )
 
 
@@ -140,9 +164,14 @@ def commits_must_stop(variables: Mapping[str, str], datadir: str, paths: Sequenc
         logs = os.path.realpath(os.path.join(datadir, os.path.dirname(basename)))
         if not any(logs == part.path or logs.startswith(part.path + "/") for part in paths):
             return "the binary logs lie in %s, outside of what is copied, and a server with prepared transactions does not start without them" % logs
-    if os.path.isdir(os.path.join(datadir, ".rocksdb")):
+    if has_rocksdb(variables, datadir):
         return "RocksDB has tables"
     return None
+
+
+def has_rocksdb(variables: Mapping[str, str], datadir: str) -> bool:
+    """Tell whether RocksDB may have tables: MySQL calls its directory .rocksdb, MariaDB #rocksdb."""
+    return any(os.path.isdir(os.path.join(datadir, variables.get("rocksdb_datadir") or name)) for name in (".rocksdb", "#rocksdb"))
 
 
 def _node(session: Session) -> Node:
@@ -159,20 +188,45 @@ def _redo_log_is_on(session: Session) -> None:
         )
 
 
-def _no_tablespaces_elsewhere(session: Session, datadir: str, paths: Sequence[ServerPath]) -> None:
-    """Refuse tablespaces outside of what is copied. MySQL 8 leaves no trace of them in the data directory (no ``.isl``)."""
-    try:
-        rows = session.rows("SELECT PATH FROM information_schema.INNODB_DATAFILES WHERE PATH LIKE '/%'")
-    except ServerError as error:
-        if error.number == _NO_PRIVILEGE:  # the plan names PROCESS as missing
-            return
-        raise
-    for row in rows:
-        path = os.path.realpath(row["PATH"])
-        if not any(path.startswith(part.path + "/") for part in paths):
-            raise StillpointError(
-                "the tablespace file %s lies outside the data directory, which the backup would lack: move the table back into %s" % (path, datadir)
-            )
+def active_plugins(session: Session) -> FrozenSet[str]:
+    """Return the names of the plugins that are active, in capitals."""
+    return frozenset(str(row["Name"]).upper() for row in session.rows("SHOW PLUGINS") if row["Status"] == "ACTIVE")
+
+
+def _remote_engines(variables: Mapping[str, str], plugins: AbstractSet[str]) -> Iterator[str]:
+    """Give a sentence for each engine that leaves nothing of its tables in the data directory."""
+    if "S3" in plugins and variables.get("s3_access_key"):
+        yield "the rows of tables of the engine S3 lie in the bucket %s, and are not in the backup" % variables["s3_bucket"]
+    if "NDBCLUSTER" in plugins:
+        yield "the rows of tables of the engine NDBCLUSTER lie in its data nodes, and are not in the backup"
+
+
+def _tablespaces_elsewhere(session: Session, datadir: str, inside: Sequence[str]) -> Iterator[Outside]:
+    """Give the tablespaces outside of what is copied. MySQL 8 leaves no trace of them in the data directory (no ``.isl``)."""
+    for statement in _TABLESPACES:
+        try:
+            rows = session.rows(statement)
+        except ServerError as error:
+            if error.number == _NO_PRIVILEGE:  # the plan names PROCESS as missing
+                return
+            raise
+        for path in [os.path.realpath(os.path.join(datadir, row["PATH"])) for row in rows]:
+            if not lies_in(path, inside):
+                yield Outside(
+                    "the tablespace file %s lies outside the data directory, which the backup would lack: move it back into %s" % (path, datadir), path
+                )
+
+
+def _own_names(variables: Mapping[str, str]) -> FrozenSet[str]:
+    """Return the names of the system tablespace's files."""
+    return frozenset(os.path.basename(part.split(":")[0]) for part in variables.get("innodb_data_file_path", "").split(";"))
+
+
+def _raw_devices(variables: Mapping[str, str]) -> Iterator[Outside]:
+    for part in variables.get("innodb_data_file_path", "").split(";"):
+        path, *rest = part.split(":")
+        if any("raw" in each for each in rest):
+            yield Outside("the system tablespace lies on the raw device %s, which the backup would lack: use method: dump" % path, path)
 
 
 def elsewhere(variables: Mapping[str, str], datadir: str) -> List[ServerPath]:
@@ -187,11 +241,16 @@ def elsewhere(variables: Mapping[str, str], datadir: str) -> List[ServerPath]:
         ("undo", absolute(variables.get("innodb_undo_directory", ""))),
         ("aria", absolute(variables.get("aria_log_dir_path", ""))),
         ("doublewrite", absolute(variables.get("innodb_doublewrite_dir", ""))),
+        ("rocksdb", absolute(variables.get("rocksdb_datadir", ""))),
+        ("rocksdb_wal", absolute(variables.get("rocksdb_wal_dir", ""))),
+        ("tokudb", absolute(variables.get("tokudb_data_dir", ""))),
+        ("tokudb_log", absolute(variables.get("tokudb_log_dir", ""))),
+        ("mroonga", absolute(os.path.dirname(variables.get("mroonga_database_path_prefix", "")))),
     ]
     # each file of innodb_data_file_path is taken relative to innodb_data_home_dir, or absolute where that is empty
     for part in variables.get("innodb_data_file_path", "").split(";"):
         file_path = part.split(":")[0]
-        if file_path.startswith("/"):
+        if file_path.startswith("/") and "raw" not in part:
             candidates.append(("data", os.path.realpath(os.path.dirname(file_path))))
     found: List[ServerPath] = []
     for role, path in candidates:
@@ -230,11 +289,6 @@ def non_transactional(datadir: str) -> List[Table]:
     return sorted(set(found), key=lambda table: (table.schema, table.name))
 
 
-def decoded(file_name: str) -> str:
-    """Return the identifier that a file name stands for: the server writes other characters as @ and four hex digits."""
-    return re.sub(r"@([0-9a-f]{4})", lambda match: chr(int(match.group(1), 16)), file_name)
-
-
 def _directories(path: str) -> List[str]:
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
 
@@ -244,35 +298,6 @@ def _files(path: str) -> List[str]:
         return os.listdir(path)
     except OSError:
         return []  # dropped since
-
-
-def _no_links_out(datadir: str, paths: Tuple[ServerPath, ...]) -> None:
-    """Refuse a data directory with tables elsewhere: a copy of it would silently lack them.
-
-    Symbolic links are databases (``db -> /elsewhere``) and MyISAM or Aria tables with DATA DIRECTORY; ``.isl`` and
-    ``.ibd`` links are InnoDB's.
-    """
-    inside = tuple(part.path for part in paths)
-    for directory in [datadir] + [os.path.join(datadir, name) for name in _directories(datadir)]:
-        for entry in _entries(directory):
-            target = None
-            if entry.is_symlink():
-                target = os.path.realpath(entry.path)
-            elif entry.name.endswith(".isl"):
-                with open(entry.path, encoding="utf-8", errors="surrogateescape") as file:
-                    target = os.path.realpath(file.read().strip())
-            if target and not any(target == part or target.startswith(part + "/") for part in inside):
-                raise StillpointError(
-                    "%s leads out of the data directory to %s, which the backup would lack: move the table or database "
-                    "back into %s" % (entry.path, target, datadir)
-                )
-
-
-def _entries(path: str) -> List["os.DirEntry[str]"]:
-    try:
-        return list(os.scandir(path))
-    except OSError:
-        return []
 
 
 def replica_status(session: Session, flavour: str, version: Version) -> List[Dict[str, Any]]:

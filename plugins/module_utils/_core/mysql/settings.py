@@ -52,12 +52,13 @@ _CARRIED = (
     "innodb_encrypt_tables",
     "encrypt_binlog",
     "file_key_management_filename",
+    "file_key_management_filekey",
     "file_key_management_encryption_algorithm",
     "keyring_file_data",
 )
 
 # variable of each directory that may lie outside the data directory
-PLACED = ("innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "aria_log_dir_path")
+PLACED = ("innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "aria_log_dir_path", "rocksdb_datadir", "rocksdb_wal_dir")
 
 # Engines that come as plugins and keep their data in the data directory; others (SPIDER, CONNECT, FEDERATED, S3) reach out to other servers.
 _ENGINES = ("ARCHIVE", "BLACKHOLE", "MROONGA", "OQGRAPH", "ROCKSDB", "TOKUDB")
@@ -185,9 +186,14 @@ def read(session: Session, server: Server) -> Settings:
         paths=tuple((part.role, part.path) for part in server.paths),
         log_bin=server.log_bin_basename or "" if server.log_bin else "",
         log_bin_index=values.get("log_bin_index", "") if server.log_bin else "",
-        variables=tuple((name, values[name]) for name in names if values.get(name, "") not in ("", "(built-in)")),
+        variables=tuple((name, values[name]) for name in names if values.get(name, "") not in ("", "(built-in)") and not _is_secret(name, values[name])),
         plugins=tuple(_plugins(session)),
     )
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Tell whether a variable is the key to the keys itself, and not the file that has it."""
+    return name == "file_key_management_filekey" and not value.startswith("FILE:")
 
 
 def _program(pid: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 
 from ..mysql.connection import ServerError, Session
 from ..mysql.messages import no_name, tables_of
-from ..mysql.server import decoded
+from ..mysql.outside import decoded
 
 # Files that hold the rows of one table alone; one without any of them lies in a tablespace that it shares.
 _DATA = (".ibd", ".MYD", ".MAD", ".ARZ", ".CSV")

@@ -12,6 +12,7 @@ from ...host.errors import StillpointError, UsageError
 from ...host.mounts import is_below
 from ...host.text import human
 from ...job.names import host_name
+from ...mysql import keys
 from ...repository import manifest
 from ...repository.generation import BAD, Generation, RecordedTree
 from ...repository.job_directory import JobDirectory
@@ -320,6 +321,8 @@ def _warnings(
                 "the server will not start until the files are given to it (chown -R)"
                 % (target.path, there.st_uid, there.st_gid, new.st_uid, new.st_gid)
             )
+    if places.databases(targets):
+        yield from keys.missing_here(generation.summary, [target.path for target in targets])
     if places.databases(targets) and unit is None:
         yield "no systemd unit is known for the server: start it yourself when the restore is done"
     settings = generation.summary.get("settings") or {}
@@ -351,7 +354,8 @@ def _plan_elsewhere(
     if is_below(os.path.realpath(to), os.path.realpath(os.path.dirname(generation.path))):
         raise UsageError("%s lies among the generations: name a directory outside the repository" % to)
     targets = tuple(Target(tree, os.path.join(to, tree.name), os.path.join(to, places.NEW, tree.name), "", False) for tree in trees)
-    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, tuple(_doubts(generation)), state, replay)
+    doubts = [*_doubts(generation), *(keys.missing_here(generation.summary, ()) if any(not tree.is_files for tree in trees) else ())]
+    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, tuple(doubts), state, replay)
 
 
 def _plan_resumption(

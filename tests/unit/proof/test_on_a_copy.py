@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from _core.agent import show
+from _core.agent.commands.verify import lines
 from _core.host import durable, run_directory
 from _core.host.errors import StillpointError, UsageError
 from _core.lvm import ownership
@@ -117,7 +117,7 @@ def test_a_server_recovers_a_copy_of_a_generation_that_is_not_touched_and_is_goo
     assert sorted(os.listdir(directory.path)) == sorted([".%s.verified" % generation.name, ".lock", generation.name, "latest"])
     assert os.listdir(own_run_directory) == []
     assert "stillpoint-test-run" not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-    assert any(line.startswith("  proof passed") for line in show.verified("etrial", found))
+    assert any(line.startswith("  proof passed") for line in lines("etrial", found))
 
 
 def test_where_the_live_directory_is_on_no_such_host_the_copy_is_used_where_it_can_be_reached(server: RealServer, directory: JobDirectory) -> None:

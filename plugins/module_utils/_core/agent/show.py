@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..host.text import age, count, duration, iso, moment, size, table
-
-if TYPE_CHECKING:  # `list` runs on a whole fleet at once, and needs nothing of a verification
-    from ..proof.verify import Verified
 
 _WIDTH = 13
 _NOT_PASSED = {False: "failed", None: "not done"}
@@ -95,19 +92,6 @@ def verdict(facts: Mapping[str, Any]) -> str:
 
 
 _HEAD = ("JOB", "GENERATION", "AGE", "SIZE", "STATE", "LOCK HELD", "PROOF")
-
-
-def verified(job: str, found: Verified) -> List[str]:
-    """Return what came of the verification of one generation, as lines."""
-    said = found.verdict
-    read = "%s files, %s read in %s" % (count(said.files), size(said.bytes), duration(said.duration_s))
-    lines = ["%s %s: %s: %s" % (job, said.generation, read, verdict(said.as_dict()))]
-    lines += ["  %s" % fault.text() for fault in said.faults]
-    if said.faults_total > len(said.faults):
-        lines.append("  and %s more" % count(said.faults_total - len(said.faults)))
-    if found.proof:
-        lines += ["  proof %s" % line if not number else "        %s" % line for number, line in enumerate(proof(found.proof))]
-    return lines
 
 
 def _state(each: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import argparse
 from typing import List
 
 from ...host.errors import StillpointError, fail
+from ...host.text import count, duration, size
 from ...job import file as jobs
 from ...observe import notify
 from ...proof import verify
@@ -46,7 +47,20 @@ def run(arguments: argparse.Namespace) -> int:
         facts = [each.as_dict() for each in found]
         print_json(facts if arguments.all else facts[0])
     else:
-        print_lines([line for each in found for line in show.verified(job.name, each)])
+        print_lines([line for each in found for line in lines(job.name, each)])
     if complaint:
         complain("%s: %s" % (PROGRAM, complaint))
     return StillpointError.exit_code if complaint else 0
+
+
+def lines(job: str, found: verify.Verified) -> List[str]:
+    """Return what came of the verification of one generation, as lines."""
+    said = found.verdict
+    read = "%s files, %s read in %s" % (count(said.files), size(said.bytes), duration(said.duration_s))
+    text = ["%s %s: %s: %s" % (job, said.generation, read, show.verdict(said.as_dict()))]
+    text += ["  %s" % fault.text() for fault in said.faults]
+    if said.faults_total > len(said.faults):
+        text.append("  and %s more" % count(said.faults_total - len(said.faults)))
+    if found.proof:
+        text += ["  proof %s" % line if not number else "        %s" % line for number, line in enumerate(show.proof(found.proof))]
+    return text

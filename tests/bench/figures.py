@@ -206,6 +206,28 @@ def lost(results: Results) -> str:
     return _table(head, rows) + _conditions(results, text + f"{statistics.median(r['commits_s'] for r in results.records):.0f} commits a second.")
 
 
+def start(results: Results) -> str:
+    rows = []
+    for way, label in STARTS.items():
+        records = [r for r in results.records if r["way"] == way]
+        ratio = _median_ratio(results.records, way, "bare", "cpu_ms")
+        payload = results.conditions["payload"].get(way)
+        rows.append([label, _spread(records, "cpu_ms", 1), f"{ratio:.1f}" if way != "bare" and ratio else "", f"{payload / 1024:.0f}" if payload else ""])
+    text = f"The processor's time: median (lowest to highest) of {_pairs(results)} runs of each, in turn; *times*: median over the pairs."
+    return _table(["", "time (ms)", "times a bare start", "payload (KiB)"], rows) + _conditions(results, text)
+
+
+STARTS = {
+    "bare": "`python3 -I -c pass`",
+    "version": "`stillpoint version`",
+    "list": "`stillpoint list`, one job",
+    "plan": "what `stillpoint plan` reads before it asks LVM or a server",
+    "version from sources": "`stillpoint version`, without bytecode",
+    "list from sources": "`stillpoint list`, without bytecode",
+    "module ansible.builtin.ping": "the module `ansible.builtin.ping`, on the host",
+    "module stillpoint.backup.backup_info": "the module `backup_info`, on the host, without the agent that it asks",
+}
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "lock": lock,
     "tools": tools,
@@ -215,6 +237,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "restore": restore,
     "replay": replay,
     "lost": lost,
+    "start": start,
 }
 
 

@@ -16,7 +16,7 @@ from _core import bundle
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root's")
 
 # Each of these takes as long as all that `list` has to do itself, or brings others along that do.
-HEAVY = {"ctypes", "dataclasses", "hashlib", "inspect", "logging", "pymysql", "shutil", "socket", "sqlite3", "subprocess", "tempfile", "urllib"}
+HEAVY = {"ctypes", "dataclasses", "hashlib", "inspect", "logging", "pymysql", "socket", "sqlite3", "subprocess", "tempfile", "urllib"}
 
 #: What is asked of a fleet, and the rooms that it may enter
 ROOMS = {
@@ -85,3 +85,24 @@ def test_a_command_is_read_alone(host: Path, command: str) -> None:
     own = {"list", "show", "version"}
     found: Any = {name.rsplit(".", 1)[1] for name in imported(host, *command.split()) if name.startswith("stillpoint.agent.commands.")}
     assert found <= own
+
+
+REPLACED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from stillpoint.agent import main
+from stillpoint.agent.commands import version
+from stillpoint.host.errors import StillpointError
+def work():
+    with open(sys.argv[1] + ".new", "wb") as file:
+        file.write(b"another version")
+    os.rename(sys.argv[1] + ".new", sys.argv[1])
+    raise StillpointError("the work failed")
+version.print_version = work
+sys.exit(main.main(["version", *sys.argv[2:]]))
+"""
+
+
+def test_a_command_says_how_it_failed_also_when_the_agent_was_replaced_meanwhile(host: Path) -> None:
+    done = subprocess.run([sys.executable, "-I", "-c", REPLACED, str(host / "stillpoint")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "stillpoint: the work failed\n")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The agent from its start to its exit code.
 
-What only some commands need is imported when they are asked for: `list` and `version` are asked of whole fleets at once.
+What only some commands need is imported when they are asked for: `list` and `version` are asked of whole fleets at once. It is imported before the
+work begins: a deployment may replace the archive that it comes from meanwhile.
 """
 
 from __future__ import annotations

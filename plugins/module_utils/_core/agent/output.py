@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
     import argparse
     from datetime import datetime
-    from typing import Any, Optional, Sequence
+    from typing import Any, Optional, Sequence, TextIO
 
     from ..host.reporter import Reporter
     from ..job.file import Job
@@ -76,8 +76,6 @@ def complain_of_failure(text: str) -> None:
 
 def _of_priority(number: int, text: str) -> str:
     """Return a line with its priority, which the journal reads (sd-daemon(3)) and a person need not see."""
-    from .progress import is_journal
-
     return "<%d>%s" % (number, text) if is_journal(sys.stderr) else text
 
 
@@ -104,3 +102,12 @@ def print_lines(lines: Sequence[str]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_journal(stream: TextIO) -> bool:
+    """Tell whether a stream is the journal's own (JOURNAL_STREAM, systemd.exec(5))."""
+    try:
+        info = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == "%d:%d" % (info.st_dev, info.st_ino)

@@ -11,6 +11,7 @@ from typing import Callable, List, Optional, TextIO
 from ..host.reporter import ProgressFile, Silent
 from ..host.run_directory import RUN_DIRECTORY
 from ..host.text import duration, size
+from .output import is_journal
 
 BAR_EVERY = 0.1  # seconds
 JOURNAL_EVERY = 30.0
@@ -110,15 +111,6 @@ class Journal(_Written):
     def _show_line(self, text: str, *, urgent: bool) -> None:
         # <4> is a warning to journald (sd-daemon(3)); elsewhere it would only be noise
         self._write("%s%s\n" % ("<4>" if urgent and self._priorities else "", text))
-
-
-def is_journal(stream: TextIO) -> bool:
-    """Tell whether a stream is the journal's own (JOURNAL_STREAM, systemd.exec(5))."""
-    try:
-        info = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return os.environ.get("JOURNAL_STREAM") == "%d:%d" % (info.st_dev, info.st_ino)
 
 
 def figures(done: int, total: Optional[int], seconds: float) -> List[str]:

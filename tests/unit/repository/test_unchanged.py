@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from _core.proof import checksums
-from _core.repository import links, manifest, tree_copy, unchanged
+from _core.repository import links, manifest, mirror, mirror_record, tree_copy, unchanged
 from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
 from _core.repository.partial import Partial
@@ -268,3 +269,107 @@ def test_a_file_with_more_names_than_the_repository_takes_for_one_is_kept_as_sev
         assert len({os.stat(generation.path + TREE + "sub/%d" % number).st_ino for number in range(12)}) == 3
         assert "has 13 names (hard links) in %s, and the repository's file system takes 5 for one file" % source in generation.summary["warnings"][0]
         assert checksums.verify(generation, Quiet()).ok
+
+
+# -- in a mirror, which has no manifest
+
+
+@pytest.fixture
+def mirrored(source: str, tmp_path: Path) -> Iterator[Any]:
+    """What brings a mirror of the source in step, returns what that came to, and makes sure that it is."""
+    dest = str(tmp_path / "mirror")
+
+    def bring_in_step(**more: Any) -> Any:
+        result = mirror.mirror([tree(source)], dest, **more)
+        assert facts(dest + "/files/tree") == facts(source)
+        return result
+
+    bring_in_step.record = dest + "/" + mirror_record.DIRECTORY  # type: ignore[attr-defined]
+    bring_in_step.copy = dest + TREE  # type: ignore[attr-defined]
+    return bring_in_step
+
+
+@pytest.mark.parametrize("names", [1, 3])
+@pytest.mark.parametrize("change", SAME_SIZE_AND_TIME)
+def test_a_mirror_gets_other_contents_of_the_same_size_and_time(mirrored, source, change, names):
+    os.mkdir(source + "/sub.other")
+    for name, contents in (("sub/file", b"old one"), ("sub/file.other", b"new one"), ("sub.other/file", b"new one"), ("still", b"as ever")):
+        write(source + "/" + name, contents)
+    if change != "directory moved":
+        for number in range(1, names):
+            os.link(source + "/sub/file", source + "/%d another name" % number)
+    mirrored()
+    assert mirrored().changes == 0
+    SAME_SIZE_AND_TIME[change](source + "/sub/file")
+    assert mirrored().changes > 0
+    assert mirrored().changes == 0
+    assert len(os.listdir(mirrored.record)) == 2
+
+
+def test_a_mirror_compares_only_what_its_record_does_not_prove_unchanged(mirrored, source, monkeypatch):
+    for name in ("a", "sub/b"):
+        write(source + "/" + name, b"contents")
+    mirrored()
+    compared: List[bytes] = []
+    real = mirror.copy_files
+    monkeypatch.setattr(mirror, "copy_files", lambda *all, **named: compared.extend(read(all[2]).split(b"\0")[:-1]) or real(*all, **named))
+    mirrored()
+    assert compared == []
+    os.chmod(source + "/sub/b", 0o600)
+    os.chmod(source + "/sub/b", 0o644)
+    assert mirrored().changes == 0
+    assert compared == [b"sub/b"]
+    monkeypatch.setattr(unchanged, "DOUBTFUL", 10.0)
+    mirrored()
+    compared.clear()
+    mirrored()
+    assert sorted(compared) == [b"a", b"sub/b"]  # last written within the tick of what was mirrored
+
+
+def test_a_mirror_without_a_record_is_compared_as_a_whole_and_has_one_then(mirrored, source):
+    write(source + "/a", b"contents")
+    for lost in (lambda: shutil.rmtree(mirrored.record), lambda: [os.unlink(mirrored.record + "/" + name) for name in os.listdir(mirrored.record)]):
+        mirrored()
+        lost()
+        status = os.stat(mirrored.copy + "a")
+        write(mirrored.copy + "a", b"CONTENTS")
+        os.utime(mirrored.copy + "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert mirrored().bytes_transferred == 8
+    for name in os.listdir(mirrored.record):
+        with open(mirrored.record + "/" + name, "r+b") as file:
+            file.truncate(5)
+    mirrored()
+
+
+def test_what_a_run_has_changed_before_it_was_killed_is_compared_by_the_next_one(mirrored, source, monkeypatch):
+    """The source may have gone back in the meantime to what the record says, as after a rollback."""
+    for name in ("a", "b"):
+        write(source + "/" + name, b"old one")
+    mirrored()
+    state = os.listdir(mirrored.record)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(mirror_record.MirrorRecord, "finish", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt))
+        mirrored()
+    assert set(state) < set(os.listdir(mirrored.record))
+    status = os.stat(mirrored.copy + "a")
+    write(mirrored.copy + "a", b"new one")
+    os.utime(mirrored.copy + "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert mirrored().bytes_transferred == 7
+    assert len(os.listdir(mirrored.record)) == 2
+
+
+def test_what_is_excluded_by_now_does_not_come_into_a_mirror(mirrored, source):
+    write(source + "/sub/file", b"old one")
+    mirrored()
+    shutil.rmtree(mirrored.copy + "sub")
+    rewrite(source + "/sub/file")
+    mirror.mirror([tree(source, exclude=("/sub",))], os.path.dirname(mirrored.record))
+    assert os.listdir(mirrored.copy) == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 500, 4999, 5000])
+def test_the_end_of_a_long_list_is_read_from_the_right_line_on(tmp_path, number):
+    lines = [b"%d.%09d0 7 1 some/path %d\0" % (1_700_000_000 + each, each, each) for each in range(5000)]
+    (tmp_path / "list").write_bytes(b"".join(lines))
+    found = mirror_record._last_lines(str(tmp_path / "list"), b"%d.%09d" % (1_700_000_000 + number, number))
+    assert [line.path for line in found] == [b"some/path %d" % each for each in range(number, 5000)]

@@ -82,6 +82,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
                 copied = mirror(
                     [to_snapshot(tree) for tree in trees],
                     request.dest,
+                    time=point.time,
                     bwlimit=request.bwlimit,
                     options=request.rsync_opts,
                     checksum=request.checksum,

@@ -31,6 +31,9 @@ PACKAGES = {
     "mount": "mount",
     "umount": "mount",
     "sync": "coreutils",
+    "sort": "coreutils",
+    "comm": "coreutils",
+    "find": "findutils",
     "zstd": "zstd",
 }
 

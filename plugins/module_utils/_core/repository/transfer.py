@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..host.errors import CommandError
 from ..host.process import start
@@ -248,6 +248,14 @@ def failure(argv: Sequence[str], rc: int, stderr: bytes, source: str) -> Command
     if len(said) > _LONGEST:  # a path may have 4096 bytes
         said = "%s … %s" % (said[: _LONGEST // 2], said[-_LONGEST // 2 :])
     return CommandError("%s could not be copied to %s: rsync: %s" % (source, dest, said), argv, rc, text)
+
+
+def ended_by_nul(file: IO[bytes]) -> Iterator[bytes]:
+    """Return the parts of a file each of which is ended by NUL, as lists of paths have it."""
+    rest = b""
+    for chunk in iter(lambda: file.read(1 << 18), b""):
+        *whole, rest = (rest + chunk).split(b"\0")
+        yield from whole
 
 
 def room(path: str) -> str:

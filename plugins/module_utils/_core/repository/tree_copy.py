@@ -7,13 +7,13 @@ import os
 import stat
 import tempfile
 from dataclasses import dataclass, field, replace
-from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..host import durable
 from ..trees import Tree
 from . import links, rsync
 from .sums import Stamp, Sums
-from .transfer import HARD_LINK, Copied, Item, TooManyLinks, no_progress, no_watch
+from .transfer import HARD_LINK, Copied, Item, TooManyLinks, ended_by_nul, no_progress, no_watch
 from .unchanged import Base, Findings, Way, look
 
 _WATCHED = 5000  # files that are looked at, in fractions of a second, between two looks at the snapshots
@@ -183,7 +183,7 @@ class TreeCopy:
         """Return the files to compare that are in the copy: what is excluded by now is not, and rsync would bring it in by its name."""
         self._compare.seek(0)
         root = os.fsencode(self.root)
-        for path in _ended_by_nul(self._compare):
+        for path in ended_by_nul(self._compare):
             try:
                 if stat.S_ISREG(os.lstat(os.path.join(root, path)).st_mode):
                     yield path
@@ -229,10 +229,3 @@ def _status(path: bytes) -> Optional[os.stat_result]:
         return os.lstat(path)
     except OSError:
         return None
-
-
-def _ended_by_nul(file: IO[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for chunk in iter(lambda: file.read(1 << 18), b""):
-        *whole, rest = (rest + chunk).split(b"\0")
-        yield from whole

@@ -26,6 +26,11 @@ from .sums import Stamp
 DOUBTFUL = 10.0
 
 
+def doubtful_from(time: datetime) -> int:
+    """Return the change time, in nanoseconds, from which on it does not prove that a file is in a copy of a point in time as it was left."""
+    return int((time.timestamp() - DOUBTFUL) * 1e9)
+
+
 class Way(enum.Enum):
     """How a file gets into the new generation."""
 
@@ -47,7 +52,7 @@ class Base:
     @classmethod
     def at(cls, path: str, time: datetime) -> "Base":
         """:param time: the point in time that it holds"""
-        return cls(path, int((time.timestamp() - DOUBTFUL) * 1e9))
+        return cls(path, doubtful_from(time))
 
     def way(self, entry: Entry, status: os.stat_result) -> Way:
         """Return the way of a file.

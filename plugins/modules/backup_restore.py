@@ -13,7 +13,7 @@ description:
   - Puts a generation back in place with the host's agent. The files are copied beside the live ones and compared with the
     checksums of the manifest first; only then is the server stopped, old and new are exchanged, and the server is started.
   - What is replaced is kept beside it, as C(/var/lib/mysql.replaced-TIME), until somebody runs C(stillpoint restore JOB --discard-replaced).
-  - A dump is loaded into the running server instead. Databases of it that are there are dropped first, and are not kept.
+  - A dump is loaded into the running server instead, beside the databases that are there. Those are dropped when the load has ended well, and are not kept.
   - A generation that does not agree with its checksums is refused before anything live is touched.
   - The restore does not depend on the connection. If that breaks, the restore goes on, and the module follows it again when
     the host can be reached.

@@ -546,30 +546,6 @@ def test_what_the_server_once_accepted_it_accepts_again(source: RealServer, othe
             server.do("DROP DATABASE IF EXISTS ruled")
 
 
-@pytest.mark.parametrize(
-    ("before", "sentence"),
-    [
-        (b"INSERT INTO `a_item`", r"the load ended at shop\.a_item: shop is not complete, zoo was not touched"),
-        (b"-- Current Database: `zoo`", r"zoo is not complete, shop is loaded but for views"),
-    ],
-)
-def test_a_statement_that_fails_ends_the_load_and_what_the_server_has_is_said(
-    shop: RealServer, other: RealServer, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, before: bytes, sentence: str
-) -> None:
-    shop.do("CREATE DATABASE IF NOT EXISTS zoo", "CREATE TABLE IF NOT EXISTS zoo.z (id INT)")
-    generation = run(make_job(databases=["shop", "zoo"]))
-    path = os.path.join(generation.path, "dump.sql.zst")
-    text = subprocess.run(["zstd", "-dc", path], stdout=subprocess.PIPE, check=True).stdout
-    at = text.index(before)
-    at = text.index(b"\n", at) + 1 if before.startswith(b"--") else at
-    bad = text[:at] + b"SELECT no_such_column;\n" + text[at:]
-    Path(path).write_bytes(subprocess.run(["zstd", "-c"], input=bad, stdout=subprocess.PIPE, check=True).stdout)
-    monkeypatch.setattr(execute, "_verify", lambda plan, reporter: None)
-    with pytest.raises(StillpointError, match="Unknown column.*error 1054.*" + sentence):
-        into(other, generation)
-    shop.do("DROP DATABASE zoo")
-
-
 def test_a_dump_is_listed_and_kept_like_every_generation(shop: RealServer, make_job: Callable[..., Job]) -> None:
     of = make_job(databases=["shop"])
     first = run(of)

@@ -39,6 +39,7 @@ from ..repository.generation import Generation
 from ..repository.job_directory import JobDirectory, refuse_absent
 from ..repository.left_out import left_out
 from ..restore import journal
+from ..restore.dump import beside
 from ..restore.rollback import plan
 from ..trees import LeftOut, Tree
 from .point import LockOptions, Quiesce
@@ -164,6 +165,7 @@ def target_facts(target: Target) -> Dict[str, Any]:
 
 def refuse_half_done() -> None:
     """Raise StillpointError where a restore or a rollback has left the live data half done."""
+    beside.refuse_half_done()
     half_done = journal.pending()
     if half_done:
         raise StillpointError(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
 from ..host.errors import StillpointError, UsageError
 from ..host.process import require
@@ -28,6 +28,9 @@ _MOST_NAMED = 5
 
 # How a server shows a directory whose name is no database's: lost+found, shop.bak, .ssh.
 _DIRECTORY = "#mysql50#"
+
+#: What the databases of a load that is not finished are called: never part of a dump.
+NEW, OLD = "stillpoint_new_", "stillpoint_old_"
 
 # Tables, columns or routines of a view are gone, or its definer may not read them. One whose definer is gone (1449) can be dumped.
 _INVALID_VIEW = (1054, 1143, 1146, 1305, 1356, 4092)
@@ -63,6 +66,27 @@ class InvalidView:
 
 
 @dataclass(frozen=True)
+class TableFacts:
+    """What a load has to know of tables before it begins.
+
+    :ivar engines: those of each database
+    :ivar sizes: bytes of rows and indexes of each database
+    :ivar keyless: tables of InnoDB without a primary key, or a unique one of columns that are never NULL, as (database, name)
+    """
+
+    engines: Tuple[Tuple[str, Tuple[str, ...]], ...] = ()
+    sizes: Tuple[Tuple[str, int], ...] = ()
+    keyless: Tuple[Key, ...] = ()
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {
+            "engines": {name: list(engines) for name, engines in self.engines},
+            "sizes": dict(self.sizes),
+            "keyless": [list(key) for key in self.keyless],
+        }
+
+
+@dataclass(frozen=True)
 class DumpPlan:
     """What will be dumped, and how.
 
@@ -74,6 +98,7 @@ class DumpPlan:
     :ivar without_rows: those of which the program dumps the definition alone
     :ivar wait_timeout: seconds that the server lets the session of the program that dumps say nothing
     :ivar invalid: views that no program can dump
+    :ivar facts: what a load has to know of them
     :ivar directories: what the server lists as databases, and are none
     :ivar bytes_tables: what the tables take in the server; bytes_sql: what the dump will come to; bytes_expected: and compressed
     """
@@ -89,6 +114,7 @@ class DumpPlan:
     versioned: Tuple[Key, ...] = ()
     invalid: Tuple[InvalidView, ...] = ()
     directories: Tuple[str, ...] = ()
+    facts: TableFacts = TableFacts()
     bytes_tables: int = 0
     bytes_sql: int = 0
     bytes_expected: int = 0
@@ -217,10 +243,31 @@ def look(session: Session, plan: DumpPlan) -> DumpPlan:
         databases=tuple(databases),
         tables=tuple((row["db"], row["name"]) for row in tables),
         locked=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]) if plan.live else (),
+        facts=_facts(session, tables),
         versioned=tuple((row["db"], row["name"]) for row in tables if row["kind"] == "SYSTEM VERSIONED"),
         bytes_tables=sum(int(row["bytes"] or 0) for row in tables),
         without_rows=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if str(row["engine"]).upper() in _DEFINED_ONLY),
         wait_timeout=int(session.value("SELECT @@GLOBAL.wait_timeout")),
+    )
+
+
+def _facts(session: Session, tables: Sequence[Dict[str, Any]]) -> TableFacts:
+    having = {
+        (str(row["db"]), str(row["name"]))
+        for row in session.rows(
+            "SELECT TABLE_SCHEMA AS db, TABLE_NAME AS name FROM information_schema.STATISTICS WHERE NON_UNIQUE = 0"
+            " GROUP BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME HAVING SUM(NULLABLE = 'YES' OR SUB_PART IS NOT NULL) = 0"
+        )
+    }
+    engines: Dict[str, Set[str]] = {}
+    sizes: Dict[str, int] = {}
+    for row in tables:
+        engines.setdefault(row["db"], set()).update([str(row["engine"])] if row["engine"] else [])
+        sizes[row["db"]] = sizes.get(row["db"], 0) + int(row["bytes"] or 0) + int(row["index_bytes"] or 0)
+    return TableFacts(
+        tuple((name, tuple(sorted(found))) for name, found in engines.items()),
+        tuple(sizes.items()),
+        tuple((row["db"], row["name"]) for row in tables if row["engine"] == "InnoDB" and row["kind"] != "SEQUENCE" and (row["db"], row["name"]) not in having),
     )
 
 
@@ -320,7 +367,7 @@ def chosen(session: Session, asked: Sequence[str]) -> List[str]:
     :raises UsageError: one does not exist, or is the server's own
     """
     there = listed(session)
-    theirs = [name for name in there if name.lower() not in SYSTEM_SCHEMAS and not name.startswith(_DIRECTORY)]
+    theirs = [name for name in there if name.lower() not in SYSTEM_SCHEMAS and not name.startswith((_DIRECTORY, NEW, OLD))]
     for name in asked:
         if name not in theirs:
             raise UsageError(
@@ -340,10 +387,11 @@ def chosen(session: Session, asked: Sequence[str]) -> List[str]:
 
 
 def read_tables(session: Session, databases: Sequence[str]) -> List[Dict[str, Any]]:
-    """Return ``{db, name, engine, transactional, kind, bytes}`` for each table; views are left out."""
+    """Return ``{db, name, engine, transactional, kind, bytes, index_bytes}`` for each table; views are left out."""
     rows = session.rows(
         "SELECT t.TABLE_SCHEMA AS db, t.TABLE_NAME AS name, t.ENGINE AS engine, COALESCE(e.TRANSACTIONS, 'NO') = 'YES' AS transactional,"
-        " t.TABLE_TYPE AS kind, t.DATA_LENGTH AS bytes FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
+        " t.TABLE_TYPE AS kind, t.DATA_LENGTH AS bytes, t.INDEX_LENGTH AS index_bytes"
+        " FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
         " WHERE t.TABLE_TYPE NOT IN ('VIEW', 'SYSTEM VIEW') AND t.TABLE_SCHEMA NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema')"
     )
     wanted = set(databases)

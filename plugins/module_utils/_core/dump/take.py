@@ -225,6 +225,7 @@ def read(begun_dump: Begun, partial: Partial, reporter: Reporter, bwlimit: Optio
             "files": {name: split.names[name] for name in split.names} if split else {},
             "accounts": bool(begun_dump.accounts),
             "invalid_views": [[view.database, view.name] for view in plan.invalid],
+            **plan.facts.as_dict(),
             "sql_bytes": done,
             "longest_statement": scanner.longest,
             "locked_tables": len(plan.locked),

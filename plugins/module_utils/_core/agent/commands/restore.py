@@ -20,6 +20,7 @@ from ..output import PROGRAM, confirm, job_directory, print_json, print_lines, r
 if TYPE_CHECKING:
     from ...archive.archive import Archive
     from ...repository.generation import Generation
+    from ...restore.dump.beside import Load
     from ...restore.replay.execute import Replay
     from ...restore.replay.moment import Moment
 
@@ -139,8 +140,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _undo(arguments: argparse.Namespace, job: Job) -> int:
+    from ...restore.dump import beside
     from ...restore.in_place import undo
 
+    load = beside.pending()
+    if load:
+        return _undo_load(arguments, job, load)
     journal = undo.find()
     if journal["job"] != job.name:
         raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
@@ -163,6 +168,38 @@ def _undo(arguments: argparse.Namespace, job: Job) -> int:
     else:
         print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
         print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
+    return 0
+
+
+def _undo_load(arguments: argparse.Namespace, job: Job, load: "Load") -> int:
+    """Undo the load of a dump that was interrupted."""
+    from ...restore import journal as journals
+    from ...restore.dump import beside, swap
+
+    if load.job != job.name:
+        raise UsageError("the restore that was interrupted is one of %s: %s undoes it" % (load.job, load.undo))
+    if arguments.dry_run:
+        if arguments.json:
+            print_json({"job": load.job, "generation": load.generation, "phase": load.phase})
+        else:
+            print_lines(beside.lines(load))
+        return 0
+    if not arguments.json:
+        print_lines(beside.lines(load))
+    confirm(arguments, "undo the restore of %s of %s" % (load.generation, job.name))
+    reporter = reporter_for(arguments, job)
+    try:
+        with journals.alone():
+            reporter.stage("undo")
+            troubles = swap.put_back(load, journals.STATE)
+            for trouble in troubles:
+                reporter.warn(trouble)
+    finally:
+        reporter.close()
+    if arguments.json:
+        print_json({"generation": load.generation, "job": load.job, "undone": [part.name for part in load.parts], "later": [], "service": None})
+    else:
+        print_lines(["what was there before %s of %s is %s" % (load.generation, job.name, "gone" if load.phase == beside.LOADED else "back")])
     return 0
 
 

@@ -3,49 +3,43 @@
 
 from __future__ import annotations
 
-import bisect
 import os
-import re
-import subprocess
-import threading
+import tempfile
 import time
-from contextlib import ExitStack, suppress
-from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
+from dataclasses import replace
+from typing import Any, Dict, List, Sequence, Tuple
 
-from ...dump import accounts, client, sections, views
-from ...dump.plan import VIEWS, shown
-from ...dump.sections import Scanner, Section
-from ...dump.stream import CHUNK, checksum, decompressed, end
+from ...dump import accounts, views
+from ...dump.plan import VIEWS, Key, listed, quoted, shown
+from ...dump.stream import checksum
 from ...host.errors import StillpointError
-from ...host.process import start
+from ...host.process import undisturbed
 from ...host.reporter import Reporter
-from ...mysql.acceptance import accept, init_command
 from ...mysql.connection import ServerError, Session
 from ...proof import checksums
 from ...repository import manifest
 from ...repository.manifest import Fault
 from .. import journal
 from ..in_place.execute import execute as put_back
-from .plan import LoadPlan, What, account_statements, named
-
-_END_TIMEOUT = 86400.0  # the client has got everything, and the server builds the last table's indexes
+from ..replay.execute import Floor
+from . import beside, feed, swap
+from .beside import Load, Part
+from .feed import Later
+from .plan import LoadPlan, account_statements
+from .what import What
 
 
 def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
     """Load a dump and return ``{generation, databases, table, part, replaced, files, bytes, duration_s, service, warnings}``.
 
-    :raises StillpointError: it says what was loaded
+    :raises StillpointError: it says what became of what was there before
     """
     started = time.monotonic()
     with journal.alone(plan.state), plan.generation.hold():
+        _clear(plan, reporter)
         _verify(plan, reporter)
         reporter.stage("load")
-        statements = {name: each for name, each in account_statements(plan.generation).items() if name in plan.made} if plan.made else {}
-        troubles = _create(plan, statements)
-        _Load(plan, reporter).run()
-        _check(plan)
-        troubles += _invalid_views(plan)
-        troubles += _grant(plan, statements)
+        troubles = _load(plan, reporter)
         for trouble in troubles:
             reporter.warn(trouble)
     files = put_back(plan.files, reporter) if plan.files else None
@@ -61,6 +55,94 @@ def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
         "service": files["service"] if files else None,
         "warnings": troubles,
     }
+
+
+def _clear(plan: LoadPlan, reporter: Reporter) -> None:
+    """Put back what a load has left that was interrupted, and drop what no journal knows of: names of ours, and no live data."""
+    left = beside.pending(plan.state)
+    if left:
+        reporter.note("putting back what an interrupted restore of %s has left" % left.generation)
+        for trouble in swap.put_back(left, plan.state):
+            reporter.warn(trouble)
+    with Session(plan.login, read_timeout=swap.ANSWER_TIMEOUT) as session:
+        swap.session_for(session)
+        for part in _parts(plan):
+            session.do("DROP DATABASE IF EXISTS %s" % quoted(part.new))
+
+
+def _parts(plan: LoadPlan) -> Tuple[Part, ...]:
+    with Session(plan.login) as session:
+        there = set(listed(session))
+        lower = str(session.value("SELECT @@GLOBAL.lower_case_table_names")) != "0"
+    only = plan.what.table[1] if plan.what.table else ""
+    return tuple(beside.part(name, there=name in there or (lower and name.lower() in there), only=only) for name in plan.databases)
+
+
+def _load(plan: LoadPlan, reporter: Reporter) -> List[str]:
+    """Load beside the live databases, let that take their place, and return what went wrong with accounts and invalid views.
+
+    :raises StillpointError: something else did, and what was there before is there
+    """
+    job = str(plan.generation.summary.get("job") or "JOB")
+    load = Load(job, plan.generation.name, beside.LOADING, beside.login_facts(plan.login), plan.flavour, _parts(plan))
+    load = load.at(beside.LOADING, plan.state)
+    try:
+        return _through(plan, load, reporter)
+    except BaseException as error:
+        now = beside.pending(plan.state)
+        if now is None:
+            raise  # it had ended well
+        said = _given_up(now, plan, reporter)
+        if isinstance(error, StillpointError):
+            raise StillpointError("%s; %s" % (error, said)) from error
+        reporter.warn(said)
+        raise
+
+
+def _given_up(load: Load, plan: LoadPlan, reporter: Reporter) -> str:
+    """Put back what was there, and return in words what became of it."""
+    try:
+        with undisturbed():
+            for trouble in swap.put_back(load, plan.state):
+                reporter.warn(trouble)
+    except StillpointError as error:
+        if load.phase == beside.LOADING:
+            return "what was there before was not touched; %s drops what was loaded (%s)" % (load.undo, error)
+        return "%s puts back what was there before (%s)" % (load.undo, error)
+    return "what was there before was not touched" if load.phase == beside.LOADING else "what was there before is back"
+
+
+def _through(plan: LoadPlan, load: Load, reporter: Reporter) -> List[str]:
+    floors = [Floor(path, "the restore", path) for path in (plan.state, plan.live) if path]
+
+    def look() -> None:
+        for floor in floors:
+            floor.check()
+
+    with tempfile.TemporaryFile(dir=plan.state) as programs, tempfile.TemporaryFile(dir=plan.state) as views_file, Session(
+        plan.login, read_timeout=swap.ANSWER_TIMEOUT
+    ) as session:
+        swap.session_for(session)
+        later = Later(programs, views_file)
+        sequences: List[Key] = []
+
+        def on_sequence(database: str, name: str) -> None:
+            if not session.rows("SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", (database, name)):
+                sequences.append((database, name))
+                load.at(beside.LOADING, plan.state, sequences=tuple(sequences))
+                session.do("CREATE DATABASE IF NOT EXISTS %s" % quoted(database), "CREATE SEQUENCE %s.%s" % (quoted(database), quoted(name)))
+
+        feed.load(plan, {part.name: part.new for part in load.parts}, later, on_sequence, reporter, look)
+        load = replace(load, sequences=tuple(sequences))
+        statements = {name: each for name, each in account_statements(plan.generation).items() if name in plan.made} if plan.made else {}
+        troubles = _create(plan, statements)
+        reporter.stage("replace")
+        with undisturbed():
+            load = swap.swap(session, load, plan, later, reporter)
+            _check(session, plan)
+            swap.finish(session, load, plan.state, plan.live)
+        troubles += _invalid_views(plan)
+        return troubles + _grant(plan, statements)
 
 
 def _verify(plan: LoadPlan, reporter: Reporter) -> None:
@@ -126,144 +208,13 @@ def _invalid_views(plan: LoadPlan) -> List[str]:
         return views.left_out(views.make(session, plan.invalid))
 
 
-def _check(plan: LoadPlan) -> None:
+def _check(session: Session, plan: LoadPlan) -> None:
     """Raise StillpointError where the server does not have what was loaded."""
     tables: Dict[str, List[str]] = plan.generation.summary["dump"]["databases"]
-    with Session(plan.login) as session:
-        for database in plan.databases:
-            rows = session.rows("SELECT TABLE_NAME AS name FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s", (database,))
-            there = {str(row["name"]).lower() for row in rows}
-            wanted = [plan.what.table[1]] if plan.what.table else tables[database]
-            missing = [name for name in wanted if name.lower() not in there]
-            if missing:
-                raise StillpointError(
-                    "everything was loaded, and yet the server has no table %s.%s: look at it before it is used" % (shown(database), shown(missing[0]))
-                )
-
-
-class _Load:
-    """Feeds a client with what is wanted of a dump, and knows what went by at which line."""
-
-    def __init__(self, plan: LoadPlan, reporter: Reporter) -> None:
-        self._plan = plan
-        self._reporter = reporter
-        self._line = 1  # that the client reads next
-        self._starts: List[int] = []
-        self._sections: List[Section] = []
-        self._dropped: Set[str] = set()
-        self._said = b""
-
-    def run(self) -> None:
-        with ExitStack() as stack:
-            options = stack.enter_context(client.option_file(self._plan.login))
-            process = self._start(stack, options)
-            listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
-            listener.start()
-            try:
-                with suppress(BrokenPipeError):  # it ended, and says why
-                    self._feed(process)
-                    process.stdin.close()  # type: ignore[union-attr]
-                code = process.wait(_END_TIMEOUT)
-            except BaseException as error:
-                end(process)
-                with suppress(OSError):  # what it was not given any more
-                    process.stdin.close()  # type: ignore[union-attr]
-                if isinstance(error, StillpointError):
-                    raise StillpointError("%s; %s" % (error, self._state(self._line))) from error
-                self._reporter.warn(self._state(self._line))
-                raise
-            listener.join(10)
-            if code != 0:
-                raise self._failure(code)
-
-    def _start(self, stack: ExitStack, options: str) -> "subprocess.Popen[Any]":
-        """Start the client, with a server that accepts the dump's longest statement from it."""
-        session = stack.enter_context(Session(self._plan.login))
-        argv = [*client.load_command(self._plan.program, options), init_command(accept(session))]
-        if self._plan.packet:
-            session.do("SET GLOBAL max_allowed_packet = %d" % self._plan.packet[1])
-        try:
-            process = start(argv, dies_with_us=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            stack.callback(end, process)
-            if self._plan.packet:
-                # what a session may send is fixed when it begins; this statement is answered by the client's own
-                self._write(process, b"SELECT GET_LOCK('stillpoint.%d', 0);\n" % process.pid)
-                process.stdin.flush()  # type: ignore[union-attr]
-                _wait_until(lambda: session.value("SELECT IS_USED_LOCK('stillpoint.%d')" % process.pid) is not None or process.poll() is not None)
-        finally:
-            if self._plan.packet:
-                session.do("SET GLOBAL max_allowed_packet = %d" % self._plan.packet[0])
-        return process
-
-    def _listen(self, process: "subprocess.Popen[Any]") -> None:
-        with process.stderr as stderr:  # type: ignore[union-attr]
-            self._said = stderr.read(1 << 16)
-            while stderr.read(CHUNK):
-                pass
-
-    def _feed(self, process: "subprocess.Popen[Any]") -> None:
-        done = 0
-        for name in self._plan.sources:
-            scanner = Scanner()
-            with decompressed(os.path.join(self._plan.generation.path, name)) as source:
-                for chunk in source.chunks():
-                    for section, piece in scanner.feed(chunk):
-                        if self._plan.what.wants(section):
-                            self._enter(process, section)
-                            self._write(process, piece)
-                    done += len(chunk)
-                    self._reporter.progress(min(done, self._plan.sql_bytes), self._plan.sql_bytes)
-            if not scanner.complete:
-                raise StillpointError("%s ends without its closing line" % name)
-
-    def _enter(self, process: "subprocess.Popen[Any]", section: Section) -> None:
-        if self._sections and self._sections[-1] == section:
-            return
-        if section.kind == sections.DATABASE and section.database in self._plan.replaced and section.database not in self._dropped:
-            self._note(section)
-            self._write(process, b"DROP DATABASE IF EXISTS `%s`;\n" % section.database.replace("`", "``").encode("utf-8", "surrogateescape"))
-            self._dropped.add(section.database)
-        self._note(section)
-
-    def _note(self, section: Section) -> None:
-        self._starts.append(self._line)
-        self._sections.append(section)
-
-    def _write(self, process: "subprocess.Popen[Any]", data: bytes) -> None:
-        process.stdin.write(data)  # type: ignore[union-attr]
-        self._line += data.count(b"\n")
-
-    def _failure(self, code: int) -> StillpointError:
-        text = self._said.decode("utf-8", "replace").strip()
-        lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-1:] or ["the client ended with status %d" % code]
-        match = re.match(r"ERROR (\d+)(?: \(\w+\))? at line (\d+): (.*)", lines[0])
-        line = int(match.group(2)) if match else self._line
-        why = "%s (error %s)" % (match.group(3), match.group(1)) if match else lines[0]
-        return StillpointError("the server refused a statement of the dump: %s; %s" % (why, self._state(line)))
-
-    def _state(self, line: int) -> str:
-        """Return in words what the server has got when the load ends at a line of what the client was given."""
-        place = bisect.bisect_right(self._starts, line) - 1
-        before = self._sections[:place] if place >= 0 else []
-        at = self._sections[place] if place >= 0 else Section(sections.HEAD)
-        touched = list(dict.fromkeys(section.database for section in [*before, at] if section.database))
-        if not touched:
-            return "nothing was loaded and nothing was replaced"
-        name = "%s.%s" % (shown(at.database), shown(at.name)) if at.name else "the %s of %s" % (at.kind, shown(at.database or touched[-1]))
-        text = "the load ended at %s: " % name
-        if self._plan.what.table:
-            return text + "the table is not complete, and no other was touched"
-        whole = [each for each in touched if each != touched[-1]]
-        text += "%s is not complete" % shown(touched[-1])
-        if whole and at.kind != sections.VIEW:
-            text += ", %s loaded but for views" % (named(whole) + (" is" if len(whole) == 1 else " are"))
-        rest = [each for each in self._plan.databases if each not in touched]
-        return text + (", %s not touched; load it again when the cause is mended" % (named(rest) + (" was" if len(rest) == 1 else " were")) if rest else "")
-
-
-def _wait_until(true: Callable[[], bool], limit: float = 60.0) -> None:
-    deadline = time.monotonic() + limit
-    while not true():
-        if time.monotonic() > deadline:
-            raise StillpointError("the client did not connect within %d s: nothing was loaded" % limit)
-        time.sleep(0.02)
+    for database in plan.databases:
+        rows = session.rows("SELECT TABLE_NAME AS name FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s", (database,))
+        there = {str(row["name"]).lower() for row in rows}
+        wanted = [plan.what.table[1]] if plan.what.table else tables[database]
+        missing = [name for name in wanted if name.lower() not in there]
+        if missing:
+            raise StillpointError("everything was loaded, and yet the server has no table %s.%s" % (shown(database), shown(missing[0])))

@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ...dump import accounts, client, sections, views
+from ...dump import accounts, client, views
 from ...dump.client import LARGEST_PACKET, Program
-from ...dump.plan import FILE, VIEWS, InvalidView, Key, shown
-from ...dump.sections import Section
+from ...dump.plan import FILE, OLD, VIEWS, InvalidView, shown
 from ...dump.stream import decompressed
+from ...host import service
 from ...host.errors import StillpointError, UsageError
 from ...host.process import require
 from ...host.text import count, size
@@ -23,32 +23,12 @@ from ...repository.generation import Generation
 from .. import journal
 from ..in_place.plan import ALL, FILES, RestorePlan, refuse_damaged
 from ..in_place.plan import make as plan_restore
+from . import beside
+from .refusals import refuse
+from .what import What, named
 
+_MARGIN_SHARE, _MARGIN = 0.1, 64 << 20  # redo and undo logs, temporary tables, pages that are not full
 _PACKET_UNIT = 1024  # max_allowed_packet is a multiple of it
-_MOST_NAMED = 8
-
-
-@dataclass(frozen=True)
-class What:
-    """What is asked for of a dump; with neither, all of it."""
-
-    database: Optional[str] = None
-    table: Optional[Key] = None
-
-    def wants(self, section: Section) -> bool:
-        """Tell whether a section is part of it; a dump's beginning and end are part of everything."""
-        if section.kind in (sections.HEAD, sections.FOOT):
-            return True
-        if self.table is None:
-            return self.database in (None, section.database)
-        if section.database != self.table[0]:
-            return False
-        return section.kind == sections.DATABASE or (section.name == self.table[1] and section.kind != sections.STAND_IN)
-
-    def __str__(self) -> str:
-        if self.table:
-            return "the table %s.%s" % (shown(self.table[0]), shown(self.table[1]))
-        return "the database %s" % shown(self.database) if self.database else "all databases"
 
 
 @dataclass(frozen=True)
@@ -56,7 +36,9 @@ class LoadPlan:
     """A load that nothing is known to be against.
 
     :ivar where: the server's address
-    :ivar replaced: databases that are there now and are dropped first; none where a single table is loaded
+    :ivar replaced: databases that are there now, and are dropped when the load has ended well; none where a single table is loaded
+    :ivar live: the directory of the server's data; "" where that is not on this host
+    :ivar needs: bytes that the load takes there, and free ones; None where that is not known
     :ivar made: accounts that are missing; kept: those that are there and stay as they are
     :ivar invalid: views that were so when the dump was taken, and are tried
     :ivar packet: what the server's max_allowed_packet is too small by; None where it is enough
@@ -80,6 +62,9 @@ class LoadPlan:
     files: Optional[RestorePlan]
     warnings: Tuple[str, ...]
     state: str
+    flavour: str
+    live: str = ""
+    needs: Optional[Tuple[int, int]] = None
 
     @property
     def sql_bytes(self) -> int:
@@ -98,6 +83,7 @@ class LoadPlan:
             "replaces_table": self.table_is_there,
             "accounts": {"made": list(self.made), "kept": list(self.kept)},
             "files": self.files.as_dict() if self.files else None,
+            "needs_bytes": self.needs[0] if self.needs else None,
             "warnings": list(self.warnings),
         }
 
@@ -109,14 +95,21 @@ class LoadPlan:
             lines.append("  %s %s" % ("replaces" if self.table_is_there else "creates", self.what))
         else:
             if self.replaced:
-                lines.append("  replaces the databases %s: what is in them now is dropped, and not kept" % named(self.replaced))
+                lines.append(
+                    "  replaces the databases %s when all of the dump is in the server: until then they stay as they are, then they are dropped"
+                    % named(self.replaced)
+                )
             if new:
                 lines.append("  creates the databases %s" % named(new))
         if self.made:
             lines.append("  creates the accounts %s" % named(self.made))
         if self.kept:
             lines.append("  leaves %s accounts that are there as they are" % count(len(self.kept)))
-        lines.append("  other databases are not touched; a statement that fails ends the load, with what was loaded before it in place")
+        lines.append("  other databases are not touched; a load that does not end well changes nothing of what is there now")
+        if self.needs:
+            lines.append(
+                "  needs about %s in %s, where %s are free: old and new lie side by side until the end" % (size(self.needs[0]), self.live, size(self.needs[1]))
+            )
         if self.packet:
             lines.append(
                 "  max_allowed_packet is raised from %s to %s for the moment in which the load begins" % (size(self.packet[0]), size(self.packet[1]))
@@ -124,12 +117,6 @@ class LoadPlan:
         if self.files:
             lines += ["after that, " + line if not number else line for number, line in enumerate(self.files.lines())]
         return lines + ["  warning: " + warning for warning in self.warnings]
-
-
-def named(names: Sequence[str]) -> str:
-    """Return names for a sentence, the first of them where there are many."""
-    more = " and %s more" % count(len(names) - _MOST_NAMED) if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(shown, names[:_MOST_NAMED])) + more
 
 
 # -- planning
@@ -191,6 +178,10 @@ def make(
         flavour = servers.flavour_and_version(version, comment)[0]
         _same_product(generation, flavour, version)
         there = [str(next(iter(row.values()))) for row in session.rows("SHOW DATABASES")]
+        interrupted = beside.pending(state)
+        known = [part.old for part in interrupted.parts] if interrupted else []
+        refuse(session, facts, what, databases, [name for name in there if name.startswith(OLD) and name not in known])
+        live, needs = _room(session, facts, what, databases)
         packet = _packet(session, int(facts["longest_statement"]))
         table_is_there = bool(
             what.table
@@ -198,6 +189,8 @@ def make(
         )
         made, kept = _accounts(session, generation) if what == What() and facts["accounts"] else ([], [])
         warnings = list(_warnings(session, what))
+        if interrupted:
+            warnings.append("a restore of %s was interrupted: what that has left is undone before anything else" % interrupted.generation)
         where = session.where
     files = None
     if parts == ALL and what == What() and any(tree.is_files for tree in generation.trees):
@@ -220,7 +213,34 @@ def make(
         files,
         tuple(warnings),
         state,
+        flavour,
+        live,
+        needs,
     )
+
+
+def _room(session: Session, facts: Dict[str, Any], what: What, databases: Sequence[str]) -> Tuple[str, Optional[Tuple[int, int]]]:
+    """Return the server's data directory, where it is on this host, with the bytes that the load takes there and those that are free.
+
+    :raises StillpointError: it would not fit
+    """
+    datadir = str(session.value("SELECT @@GLOBAL.datadir")).rstrip("/")
+    if not service.running_in(datadir):
+        return "", None
+    if what.table or "sizes" not in facts:
+        return datadir, None
+    needed = int(sum(facts["sizes"].get(name, 0) for name in databases) * (1 + _MARGIN_SHARE)) + _MARGIN
+    log = str(session.value("SELECT @@GLOBAL.log_bin_basename") or "") if str(session.value("SELECT @@GLOBAL.log_bin")) in ("1", "ON") else ""
+    if log and os.path.isdir(os.path.dirname(log)) and os.stat(os.path.dirname(log)).st_dev == os.stat(datadir).st_dev:
+        needed += int(facts["sql_bytes"])
+    figures = os.statvfs(datadir)
+    free = figures.f_bavail * figures.f_frsize
+    if free < needed:
+        raise StillpointError(
+            "the file system of %s has %s free, and old and new data side by side need %s more: free some, or load one database at a time (--database)"
+            % (datadir, size(free), size(needed))
+        )
+    return datadir, (needed, free)
 
 
 def _what(tables: Dict[str, List[str]], database: Optional[str], table: Optional[str], name: str) -> What:

@@ -18,6 +18,7 @@ from ...repository.generation import BAD, Generation, RecordedTree
 from ...repository.job_directory import JobDirectory
 from .. import journal as journals
 from .. import whose_logs
+from ..dump import beside
 from ..rollback.plan import REPLICAS, refuse_going_back
 from ..server_logs import Logs
 from . import one_path as part
@@ -152,6 +153,8 @@ def make(
     :raises UsageError: this generation does not hold it, or it can't go there
     :raises StillpointError: the generation is damaged, or there is no room
     """
+    if to is None and parts != FILES:
+        beside.refuse_half_done(state)
     journal = journals.pending(state=state) if to is None else None
     if to is None:
         refuse_going_back(state)

@@ -344,6 +344,17 @@ def test_a_server_that_crashes_leaves_what_one_command_puts_back(place: Place, m
     place.assert_as_it_was()
 
 
+@pytest.mark.parametrize("table", ["child", "isam"])
+def test_a_transaction_that_does_not_end_is_waited_for_and_then_nothing_has_changed(place: Place, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    for name, value in (("_LOCK_WAIT", 1), ("_PAUSE", 0.1), ("_TRIES", 2)):
+        monkeypatch.setattr(swap, name, value)
+    with Session(place.server.login) as user:
+        user.do("BEGIN", "SELECT * FROM shop.%s" % table)
+        with pytest.raises(StillpointError, match="in use by somebody's transaction or lock, .* and restore again; what was there before is back"):
+            place.restore()
+    place.assert_as_it_was()
+
+
 def test_a_disk_that_fills_up_ends_a_load_before_it_is_full(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.statvfs
     free = [1 << 30]

@@ -28,6 +28,7 @@ class Part:
 
     :ivar new: the database that it is loaded into; old: the one that the live tables are moved to
     :ivar there: it is there; only: the one table or view that is replaced; "" where all of it is
+    :ivar triggers: those of the live tables, as (name, table)
     :ivar create: what makes it as it is
     :ivar tables: the live tables that are moved; loaded: those that take their places
     """
@@ -40,6 +41,7 @@ class Part:
     create: str = ""
     tables: Tuple[str, ...] = ()
     loaded: Tuple[str, ...] = ()
+    triggers: Tuple[Tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,15 @@ def pending(state: str = journals.STATE) -> Optional[Load]:
     found = durable.read_json(os.path.join(state, _FILE))
     if not isinstance(found, dict):
         return None
-    parts = tuple(Part(**{**each, "tables": tuple(each["tables"]), "loaded": tuple(each["loaded"])}) for each in found["parts"])
+    parts = tuple(_part(each) for each in found["parts"])
     keys = tuple(ForeignKey(**each) for each in found["keys"])
     sequences = tuple((str(one), str(two)) for one, two in found["sequences"])
     return Load(**{**found, "parts": parts, "keys": keys, "sequences": sequences})
+
+
+def _part(facts: Dict[str, Any]) -> Part:
+    triggers = tuple((str(name), str(table)) for name, table in facts["triggers"])
+    return Part(**{**facts, "tables": tuple(facts["tables"]), "loaded": tuple(facts["loaded"]), "triggers": triggers})
 
 
 def forget(state: str) -> None:

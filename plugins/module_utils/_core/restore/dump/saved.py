@@ -16,7 +16,7 @@ from ...mysql.connection import Login, Session
 from .beside import Part
 
 _TRIGGERS, _PROGRAMS, _VIEWS = "triggers", "programs", "invalid-views"
-_TIMEOUT = 600
+_LOCK_WAIT = 60  # seconds for somebody's transaction
 
 
 def tables(session: Session, database: str) -> Tuple[str, ...]:
@@ -41,9 +41,9 @@ def save(session: Session, login: Login, flavour: str, parts: Sequence[Part], di
     for number, part in enumerate(parts):
         if not part.there:
             continue
-        having = sorted({table for _name, table in triggers(session, part)})
-        if having:
-            _dump(login, flavour, part, _path(directory, number, _TRIGGERS), ["--no-create-info", "--triggers", "--add-drop-trigger"], having)
+        for index, table in enumerate(_having(part)):
+            path = _path(directory, number, "%s-%d" % (_TRIGGERS, index))
+            _dump(login, flavour, part, path, ["--no-create-info", "--triggers", "--add-drop-trigger"], [table])
         if part.only and part.only not in part.tables and _exists(session, part):
             _dump(login, flavour, part, _path(directory, number, _PROGRAMS), ["--skip-triggers"], [part.only])
         if not part.only:
@@ -54,6 +54,11 @@ def save(session: Session, login: Login, flavour: str, parts: Sequence[Part], di
                 with open(_path(directory, number, _VIEWS), "w", encoding="utf-8", errors="surrogateescape") as file:
                     file.write(views.text(invalid))
     durable.sync_file_system(directory)
+
+
+def _having(part: Part) -> List[str]:
+    """Return the tables that have triggers."""
+    return sorted({table for _name, table in part.triggers})
 
 
 def _exists(session: Session, part: Part) -> bool:
@@ -71,7 +76,7 @@ def _dump(login: Login, flavour: str, part: Part, path: str, how: Sequence[str],
     with client.option_file(login) as options, open(path, "wb") as file:
         argv[1] = "--defaults-file=" + options
         process = start([*argv, "--", part.name, *names], dies_with_us=True, stdout=file, stderr=subprocess.PIPE)
-        said = process.communicate(timeout=_TIMEOUT)[1].decode("utf-8", "replace").strip()
+        said = process.communicate()[1].decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise StillpointError(
             "the views, routines, events and triggers of %s can't be saved before it is replaced (%s): nothing was touched; mend what is named"
@@ -85,8 +90,10 @@ def put_back(session: Session, login: Login, flavour: str, part: Part, number: i
     :param programs: views, routines and events too
     :raises StillpointError: the server refuses one
     """
-    for what in (_TRIGGERS, *([_PROGRAMS] if programs else [])):
-        path = _path(directory, number, what)
+    there = triggers(session, part)
+    lost = {table for name, table in part.triggers if (name, table) not in there}
+    files = [_path(directory, number, "%s-%d" % (_TRIGGERS, index)) for index, table in enumerate(_having(part)) if table in lost]
+    for path in (*files, *([_path(directory, number, _PROGRAMS)] if programs else [])):
         if os.path.exists(path):
             with open(path, "rb") as file:
                 _feed(login, flavour, part, file)
@@ -103,8 +110,8 @@ def put_back(session: Session, login: Login, flavour: str, part: Part, number: i
 
 def _feed(login: Login, flavour: str, part: Part, file: IO[bytes]) -> None:
     with client.option_file(login) as options:
-        argv = [*client.load_command(client.loader(flavour), options), part.name]
+        argv = [*client.load_command(client.loader(flavour), options), "--init-command=SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT, part.name]
         process = start(argv, dies_with_us=True, stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        said = process.communicate(timeout=_TIMEOUT)[1].decode("utf-8", "replace").strip()
+        said = process.communicate()[1].decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise StillpointError("the server does not take back what %s had: %s" % (quoted(part.name), said.splitlines()[-1] if said else "no reason given"))

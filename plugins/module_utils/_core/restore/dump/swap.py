@@ -5,6 +5,7 @@ lines leaves what `put_back` sees by where the tables are."""
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from typing import Iterator, List, Sequence, Set, Tuple
 
@@ -19,7 +20,9 @@ from .beside import LOADED, REMAKING, SWAPPING, ForeignKey, Load, Part
 from .feed import Later
 from .plan import LoadPlan
 
-_LOCK_WAIT = 30  # seconds for somebody's transaction; the server's own limit is a day on MariaDB and a year on MySQL
+# Seconds that a statement waits for somebody's transaction: everybody else who wants the table queues behind it. What was loaded took long, so it
+# is tried again for a while.
+_LOCK_WAIT, _PAUSE, _TRIES = 10, 5.0, 20
 ANSWER_TIMEOUT = 6 * 3600  # seconds; large tables are dropped at the pace of their file system
 _LOCK_WAIT_TIMEOUT, _NOT_EMPTY = 1205, (1010, 3552)
 # ER_CANT_CREATE_TABLE, ER_CANNOT_ADD_FOREIGN, ER_FK_NO_INDEX_PARENT and the like: the table that it refers to is another one now
@@ -87,7 +90,7 @@ def put_back(load: Load, state: str) -> List[str]:
                 _drop_empty(session, part.name)
         for key in load.keys:
             if key.own and key.name not in [name for name, _clause in _foreign_keys(session, key.database, key.table)]:
-                session.do("ALTER TABLE %s ADD %s" % (_sql(key.database, key.table), key.clause))
+                _patiently(session, "ALTER TABLE %s ADD %s" % (_sql(key.database, key.table), key.clause))
         for database, name in load.sequences:
             if load.phase not in (SWAPPING, REMAKING):
                 session.do("DROP SEQUENCE IF EXISTS %s" % _sql(database, name))
@@ -108,7 +111,8 @@ def _known(session: Session, part: Part) -> Part:
     if part.only:
         tables = tuple(name for name in tables if name == part.only)
     create = str(session.rows("SHOW CREATE DATABASE %s" % quoted(part.name))[0]["Create Database"]) if part.there else ""
-    return replace(part, tables=tables, loaded=saved.tables(session, part.new), create=create)
+    part = replace(part, tables=tables, loaded=saved.tables(session, part.new), create=create)
+    return replace(part, triggers=tuple(saved.triggers(session, part)))
 
 
 def _move_aside(session: Session, parts: Sequence[Part]) -> List[Tuple[str, str]]:
@@ -117,20 +121,20 @@ def _move_aside(session: Session, parts: Sequence[Part]) -> List[Tuple[str, str]
         if part.tables:
             session.do("CREATE DATABASE IF NOT EXISTS %s" % quoted(part.old))
         for name, _table in saved.triggers(session, part):
-            session.do("DROP TRIGGER IF EXISTS %s" % _sql(part.name, name))
+            _patiently(session, "DROP TRIGGER IF EXISTS %s" % _sql(part.name, name))
     pairs = [(part.name, part.old, name) for part in parts for name in part.tables]
     try:
         _rename(session, pairs)
         return []
     except ServerError as error:
-        if error.number == _LOCK_WAIT_TIMEOUT or error.connection_lost:
+        if error.connection_lost:
             raise
     broken = []
     for pair in pairs:
         try:
             _rename(session, [pair])
         except ServerError as error:
-            if error.number == _LOCK_WAIT_TIMEOUT or error.connection_lost or _opens(session, pair[0], pair[2]):
+            if error.connection_lost or _opens(session, pair[0], pair[2]):
                 raise
             broken.append((pair[0], pair[2]))
     return broken
@@ -253,9 +257,9 @@ def _renew(session: Session, key: ForeignKey, reporter: Reporter) -> None:
     """Have a foreign key refer to the table that has the name now."""
     path = _sql(key.database, key.table)
     if key.own:
-        session.do("ALTER TABLE %s DROP FOREIGN KEY %s" % (path, quoted(key.name)))
+        _patiently(session, "ALTER TABLE %s DROP FOREIGN KEY %s" % (path, quoted(key.name)))
     try:
-        session.do("ALTER TABLE %s ADD %s" % (path, key.clause))
+        _patiently(session, "ALTER TABLE %s ADD %s" % (path, key.clause))
     except ServerError as error:
         if error.number not in _NO_KEY:
             raise
@@ -268,7 +272,27 @@ def _renew(session: Session, key: ForeignKey, reporter: Reporter) -> None:
 def _rename(session: Session, triples: Sequence[Tuple[str, str, str]]) -> None:
     """Move tables, as (from, to, name), in one statement."""
     if triples:
-        session.do("RENAME TABLE " + ", ".join("%s TO %s" % (_sql(one, name), _sql(two, name)) for one, two, name in triples))
+        _patiently(session, "RENAME TABLE " + ", ".join("%s TO %s" % (_sql(one, name), _sql(two, name)) for one, two, name in triples))
+
+
+def _patiently(session: Session, statement: str) -> None:
+    """Execute a statement that waits for somebody's transaction, time and again.
+
+    :raises StillpointError: that did not end
+    """
+    for number in range(_TRIES):
+        try:
+            session.do(statement)
+            return
+        except ServerError as error:
+            if error.number != _LOCK_WAIT_TIMEOUT:
+                raise
+        if number < _TRIES - 1:
+            time.sleep(_PAUSE)
+    raise StillpointError(
+        "a table is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again"
+        % (_TRIES * (_LOCK_WAIT + _PAUSE))
+    )
 
 
 def _sql(database: str, name: str) -> str:

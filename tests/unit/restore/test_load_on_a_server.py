@@ -251,6 +251,23 @@ def test_a_statement_that_fails_leaves_what_was_there(place: Place, monkeypatch:
     place.assert_as_it_was()
 
 
+def test_the_sentence_about_a_statement_holds_the_error_and_no_rows(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = feed._send
+
+    def bad(target: Any, section: Any, piece: bytes, *more: Any) -> None:
+        if piece.startswith(b"(1,'a')"):
+            piece = b"(1,'a'),(2,'%s'" % (b"secret " * 20000) + b");\n"
+            piece = piece.replace(b"(1,'a')", b"(1,'a',3)")
+        real(target, section, piece, *more)
+
+    monkeypatch.setattr(feed, "_send", bad)
+    with pytest.raises(StillpointError) as failed:
+        place.restore()
+    assert "Column count doesn't match value count at row 1 (error 1136), at shop.isam" in str(failed.value)
+    assert "secret" not in str(failed.value)
+    place.assert_as_it_was()
+
+
 def test_a_load_that_is_killed_while_rows_arrive_has_touched_nothing(place: Place) -> None:
     def prepare() -> None:
         feed.Client.finish = lambda *_args: (_flushed(*_args), os.kill(os.getpid(), signal.SIGKILL))  # type: ignore[assignment,method-assign,return-value]

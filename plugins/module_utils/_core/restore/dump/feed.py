@@ -26,6 +26,7 @@ from .plan import LoadPlan
 
 _END_TIMEOUT = 86400.0  # the client has got everything, and the server builds the last table's indexes
 _TICK = 0.5
+_SAID = 1 << 16  # bytes of what the client says that are looked into, from the end
 _PATIENT = ("wait_timeout=2147483", "net_read_timeout=600", "net_write_timeout=600")  # rows come as fast as they are read
 
 # What a table has that is made in its final place alone: its triggers, in comments for versions that know them.
@@ -85,9 +86,8 @@ class Client:
 
     def _listen(self) -> None:
         with self._process.stderr as stderr:  # type: ignore[union-attr]
-            self._said = stderr.read(1 << 16)
-            while stderr.read(CHUNK):
-                pass
+            for chunk in iter(lambda: stderr.read(CHUNK), b""):
+                self._said = (self._said + chunk)[-_SAID:]  # the statement that failed goes before, with rows of people
 
     def enter(self, section: Section) -> None:
         """Note that a section begins, for the sentence about a statement that fails."""
@@ -128,7 +128,7 @@ class Client:
 
     def _failure(self, code: Optional[int]) -> StillpointError:
         text = self._said.decode("utf-8", "replace").strip()
-        lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-1:] or ["the client ended with status %s" % code]
+        lines = [line for line in text.splitlines() if line.startswith("ERROR")][-1:] or ["the client ended with status %s" % code]
         match = re.match(r"ERROR (\d+)(?: \(\w+\))? at line (\d+): (.*)", lines[0])
         place = bisect.bisect_right(self._starts, int(match.group(2)) if match else self.line) - 1
         at = self._sections[place] if place >= 0 else Section(sections.HEAD)

@@ -23,7 +23,7 @@ from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
 from _core.restore.dump import beside, execute, feed, swap
 from _core.restore.dump import plan as load
-from real_server import RealServer, needed, real_server
+from real_server import USER, RealServer, needed, real_server
 
 pytest.importorskip("pymysql")
 pytestmark = [*needed, pytest.mark.skipif(not shutil.which("zstd"), reason="needs zstd")]
@@ -84,16 +84,16 @@ class Place:
         self.state = str(top / "state")
         self.backups = str(top / "backups")
         os.makedirs(self.backups)
-        self.generation = self._dump()
+        give(self.server, DUMPED + REST)
+        self.generation = self.dump("etrial")
         self.then = self.picture()
         self.since()
         self.now = self.picture()
         self.grants = self.rows("SHOW GRANTS FOR clerk@localhost")
 
-    def _dump(self) -> Generation:
-        give(self.server, DUMPED + REST)
+    def dump(self, name: str) -> Generation:
         given = {"method": "dump", "login_unix_socket": self.server.login.login_unix_socket}
-        of = job.parse({"name": "etrial", "mysql": given, "repository": self.backups})
+        of = job.parse({"name": name, "mysql": given, "repository": self.backups})
         summary = backup.run(of, Silent())
         return JobDirectory.open(of.repository, job.host_name(), of.name).find(summary["generation"])
 
@@ -392,6 +392,26 @@ def test_a_disk_that_fills_up_ends_a_load_before_it_is_full(place: Place, monkey
     with pytest.raises(StillpointError, match=said):
         execute.execute(made, Silent())
     place.assert_as_it_was()
+
+
+def test_a_directory_with_files_that_are_not_the_servers_stands_in_no_loads_way(place: Place) -> None:
+    odd = os.path.join(place.server.datadir, "copies")
+    os.mkdir(odd)
+    Path(odd, "note.txt").write_text("of somebody")
+    shutil.chown(odd, USER)
+    held = place.generation
+    try:
+        place.server.do("CREATE VIEW copies.v AS SELECT 1 AS one", "CREATE PROCEDURE copies.p() SELECT 1")
+        place.generation = place.dump("odd")
+        place.server.do("CREATE TABLE copies.t (i INT)", "CREATE PROCEDURE copies.q() SELECT 2")
+        place.restore()
+        assert place.rows("SHOW TABLES FROM copies") == [("v",)]
+        assert place.rows("SELECT ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = 'copies'") == [("p",)]
+        assert Path(odd, "note.txt").read_text() == "of somebody"
+    finally:
+        place.generation = held
+        shutil.rmtree(odd)
+        place.server.do("FLUSH TABLES", "DROP PROCEDURE IF EXISTS copies.p", "DROP PROCEDURE IF EXISTS copies.q")
 
 
 def test_what_the_server_would_not_take_is_refused_by_the_plan(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from _core.dump import client
 from _core.host.errors import StillpointError
 from _core.host.reporter import Silent
 from _core.job import file as job
+from _core.job.names import host_name
 from _core.mysql.connection import Session
 from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
@@ -95,7 +96,7 @@ class Place:
         given = {"method": "dump", "login_unix_socket": self.server.login.login_unix_socket}
         of = job.parse({"name": name, "mysql": given, "repository": self.backups})
         summary = backup.run(of, Silent())
-        return JobDirectory.open(of.repository, job.host_name(), of.name).find(summary["generation"])
+        return JobDirectory.open(of.repository, host_name(), of.name).find(summary["generation"])
 
     def since(self) -> None:
         give(self.server, SINCE)

@@ -553,7 +553,7 @@ def test_a_dump_is_listed_and_kept_like_every_generation(shop: RealServer, make_
     assert plan.bytes_sql == first.summary["dump"]["sql_bytes"]
     assert first.state == "unproven"
     assert first.size_bytes == os.path.getsize(os.path.join(first.path, "dump.sql.zst"))
-    second = run(replace(of, keep=job.Keep(last=1)))
+    second = run(of._replace(keep=job.Keep(last=1)))
     assert [each.name for each in directory(of).generations()] == [second.name]
 
 

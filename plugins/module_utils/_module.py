@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import traceback
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
 from ._core.host.errors import CommandError, StillpointError, Stopped
 from ._core.host.reporter import Silent
+
+# Where distributions put the Python that their packages of libraries are for: Debian and Red Hat, Red Hat 8.
+_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -49,6 +54,18 @@ def door(module: AnsibleModule) -> Iterator[None]:
         yield
     except (Stopped, Exception) as error:  # pylint: disable=broad-exception-caught
         module.fail_json(**failure(error))
+
+
+def have_libraries(*names: str) -> None:
+    """Go on under a Python of the host's own where this one lacks a library of these and that has them all. Ansible's may be a venv's.
+
+    Where none has them, whoever needs one says so.
+    """
+    if has_respawned() or all(map(importlib.util.find_spec, names)):
+        return
+    others = [each for each in _PYTHONS if all(probe_interpreters_for_module([each], name) for name in names)]
+    if others:
+        respawn_module(others[0])
 
 
 class Telling(Silent):

@@ -101,7 +101,7 @@ from ansible_collections.stillpoint.backup.plugins.module_utils._argspec import 
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import CommandError, StillpointError
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.job import file
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.job.names import host_name, job_names
-from ansible_collections.stillpoint.backup.plugins.module_utils._module import door, failure
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import door, failure, have_libraries
 
 OWN = ArgumentSpec({"job": {"type": "str"}})
 
@@ -135,6 +135,7 @@ def directories(names: Sequence[str]) -> List[str]:
 
 
 def main() -> None:
+    have_libraries("yaml")
     module = OWN.module()
     asked = module.params["job"]
     with door(module):

@@ -139,7 +139,7 @@ from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql impo
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.account import Account
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.connection import Login, Session
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.privileges import Extras
-from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import difference, door, have_libraries
 
 OWN = ArgumentSpec(
     {
@@ -157,16 +157,18 @@ OWN = ArgumentSpec(
 
 
 def main() -> None:
+    have_libraries("pymysql")
     module = OWN.merge(connection()).module()
     params = module.params
-    recorded = {} if params["state"] == "present" else account.recorded(params["option_file"])
     extras = Extras(**{name: params[name] for name in ("kill", "stop_replica", "desync", "dump", "archive")})
-    wanted = Account(params["name"] or recorded.get("user") or "stillpoint", params["host"], params["option_file"], extras, params["state"] == "present")
     login = request(Login, params)
-    if not (login.login_unix_socket or login.login_host or login.login_port):
-        login = replace(login, login_unix_socket=recorded.get("socket"), login_port=int(recorded.get("port") or 0) or None)
-    with door(module), Session(login) as session:
-        ensured = account.ensure(session, wanted, check=module.check_mode)
+    with door(module):
+        recorded = {} if params["state"] == "present" else account.recorded(params["option_file"])
+        if not (login.login_unix_socket or login.login_host or login.login_port):
+            login = replace(login, login_unix_socket=recorded.get("socket"), login_port=int(recorded.get("port") or 0) or None)
+        wanted = Account(params["name"] or recorded.get("user") or "stillpoint", params["host"], params["option_file"], extras, params["state"] == "present")
+        with Session(login) as session:
+            ensured = account.ensure(session, wanted, check=module.check_mode)
     module.exit_json(
         changed=ensured.changed,
         name=wanted.user,

@@ -339,7 +339,7 @@ from ansible_collections.stillpoint.backup.plugins.module_utils._core.backup.qui
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.lvm import ownership
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore.rollback import execute
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore.rollback import plan as rollback_plan
-from ansible_collections.stillpoint.backup.plugins.module_utils._module import Telling, difference, door
+from ansible_collections.stillpoint.backup.plugins.module_utils._module import Telling, difference, door, have_libraries
 
 OWN = ArgumentSpec(
     {
@@ -392,6 +392,7 @@ def lines(snapshots: List[Dict[str, Any]]) -> List[str]:
 
 
 def main() -> None:
+    have_libraries("pymysql")
     module = OWN.merge(connection()).merge(storage()).module()
     params = module.params
     with door(module):

@@ -71,6 +71,16 @@ def test_the_timers_own_unit_takes_a_backup(host: Any) -> None:
     assert snapshots(host) == ""
 
 
+def test_the_unit_backs_up_what_systemd_has_mounted_onto_itself(host: Any) -> None:
+    job = "name: etc\nfiles: [/etc]\nrepository: /backups\n"
+    with host.sudo():
+        host.check_output("umask 077; printf %s > /etc/stillpoint/jobs/etc.yml", job)
+        host.check_output("systemctl start stillpoint@etc.service")
+        host.check_output("test -e /backups/etrial/etc/latest/files/etc/lvm/lvm.conf")
+        host.check_output("rm -r /etc/stillpoint/jobs/etc.yml /backups/etrial/etc")
+    assert snapshots(host) == ""
+
+
 def test_the_fleets_table_has_it(host: Any) -> None:
     done = play("stillpoint.backup.status")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -145,9 +155,9 @@ def test_what_was_lost_comes_back(host: Any) -> None:
 def test_what_was_rolled_out_is_taken_off_again_and_backups_and_replaced_data_stay(host: Any) -> None:
     done = play("stillpoint.backup.remove")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "/backups/etrial/etrial" in done.stdout and "/var/lib/mysql.replaced-" in done.stdout
+    assert "/usr/local/backups/etrial/etrial" in done.stdout and "/var/lib/mysql.replaced-" in done.stdout
     with host.sudo():
         left = "find /usr/local/sbin /etc /var/lib/systemd -name '*stillpoint*'"
         assert host.check_output(left) == ""
-        assert host.check_output("ls /backups/etrial/etrial/latest/manifest.json")
+        assert host.check_output("ls /usr/local/backups/etrial/etrial/latest/manifest.json")
     assert rows(host, "SELECT COUNT(*) FROM mysql.global_priv WHERE User LIKE 'stillpoint%'") == "0"

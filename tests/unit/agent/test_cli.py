@@ -197,7 +197,7 @@ def test_a_missing_library_is_named_with_its_package(host: Host) -> None:
     path = host.job()
     done = subprocess.run([sys.executable, "-I", "-S", host.agent, "list", path], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert done.stderr == "stillpoint: the Python module yaml is missing on this host: install the package python3-yaml\n"
+    assert done.stderr == "stillpoint: the Python module yaml is missing for %s: install the package python3-yaml\n" % sys.executable
 
 
 def test_without_a_command_the_help_is_shown_and_the_usage_is_wrong(host: Host) -> None:

@@ -207,6 +207,6 @@ def test_of_a_fleet_each_job_has_its_newest_usable_backup_in_a_table_and_what_is
         "db2: there is no backup yet of etrial",
         "db3: Failed to connect to the host via ssh",
         "db4: one is gone",
-        "db5: there are no jobs on it",
+        "db5: it has no job: list some in backup_client_jobs and deploy, or leave it out with -e stillpoint_hosts=GROUP",
     ]
     assert show.fleet({"db1": {"jobs": ["etrial"], "backups": [good]}}, NOW)[1] == []

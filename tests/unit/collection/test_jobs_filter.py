@@ -12,6 +12,8 @@ pytest.importorskip("ansible")
 from ansible.errors import AnsibleFilterError  # noqa: E402
 from ansible_collections.stillpoint.backup.plugins.filter.jobs import accounts, jobs  # noqa: E402
 
+pytestmark = pytest.mark.cores
+
 FILES = {"name": "files", "files": ["/opt"], "repository": "/backups"}
 DATABASE = {"name": "database", "mysql": {}, "repository": "/backups"}
 

@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any, Dict, List
 
 import pytest
 import yaml
-from fake_systemctl import Systemctl
+from deployed_host import ROOT, Host
 
 pytest.importorskip("ansible")
 
@@ -25,7 +20,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze"),
 ]
 
-ROOT = next(each for each in Path(__file__).resolve().parents if (each / "galaxy.yml").exists())
 ROLE = ROOT / "roles" / "backup_client"
 TOKEN = "f00d-cafe-secret"
 TOLD = {
@@ -40,85 +34,16 @@ TOLD = {
 PLAIN = {"name": "plain", "files": ["/opt"], "repository": "/somewhere/else", "schedule": "03:00"}
 JOBS = [TOLD, PLAIN]
 
-# A host is described by one module, and nothing is installed by the other.
-MODULES = {
-    "described": '{"changed": false, "ansible_facts": {"pkg_mgr": "ansible.legacy.no_packages", "os_family": "Debian", "distribution": "Debian"}}',
-    "no_packages": '{"changed": false}',
-}
-APART = 'mount --bind "$1" /usr/local/sbin && shift && exec "$@"'
-
-
-class Host:
-    """This host, with directories of its own for what the role writes, and a systemctl that stands in for systemd."""
-
-    def __init__(self, top: Path) -> None:
-        self.top = top
-        for name in ("units", "state", "sbin", "library", "collections/ansible_collections/stillpoint"):
-            (top / name).mkdir(parents=True)
-        (top / "collections/ansible_collections/stillpoint/backup").symlink_to(ROOT)
-        (top / "ansible.cfg").write_text("[defaults]\nhome = %s\ncollections_path = %s\nlibrary = %s\n" % (top / "home", top / "collections", top / "library"))
-        shutil.copy(ROOT / "tests/unit/fake_systemctl.py", top / "sbin" / "systemctl")
-        (top / "sbin" / "systemctl").chmod(0o755)
-        for name, answer in MODULES.items():
-            (top / "library" / (name + ".py")).write_text("#!/usr/bin/python3\nprint('%s')\n" % answer)
-
-    @property
-    def units(self) -> Path:
-        return self.top / "units"
-
-    def vaulted(self, text: str) -> str:
-        """Return a text encrypted, as YAML; with ``--vault-password-file`` the role can read it."""
-        (self.top / "password").write_text("of the vault")
-        vault = VaultLib([("default", VaultSecret(b"of the vault"))])
-        return "!vault |\n" + "".join("  %s\n" % line for line in vault.encrypt(text).decode().splitlines())
-
-    def deploy(self, *options: str, entry: str = "main", **variables: Any) -> str:
-        """Run an entry point of the role and return all that is printed."""
-        play = {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "vars": {"ansible_python_interpreter": sys.executable, "backup_client_jobs": JOBS},
-            "tasks": [{"described": {}}, {"include_role": {"name": "stillpoint.backup.backup_client", "tasks_from": entry}}],
-        }
-        given = {
-            "backup_client_unit_directory": str(self.units),
-            "backup_client_directory": str(self.top / "etc"),
-            "backup_client_udev_rules": str(self.top / "udev.rules"),
-            "backup_client_account": False,
-            "backup_client_check_jobs": False,
-            **variables,
-        }
-        (self.top / "given.json").write_text(json.dumps(given))
-        (self.top / "play.yml").write_text(json.dumps([play]))
-        files = ["-e", "@" + str(self.top / "given.json"), str(self.top / "play.yml")]
-        playbook = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", *files, *options]
-        command = ["unshare", "--mount", "sh", "-c", APART, "-", str(self.top / "sbin"), *playbook]
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(self.top / "ansible.cfg"), "UNITS": str(self.units), "STATE": str(self.top / "state")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert "PLAY RECAP" in done.stdout, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def deployed(self, *options: str, **variables: Any) -> str:
-        """Run the role, which has to succeed."""
-        printed = self.deploy(*options, **variables)
-        assert "failed=0" in printed, printed
-        return printed
-
-    def told(self) -> List[str]:
-        """Return what systemd was told to do since the last time."""
-        return Systemctl(self.units, self.top / "state").told()
-
-    def files(self) -> Dict[str, str]:
-        """Return what the role has written, by path."""
-        places = [self.top / "etc", self.units, self.top / "udev.rules"]
-        found = [path for place in places for path in ([place] if place.is_file() else place.rglob("*"))]
-        return {str(path.relative_to(self.top)): path.read_text() for path in found if path.is_file() and not path.is_symlink()}
-
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
-    return Host(tmp_path_factory.mktemp("host"))
+    return Host(tmp_path_factory.mktemp("host"), JOBS)
+
+
+def vaulted(text: str) -> str:
+    """Return a text encrypted, as YAML."""
+    encrypted = VaultLib([("default", VaultSecret(b"of the vault"))]).encrypt(text).decode()
+    return "!vault |\n" + "".join("  %s\n" % line for line in encrypted.splitlines())
 
 
 def changed(printed: str) -> int:
@@ -133,6 +58,7 @@ def tasks(printed: str) -> int:
 # In this order, on one host.
 
 
+@pytest.mark.cores
 def test_check_mode_writes_nothing_and_shows_all_but_what_may_be_a_secret(host: Host) -> None:
     printed = host.deployed("-vvv", "--check", "--diff")
     assert changed(printed) == 2  # the agent, and all that belongs to the jobs
@@ -153,12 +79,7 @@ def test_a_deployment_leaves_jobs_and_units_that_systemd_accepts_and_starts_them
     every = "stillpoint-clean.service stillpoint@told.timer stillpoint-verify@told.timer stillpoint-archive@told.service stillpoint@plain.timer"
     assert host.told() == ["enable " + every, "start " + every.split(" ", 1)[1]]
     instances = ["stillpoint@told.service", "stillpoint-verify@told.service", "stillpoint-archive@told.service", "stillpoint@told.timer"]
-    verified = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", APART, "-", str(host.top / "sbin"), "systemd-analyze", "verify", *(str(host.units / each) for each in instances)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "SYSTEMD_UNIT_PATH": str(host.units) + ":"},
-    )
+    verified = host.apart("systemd-analyze", "verify", *(str(host.units / each) for each in instances))
     assert verified.stderr == "" and verified.returncode == 0, verified.stderr
 
 
@@ -189,8 +110,10 @@ def test_a_job_that_can_not_be_written_is_named_and_not_printed(host: Host) -> N
     assert TOKEN not in printed
 
 
+@pytest.mark.cores
 def test_texts_of_templates_the_command_line_and_the_vault_mean_what_they_say(host: Host) -> None:
-    (host.top / "vault.yml").write_text("address: %sdays: %s" % (host.vaulted("https://ping.example.com/" + TOKEN), host.vaulted("7")))
+    (host.top / "vault.yml").write_text("address: %sdays: %s" % (vaulted("https://ping.example.com/" + TOKEN), vaulted("7")))
+    (host.top / "password").write_text("of the vault")
     options = ["-e", "keep_last=3", "--vault-password-file", str(host.top / "password"), "-e", "@" + str(host.top / "vault.yml")]
     given = {"backup_client_account": "false", "backup_client_check_jobs": "false", "backup_client_retries": "2", "backup_client_retry_minutes": "5"}
     job = {

@@ -232,6 +232,19 @@ def test_mounts_are_read_with_their_escapes_undone() -> None:
     assert mounts.mounted_below("/var/lib/mysql", mounts.table(MOUNTINFO)) == []
 
 
+def test_a_directory_that_is_mounted_onto_itself_hides_nothing_of_its_file_system() -> None:
+    service = """\
+40 22 253:0 /etc /etc ro - ext4 /dev/mapper/vg00-root rw
+41 40 253:0 /etc/lvm /etc/lvm rw - ext4 /dev/mapper/vg00-root rw
+42 40 253:0 /srv/other /etc/other rw - ext4 /dev/mapper/vg00-root rw
+43 31 253:5 /in /srv/my\\040data/in rw - xfs /dev/mapper/vg00-data rw
+"""
+    found = mounts.table(MOUNTINFO + service)
+    assert mounts.hidden_below("/etc", found) == ["/etc/other"]
+    assert mounts.hidden_below("/srv", found) == ["/srv/my data"]
+    assert mounts.mounted_below("/etc", found) == ["/etc/lvm", "/etc/other"]
+
+
 def test_a_mount_point_that_fstab_names_and_nothing_is_mounted_at_is_found(tmp_path, monkeypatch) -> None:
     fstab = tmp_path / "fstab"
     monkeypatch.setattr(mounts, "FSTAB", str(fstab))

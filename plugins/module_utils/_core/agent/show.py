@@ -129,7 +129,7 @@ def fleet(hosts: Mapping[str, Mapping[str, Any]], now: datetime) -> Tuple[List[s
             wrong.append("%s: %s" % (host, known.get("msg") or "it was not asked"))
         failed = [each["job"] for each in known.get("failures") or ()]
         if not known.get("jobs") and not known.get("msg"):
-            wrong.append("%s: there are no jobs on it" % host)
+            wrong.append("%s: it has no job: list some in backup_client_jobs and deploy, or leave it out with -e stillpoint_hosts=GROUP" % host)
         for job in known.get("jobs") or ():
             found = [each for each in known["backups"] if each["job"] == job]
             usable = next((each for each in found if each["state"] != "bad"), None)

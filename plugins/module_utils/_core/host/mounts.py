@@ -112,11 +112,27 @@ def place(path: str, mounts: Optional[List[Mount]] = None) -> Place:
     return Place(real, mount, "" if below == "." else below)
 
 
-def mounted_below(path: str, mounts: Optional[List[Mount]] = None) -> List[str]:
-    """Return the mount points strictly below a path: what a snapshot of the path's own file system leaves out."""
+def mounted_below(path: str, mounts: Optional[Sequence[Mount]] = None) -> List[str]:
+    """Return the mount points strictly below a path."""
     return sorted(
         {mount.mount_point for mount in (table() if mounts is None else mounts) if is_below(mount.mount_point, path) and mount.mount_point != path}
     )
+
+
+def hidden_below(path: str, mounts: Sequence[Mount]) -> List[str]:
+    """Return the mount points strictly below a path that hide something of the path's own file system: all but directories mounted onto themselves."""
+    shown = {mount.mount_point for mount in mounts if _onto_itself(mount, mounts)}
+    return [point for point in mounted_below(path, mounts) if point not in shown]
+
+
+def _onto_itself(mount: Mount, mounts: Sequence[Mount]) -> bool:
+    """Return whether a directory is mounted in its own place, which hides nothing: systemd makes directories read-only or writable so."""
+    holding = [each for each in mounts if each.mount_point != mount.mount_point and is_below(mount.mount_point, each.mount_point)]
+    if not holding:
+        return False
+    parent = max(holding, key=lambda each: len(each.mount_point))
+    inside = os.path.join(parent.root, os.path.relpath(mount.mount_point, parent.mount_point))
+    return (parent.major, parent.minor, inside) == (mount.major, mount.minor, mount.root)
 
 
 def unmounted(path: str, mounts: Optional[List[Mount]] = None, *, below: bool = False) -> Optional[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..host.errors import StillpointError, UsageError
@@ -461,7 +462,7 @@ def _read_yaml(path: str, asked: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise StillpointError("the Python module yaml is missing on this host: install the package python3-yaml") from error
+        raise StillpointError("the Python module yaml is missing for %s: install the package python3-yaml" % sys.executable) from error
 
     class Loader(yaml.SafeLoader):
         """Refuses a key that is given twice, where YAML would quietly take the last, and tells where a value stands that it can't read."""

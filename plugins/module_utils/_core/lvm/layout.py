@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..host.errors import StillpointError
-from ..host.mounts import Mount, Place, is_below, mounted_below, place, table
+from ..host.mounts import Mount, Place, hidden_below, is_below, place, table
 from ..trees import LeftOut
 from . import dm, sizes
 from . import volumes as lvm
@@ -42,7 +42,7 @@ def locate(wanted: Sequence[Tuple[str, str]], known: Sequence[LogicalVolume], le
     found = [replace(_located(role, path, known, mounts), left_out=left_out.get(path, LeftOut()).patterns) for role, path in wanted]
     covered = [one.place.path for one in found]
     for one in found:
-        for point in mounted_below(one.place.path, mounts):
+        for point in hidden_below(one.place.path, mounts):
             if point not in covered and point not in left_out.get(one.path, LeftOut()).mount_points:
                 raise StillpointError(
                     "%s is a file system of its own inside %s, and a snapshot would leave it out: %s"

@@ -83,14 +83,16 @@ class Ensured:
 
 
 def recorded(path: str) -> Dict[str, str]:
-    """Return what an option file of ours says but for the password: ``user``, and ``socket`` or ``host`` and ``port``; empty where it is not ours."""
+    """Return what an option file of ours says but for the password: ``user``, and ``socket`` or ``host`` and ``port``; empty where it is not ours.
+
+    :raises UsageError: it was changed since, and is no option file
+    """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            mark, *lines = file.read().splitlines() or [""]
+            ours = file.readline().rstrip("\n") == MARK
     except OSError:
         return {}
-    said = dict(line.split("=", 1) for line in lines if "=" in line)
-    return {key: value for key, value in said.items() if key != "password"} if mark == MARK else {}
+    return {name: value for name, value in option_file.read(path).items() if name != "password"} if ours else {}
 
 
 def ensure(session: Session, account: Account, *, check: bool = False) -> Ensured:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -61,7 +62,7 @@ def pymysql() -> Any:
         import pymysql as module  # pylint: disable=import-outside-toplevel
         import pymysql.cursors  # noqa: F401  pylint: disable=import-outside-toplevel,unused-import
     except ImportError as error:
-        raise StillpointError("the Python library PyMySQL is missing on this host: install the package python3-pymysql") from error
+        raise StillpointError("the Python library PyMySQL is missing for %s: install the package python3-pymysql" % sys.executable) from error
     return module
 
 

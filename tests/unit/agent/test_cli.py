@@ -27,6 +27,7 @@ from _core.agent import main
 from _core.backup import plan
 from _core.host import durable, mounts, processes
 from _core.host.errors import CommandError, StillpointError
+from _core.host.machine import this_machine
 from _core.host.version import VERSION
 from _core.lvm import ownership
 from _core.repository import rsync
@@ -300,6 +301,32 @@ def test_another_hosts_generations_can_be_looked_at(host: Host) -> None:
     assert host.json("list", "web") == []
     assert [each["path"] for each in host.json("list", "web", "--host", "lost.example.com")] == [path]
     assert host.json("show", "web", "--host", "lost.example.com")["path"] == path
+
+
+def test_a_host_with_a_new_name_adopts_its_backups_when_told_yes(host: Host) -> None:
+    host.job()
+    host.generation(at(21), host="old", machine=this_machine().as_dict())
+    there = host.generation(at(22), host="theirs", machine={"id": "0" * 32})
+    here = "%s/%s/web" % (host.repository, HOST)
+    assert host.json("adopt", "web", "--dry-run") == {"job": "web", "host": HOST, "from": "old", "path": here, "generations": 1}
+    assert "say --yes" in host.refusal("adopt", "web")
+    assert "name one with --host" in host.refusal("show", "web")
+    done = host.run("adopt", "web", "--yes")
+    assert done.returncode == 0 and done.stdout.endswith("web goes on with the backups in %s/%s/web\n" % (host.repository, HOST))
+    assert [each["host"] for each in host.json("list")] == [HOST]
+    assert "this machine's already" in host.refusal("adopt", "web", "--yes")
+    assert os.path.isdir(there)
+
+
+def test_nothing_of_another_machine_of_the_same_name_is_pruned(host: Host) -> None:
+    host.job(keep={"last": 1})
+    for day in (20, 21):
+        host.generation(at(day), machine={"id": "0" * 32})
+    assert "another machine of this name" in host.refusal("prune", "web", code=1)
+    assert len(host.json("list")) == 2
+    assert host.run("adopt", "web", "--yes").returncode == 0
+    assert host.run("prune", "web").returncode == 0
+    assert len(host.json("list")) == 1
 
 
 def test_show_tells_of_the_newest_good_generation_or_of_the_one_named(host: Host) -> None:

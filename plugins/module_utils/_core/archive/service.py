@@ -26,6 +26,7 @@ from ..job.file import Job, MysqlOptions
 from ..job.names import host_name
 from ..mysql.absent import nothing_begun
 from ..mysql.connection import Session
+from ..repository import identity
 from ..repository.job_directory import JobDirectory
 from . import source, timeline
 from .archive import Archive, Line, Log, next_name, written
@@ -49,12 +50,16 @@ def serve(job: Job, reporter: Reporter, *, once: bool = False) -> Dict[str, Any]
 
     :raises BusyError: another process archives this job
     :raises UsageError: the job archives nothing
+    :raises StillpointError: the archive is another machine's, or is this one's and lies under its former name
     :raises StillpointError: with ``once``, it was not possible; without, the repository can't be written
     """
     if job.mysql is None or job.binlog is None:
         raise UsageError("%s: the job does not archive binary logs: give it binlog: {archive: true}" % job.where)
     directory = JobDirectory.open(job.repository, host_name(), job.name, to_write=True)
     archive = Archive(directory.path)
+    for former in identity.check(directory, identity.here()):
+        if not archive.exists and Archive(former.directory.path).exists:
+            raise StillpointError("%s; until then no binary log is archived" % former)
     with archive.lock():
         service = Service(job, job.mysql, job.binlog.method, archive, directory, reporter)
         if once:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..host.errors import StillpointError, Stopped, UsageError
+from ..host.machine import this_machine
 from ..host.process import require, undisturbed
 from ..host.processes import COLLECTION, Owner, this_process
 from ..host.reporter import Reporter
@@ -298,6 +299,7 @@ def _summary(point: Point, request: CopyRequest, watch: Watch, started: float) -
     return {
         "job": os.path.basename(request.dest.rstrip("/")),
         "host": host_name(),
+        "machine": this_machine().as_dict(),
         "time": iso(point.time),
         "run_id": point.run_id,
         "stillpoint": VERSION,

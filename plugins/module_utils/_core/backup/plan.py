@@ -33,7 +33,7 @@ from ..mysql.server import Server
 from ..mysql.settings import Settings
 from ..mysql.throw_away import ThrowAway
 from ..proof import prove
-from ..repository import rsync
+from ..repository import identity, rsync
 from ..repository.estimate import estimate
 from ..repository.generation import Generation
 from ..repository.job_directory import JobDirectory, refuse_absent
@@ -57,6 +57,7 @@ class Plan:
     :ivar trees: what will be copied, as it lies on the live system
     :ivar settings: of the server, for another one that is to open its files
     :ivar proven: the newest generation whose tables are proven
+    :ivar sequence: number of the newest generation of this machine from under another name, which the next one comes after
     :ivar bytes_total: bytes of file data in the trees now; bytes_new: of them, what the newest generation does not have
     """
 
@@ -71,6 +72,7 @@ class Plan:
     settings: Optional[Settings] = None
     proven: Optional[Generation] = None
     dump: Optional[DumpPlan] = None
+    sequence: int = 0
 
     @property
     def algorithm(self) -> Optional[str]:
@@ -192,6 +194,8 @@ def make(job: Job) -> Plan:
         quiesce = quiescing(job.mysql)
         server = quiesce.server
         refuse_outside(server, job.files)
+    known_server = dump.server if dump else server
+    formers = identity.check(directory, identity.here(known_server.summary() if known_server else None))
     known = lvm.volumes()
     wanted = server_paths(server) + [(FILES, path) for path in job.files]
     left = left_out_of(wanted, job.exclude, server)
@@ -209,7 +213,7 @@ def make(job: Job) -> Plan:
             "the repository %s has %s free and the copy needs about %s: free space there, or keep fewer generations"
             % (job.repository, text.human(free), text.human(new + _SPARE))
         )
-    warnings = []
+    warnings = [str(former) for former in formers]
     own_writes = {}
     inside = layout.volume_of(job.repository, known)
     if inside is not None:
@@ -227,12 +231,11 @@ def make(job: Job) -> Plan:
             datadir = located[0].volume.full_name
             own_writes[datadir] = own_writes.get(datadir, 0) + prove.writes(known_settings)
     targets = layout.targets(located, [], job.snapshot_size, own_writes, known)
-    server = dump.server if dump else server
     if quiesce:
         warnings.extend(doubts(quiesce))
         if dump is None and quiesce.server.keys:
             warnings.extend(quiesce.server.keys.warnings(sources))
-    if server and not server.log_bin:
+    if known_server and not known_server.log_bin:
         warnings.append("binary logging is off: the backup has no coordinates")
     for name in layout.kept_by_playbooks(known):
         warnings.append("the snapshot %s was left by a playbook and fills up: `stillpoint clean --kept` removes it" % name)

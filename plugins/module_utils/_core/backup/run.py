@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ..archive import service
 from ..host.errors import StillpointError
+from ..host.machine import this_machine
 from ..host.processes import Owner, this_process
 from ..host.reporter import Reporter
 from ..host.text import iso
@@ -63,6 +64,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
         plan = planning.make(job)
         for warning in plan.warnings:
             reporter.warn(warning)
+        directory.sequence = plan.sequence
         with Partial(directory, owner.run_id, plan.algorithm) as partial:
             point, copied = _way(plan)(plan, owner, partial, reporter)
             proof: Optional[Proof] = copied.get("proof")
@@ -70,6 +72,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
             summary = {
                 "job": job.name,
                 "host": host_name(),
+                "machine": this_machine().as_dict(),
                 "time": iso(point.time),
                 "run_id": point.run_id,
                 "stillpoint": VERSION,

@@ -128,6 +128,19 @@ def exists(unit: str) -> bool:
     return systemd_runs() and _show(unit, "LoadState") == "loaded"
 
 
+def is_active(unit: str) -> bool:
+    """Tell whether systemd runs a unit now."""
+    return systemd_runs() and _show(unit, "ActiveState") == "active"
+
+
+def start_again(unit: str) -> None:
+    """Start a unit that was stopped for a while.
+
+    :raises CommandError: it does not start
+    """
+    run(["systemctl", "start", "--", unit], timeout=_START_TIMEOUT)
+
+
 def triggers(unit: str) -> Tuple[str, ...]:
     """Return the units that would start a unit by themselves (sockets, timers, paths) and that are at it now."""
     names = _show(unit, "TriggeredBy").split() if systemd_runs() else []

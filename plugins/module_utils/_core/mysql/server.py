@@ -66,6 +66,7 @@ class Server:
     :ivar node: None on a server that is in no Galera cluster
     :ivar outside: what a copy of its directories would lack
     :ivar remote: a sentence for each kind of table whose rows are in no file of this host
+    :ivar data_id: what its data directory got when it was made, and takes along when it is moved or copied
     """
 
     flavour: str  # mariadb, percona, mysql
@@ -87,10 +88,18 @@ class Server:
     remote: Tuple[str, ...] = ()
     keys: Optional[Keys] = None
     rocksdb: bool = False
+    data_id: Optional[str] = None
 
     def summary(self) -> Dict[str, Any]:
-        """Return ``{flavour, version, datadir, uuid, unit}``, and ``keys`` where something is encrypted."""
-        facts = {"flavour": self.flavour, "version": self.version_text, "datadir": self.datadir, "uuid": self.uuid, "unit": self.unit}
+        """Return ``{flavour, version, datadir, uuid, data_id, unit}``, and ``keys`` where something is encrypted."""
+        facts = {
+            "flavour": self.flavour,
+            "version": self.version_text,
+            "datadir": self.datadir,
+            "uuid": self.uuid,
+            "data_id": self.data_id,
+            "unit": self.unit,
+        }
         return {**facts, "keys": self.keys.as_dict()} if self.keys else facts
 
 
@@ -147,7 +156,22 @@ def read(session: Session) -> Server:
         rocksdb=has_rocksdb(variables, datadir),
         remote=(*remote, *_remote_engines(variables, plugins)),
         keys=keys.read(session, variables, flavour, datadir, os.path.realpath("/proc/%d/exe" % pid)),
+        data_id=_data_id(variables, datadir),
     )
+
+
+def _data_id(variables: Mapping[str, str], datadir: str) -> Optional[str]:
+    """Return the identity of a data directory: MySQL's server_uuid, or the UUID of Aria's log, as MariaDB's server_uid is made of the host's
+    network card and the port, and is the same for two servers that listen on no port."""
+    if variables.get("server_uuid"):
+        return variables["server_uuid"]
+    path = os.path.join(datadir, variables.get("aria_log_dir_path", ""), "aria_log_control")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(20)
+    except OSError:
+        return None
+    return head[4:].hex() if head.startswith(b"\xfe\xfe\x0c") and len(head) == 20 else None  # storage/maria/ma_control_file.c
 
 
 def commits_must_stop(variables: Mapping[str, str], datadir: str, paths: Sequence[ServerPath]) -> Optional[str]:

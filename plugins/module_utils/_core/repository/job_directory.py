@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 LOCK, DELETING, TRIAL = ".lock", ".deleting", ".trial"
 
+_MOST_HOSTS = 10  # that a sentence names
+
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(-\d+)?")
 
 
@@ -52,12 +54,26 @@ def refuse_absent(repository: str, *, to_write: bool) -> None:
 
 
 class JobDirectory:
-    """A job's generations. Whoever changes anything holds its `lock`."""
+    """A job's generations. Whoever changes anything holds its `lock`.
+
+    :ivar sequence: a new generation gets a number after this one, and after those that are here
+    """
 
     def __init__(self, path: str, repository: Optional[str] = None) -> None:
         self.path = path.rstrip("/") or "/"
         self.repository = repository or self.path
+        self.sequence = 0
         self._locked = False
+
+    @property
+    def job(self) -> str:
+        """The job's name; "" where the directory is not one of a repository."""
+        return os.path.basename(self.path) if self.repository != self.path else ""
+
+    @property
+    def host(self) -> str:
+        """The name of the host; "" where the directory is not one of a repository."""
+        return os.path.basename(os.path.dirname(self.path)) if self.job else ""
 
     @classmethod
     def open(cls, repository: str, host: str, job: str, *, to_write: bool = False) -> "JobDirectory":
@@ -123,23 +139,30 @@ class JobDirectory:
             )
         return StillpointError("the repository %s can't be written: %s" % (self.repository, _explained(error)))
 
-    def generations(self) -> List[Generation]:
-        """Return what is published, newest first: in the order in which they were made, also if the clock went back."""
+    def names(self) -> List[str]:
+        """Return the names of what is published, sorted."""
         try:
-            names = sorted(name for name in os.listdir(self.path) if _NAME.fullmatch(name))
-        except FileNotFoundError:
+            return sorted(name for name in os.listdir(self.path) if _NAME.fullmatch(name))
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise StillpointError("the generations in %s can't be listed: %s" % (self.path, error.strerror)) from error
+
+    def generations(self) -> List[Generation]:
+        """Return what is published, newest first: in the order in which they were made, also if the clock went back."""
         found: List[Tuple[int, Generation]] = []
         highest = 0
-        for name in names:
+        for name in self.names():
             generation = Generation(os.path.join(self.path, name))
             # One whose manifest can't be read takes the place that its name says.
             place = int(generation.summary.get("sequence", highest))
             highest = max(highest, place)
             found.append((place, generation))
         return [generation for _place, generation in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
+
+    def next_sequence(self) -> int:
+        """Return the number of the generation that comes next."""
+        return 1 + max(self.sequence, *(int(each.summary.get("sequence", 0)) for each in self.generations()), 0)
 
     def find(self, name: Optional[str] = None, states: Sequence[Sequence[str]] = ((GOOD,), (UNPROVEN,))) -> Generation:
         """Return a generation by its name or the beginning of it; without a name the newest good one, else the newest unproven.
@@ -149,7 +172,9 @@ class JobDirectory:
         """
         found = self.generations()
         if not found:
-            raise UsageError("there is no generation %sin %s: nothing was backed up there yet" % (name + " " if name else "", self.path))
+            raise UsageError(
+                "there is no generation %sin %s: nothing was backed up there yet%s" % (name + " " if name else "", self.path, self._elsewhere())
+            )
         if name is None or name == LATEST:
             for wanted in states:
                 for generation in found:
@@ -163,6 +188,28 @@ class JobDirectory:
                 (problem % ((self.path, name) if matching else (name, self.path))) + ": there are " + _names(matching or found)
             )
         return matching[0]
+
+    def others(self) -> List[str]:
+        """Return under which other names of hosts the repository holds generations of this job, sorted."""
+        if not self.job:
+            return []
+        try:
+            hosts = sorted(os.listdir(self.repository))
+        except OSError:
+            return []
+        return [host for host in hosts if not host.startswith(".") and host != self.host and self.of_host(host).names()]
+
+    def of_host(self, host: str) -> "JobDirectory":
+        """Return the directory of the same job of another host."""
+        return JobDirectory(os.path.join(self.repository, host, self.job), self.repository)
+
+    def _elsewhere(self) -> str:
+        """Return in words which other hosts have what is not here."""
+        hosts = self.others()
+        if not hosts:
+            return ""
+        more = " and %d more" % (len(hosts) - _MOST_HOSTS) if len(hosts) > _MOST_HOSTS else ""
+        return "; of %s there are backups of %s%s: name one with --host" % (self.job, ", ".join(hosts[:_MOST_HOSTS]), more)
 
     def clean(self, on_trouble: Callable[[StillpointError], None] = fail) -> List[str]:
         """Remove what earlier runs left unfinished, and return the names.

@@ -206,7 +206,7 @@ class Partial:
             return {
                 "format": manifest.FORMAT,
                 "generation": name,
-                "sequence": 1 + max((int(each.summary.get("sequence", 0)) for each in self._directory.generations()), default=0),
+                "sequence": self._directory.next_sequence(),
                 **given,
                 "warnings": [*given.get("warnings", ()), *self.warnings],
                 "trees": trees,

@@ -7,6 +7,7 @@ import argparse
 
 from ...host.errors import UsageError
 from ...job import file as jobs
+from ...repository import identity
 from ..outcome import count_backups
 from ..output import job_directory, print_json, print_lines
 
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         decisions = directory.prune(job.keep, dry_run=True)
     else:
+        identity.check(directory, identity.here())
         with directory.lock():
             decisions = directory.prune(job.keep)
         count_backups(job)

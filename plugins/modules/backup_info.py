@@ -10,7 +10,7 @@ version_added: 0.1.0
 author: The Stillpoint contributors (@stillpoint)
 short_description: List the backups of a host
 description:
-  - Asks the host's agent which jobs there are and which generations each of them has.
+  - Asks the host's agent which jobs there are, how they stand against their schedules, and which generations each of them has.
 options:
   job:
     description: List only the generations of this job. Default is all jobs of the host.
@@ -34,12 +34,10 @@ EXAMPLES = r"""
   stillpoint.backup.backup_info:
   register: known
 
-- name: Insist that the newest one is a good one and not older than two days
+- name: Insist that every job has a usable backup and that none is overdue by its own schedule
   ansible.builtin.assert:
-    that:
-      - known.backups | length > 0
-      - known.backups[0].state != 'bad'
-      - (known.backups[0].time | regex_replace('\.\d+Z$', 'Z') | to_datetime('%Y-%m-%dT%H:%M:%SZ')).timestamp() > now().timestamp() - 2 * 86400
+    that: known.status | map(attribute='wrong') | flatten | length == 0
+    fail_msg: "{{ known.status | map(attribute='wrong') | flatten | join('; ') }}"
 """
 
 RETURN = r"""
@@ -79,6 +77,37 @@ backups:
       description: V(good) where it is proven to start or has no database in it, V(bad) where damage was found or its proof failed, else V(unproven).
       type: str
       sample: good
+status:
+  description: How each job stands, held against its own schedule.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    job:
+      description: The job.
+      type: str
+      sample: etrial
+    overdue:
+      description: In a sentence, what is overdue. V(none) where nothing is.
+      type: raw
+      sample: "overdue: no backup since 2026-10-22 02:20 UTC, by schedule (02:00) one was due on 2026-10-23 02:00 UTC"
+    wrong:
+      description: Sentences on all that somebody has to see to, what is overdue first.
+      type: list
+      elements: str
+    notes:
+      description: Sentences on what somebody should know.
+      type: list
+      elements: str
+    newest:
+      description: The newest backup that is not bad, as in RV(backups). V(none) where there is none.
+      type: raw
+    backup:
+      description: The C(schedule), until when (C(due)) the next backup has to be there, and C(overdue). V(none) without a schedule.
+      type: raw
+    verify:
+      description: The same of the next verification.
+      type: raw
 directories:
   description: Where backups of this host lie in the repositories of these jobs, also those of jobs that it no longer has.
   type: list
@@ -116,10 +145,19 @@ def listed(names: Sequence[str]) -> Dict[str, Any]:
         except CommandError as error:
             failures.append({"job": name, **failure(error)})
     backups.sort(key=lambda backup: str(backup["time"]), reverse=True)
-    result = {"jobs": list(names), "backups": backups, "directories": directories(names)}
+    result = {"jobs": list(names), "backups": backups, "status": [each for name in names for each in standing(name)], "directories": directories(names)}
     if not failures:
         return result
     return {**result, "failed": True, "failures": failures, "msg": "; ".join(each["msg"] for each in failures), "exit_code": failures[0]["exit_code"]}
+
+
+def standing(name: str) -> List[Dict[str, Any]]:
+    """Return how a job stands: the agent fails where something is wrong, and says it all the same."""
+    try:
+        found = _agent.ask("status", name)
+    except _agent.AgentError as error:
+        found = error.answer
+    return found if isinstance(found, list) else []
 
 
 def directories(names: Sequence[str]) -> List[str]:

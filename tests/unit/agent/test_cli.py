@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -301,6 +302,52 @@ def test_another_hosts_generations_can_be_looked_at(host: Host) -> None:
     assert host.json("list", "web") == []
     assert [each["path"] for each in host.json("list", "web", "--host", "lost.example.com")] == [path]
     assert host.json("show", "web", "--host", "lost.example.com")["path"] == path
+
+
+needs_schedules = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+
+
+@needs_schedules
+def test_a_job_that_nobody_runs_any_more_is_called_overdue_wherever_it_is_shown(host: Host, tmp_path: Any) -> None:
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    os.utime(host.job(schedule="02:00", verify={"schedule": "weekly"}, notify={"metrics": str(metrics)}), (at(1).timestamp(), at(1).timestamp()))
+    host.generation(datetime(2026, 10, 1, 2, 0, 5, tzinfo=timezone.utc))
+    late = "overdue: no backup since 2026-10-01 02:00 UTC, by schedule (02:00) one was due on 2026-10-02 02:00 UTC"
+    done = host.run("status")
+    assert done.returncode == 1
+    assert [line.split()[:2] for line in done.stdout.splitlines()[:2]] == [["STATUS", "JOB"], ["OVERDUE", "web"]]
+    assert "web: " + late in done.stdout.splitlines() and "web: overdue: never verified, by schedule (weekly)" in done.stdout
+    (facts,) = host.json("status", code=1)
+    assert facts["overdue"] == late == facts["wrong"][0] == facts["backup"]["overdue"]
+    assert facts["newest"]["state"] == "good" and facts["verify"]["overdue"].startswith("overdue: never verified")
+    assert host.json("list")[0]["overdue"] == late == host.json("show", "web")["overdue"]
+    for command in ("list", "show"):
+        assert host.run(command, "web").stdout.splitlines()[0] == "web: " + late
+    assert host.json("list", "--host", HOST)[0]["overdue"] == late
+    text = (metrics / "stillpoint_web_backups.prom").read_text()
+    assert re.search(r'^stillpoint_backup_due_timestamp_seconds\{backup_job="web"\} 1790917200.0$', text, re.MULTILINE), text
+    assert "stillpoint_verify_due_timestamp_seconds" in text
+
+
+@needs_schedules
+def test_a_job_that_is_in_time_is_well_and_a_job_that_is_not_fails_status_alone(host: Host) -> None:
+    host.job(schedule="02:00")
+    host.generation(datetime.now(timezone.utc))
+    done = host.run("status")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stdout
+    assert host.json("list")[0]["overdue"] is None
+    host.job("never", schedule="02:00")
+    assert [each["wrong"] for each in host.json("status", code=1)] == [["there is no backup yet"], []]
+    host.job("broken", schedule=["x"])
+    assert "schedule" in host.json("status", "broken", code=1)[0]["wrong"][0]
+    assert host.json("status", "web")[0]["wrong"] == []
+
+
+def test_a_job_without_a_schedule_is_never_overdue(host: Host) -> None:
+    host.job()
+    host.generation(at(1))
+    assert host.json("status")[0]["overdue"] is None and host.json("list")[0]["overdue"] is None
 
 
 def test_a_host_with_a_new_name_adopts_its_backups_when_told_yes(host: Host) -> None:

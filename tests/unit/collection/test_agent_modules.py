@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict
 
@@ -15,10 +16,11 @@ import pytest
 pytest.importorskip("ansible")
 
 from _core import bundle  # noqa: E402
+from _core.agent import show  # noqa: E402
 from _core.job.names import host_name  # noqa: E402
 from _core.repository.job_directory import JobDirectory  # noqa: E402
 from ansible_collections.stillpoint.backup.plugins.module_utils import _agent  # noqa: E402
-from ansible_collections.stillpoint.backup.plugins.modules import backup_run, backup_verify  # noqa: E402
+from ansible_collections.stillpoint.backup.plugins.modules import backup_info, backup_run, backup_verify  # noqa: E402
 from trees import back_up, no_waiting_for_the_disk, tree, write  # noqa: E402, F401
 
 pytestmark = [
@@ -61,6 +63,18 @@ def test_check_mode_names_the_backup_that_would_be_read(generation: Any, tmp_pat
     assert newer.name in backup_verify.plan(NOTHING, ["web"])["report"][0]
     assert backup_verify.perform(NOTHING, ["web"])["verifications"][0]["generation"] == newer.name
     assert [generation.name in line for line in backup_verify.plan({**NOTHING, "all": True}, ["web"])["report"]] == [False, True]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_a_job_that_is_overdue_is_returned_as_such_and_named_by_the_fleets_table(generation: Any, tmp_path: Path) -> None:
+    job = tmp_path / "jobs" / "web.yml"
+    known = backup_info.listed(["web"])
+    assert [each["wrong"] for each in known["status"]] == [[]] and show.fleet({"db1": known}, datetime.now(timezone.utc))[1] == []
+    job.write_text(json.dumps({**json.loads(job.read_text()), "schedule": "02:00"}))
+    known = backup_info.listed(["web"])
+    (late,) = [each["overdue"] for each in known["status"]]
+    assert late.startswith("overdue: no backup since 2026-11-22 02:00 UTC") and known["backups"][0]["overdue"] == late
+    assert show.fleet({"db1": known}, datetime.now(timezone.utc))[1] == ["db1: web: " + late]
 
 
 def test_what_was_found_is_returned_and_damage_is_a_failure_that_says_what_is_wrong(generation: Any) -> None:

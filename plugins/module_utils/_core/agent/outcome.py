@@ -11,7 +11,7 @@ from ..host.errors import BusyError, NotNowError, StillpointError, Stopped
 from ..job.file import Job
 from ..job.names import host_name
 from ..observe import metrics, notify
-from .output import job_directory, now, warn
+from .output import now, warn
 
 
 @contextmanager
@@ -47,11 +47,7 @@ def _tell(job: Job, ended: notify.Outcome) -> None:
 
 def count_backups(job: Job) -> None:
     """Have the metrics say what backups there are now."""
-    if not job.notify.metrics:
-        return
-    try:
-        found = metrics.backups(job.name, job_directory(job, None).generations())
-    except StillpointError as error:
-        warn("notify.metrics: %s" % error)
-        return
-    metrics.write(job.notify.metrics, job.name, metrics.BACKUPS, found, warn)
+    if job.notify.metrics:
+        from .status import count  # pylint: disable=import-outside-toplevel  # only where somebody looks at metrics
+
+        count(job)

@@ -91,7 +91,7 @@ def verdict(facts: Mapping[str, Any]) -> str:
     return "in a sample of %s, %s" % (read, "every checksum is right; the rest was not read" if facts.get("ok") else wrong)
 
 
-_HEAD = ("JOB", "GENERATION", "AGE", "SIZE", "STATE", "LOCK HELD", "PROOF")
+HEAD = ("JOB", "GENERATION", "AGE", "SIZE", "STATE", "LOCK HELD", "PROOF")
 
 
 def _state(each: Mapping[str, Any]) -> str:
@@ -100,7 +100,7 @@ def _state(each: Mapping[str, Any]) -> str:
     return "%s, without %d view%s" % (each["state"], len(left_out), "s"[len(left_out) == 1 :]) if left_out else str(each["state"])
 
 
-def _row(each: Mapping[str, Any], now: datetime) -> Tuple[str, ...]:
+def row(each: Mapping[str, Any], now: datetime) -> Tuple[str, ...]:
     held = (each.get("lock") or {}).get("held_ms")
     return (
         str(each["job"]),
@@ -115,13 +115,13 @@ def _row(each: Mapping[str, Any], now: datetime) -> Tuple[str, ...]:
 
 def generations(listed: Sequence[Mapping[str, Any]], now: datetime) -> str:
     """Return the table of generations as ``list`` describes them."""
-    return table(_HEAD, [_row(each, now) for each in listed], right=(2, 3, 5))
+    return table(HEAD, [row(each, now) for each in listed], right=(2, 3, 5))
 
 
 def fleet(hosts: Mapping[str, Mapping[str, Any]], now: datetime) -> Tuple[List[str], List[str]]:
     """Return how the backups of many hosts stand: a table with the newest backup of each job that is not bad, and what is wrong.
 
-    :param hosts: by the name of each, ``{jobs, backups}`` as the module backup_info returns them; ``msg`` says what could not be had
+    :param hosts: by the name of each, ``{jobs, backups, status}`` as the module backup_info returns them; ``msg`` says what could not be had
     """
     rows, wrong = [], []
     for host, known in hosts.items():
@@ -133,12 +133,15 @@ def fleet(hosts: Mapping[str, Mapping[str, Any]], now: datetime) -> Tuple[List[s
         for job in known.get("jobs") or ():
             found = [each for each in known["backups"] if each["job"] == job]
             usable = next((each for each in found if each["state"] != "bad"), None)
-            rows.append((host, *_row(usable, now)) if usable else (host, job, *["-"] * (len(_HEAD) - 1)))
-            if found and found[0] is not usable:
+            rows.append((host, *row(usable, now)) if usable else (host, job, *["-"] * (len(HEAD) - 1)))
+            said = [each for each in known.get("status") or () if each["job"] == job]
+            if said:
+                wrong += ["%s: %s: %s" % (host, job, sentence) for sentence in said[0]["wrong"] if job not in failed]
+            elif found and found[0] is not usable:
                 wrong.append("%s: the newest backup of %s, %s, is bad: %s" % (host, job, found[0]["generation"], found[0].get("reason")))
             elif not found and job not in failed:
                 wrong.append("%s: there is no backup yet of %s" % (host, job))
-    return table(("HOST", *_HEAD), rows, right=(3, 4, 6)).splitlines(), wrong
+    return table(("HOST", *HEAD), rows, right=(3, 4, 6)).splitlines(), wrong
 
 
 def recovery(facts: Mapping[str, Any]) -> List[str]:

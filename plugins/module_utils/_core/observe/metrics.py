@@ -26,6 +26,8 @@ _HELP = {
     "run_exit_code": "The exit code of that run: 0 done, 1 failed, 2 wrong job file, 75 the server was too busy to be locked.",
     "verify_end_timestamp_seconds": "When backups of the job were last read again, whatever was found.",
     "verify_exit_code": "The exit code of that verification: 0 every checksum is right.",
+    "backup_due_timestamp_seconds": "Until when the next backup has to be there by the job's schedule, spreading and its own time counted in.",
+    "verify_due_timestamp_seconds": "The same of the next verification.",
     "backups": "How many backups there are in each state.",
     "backup_newest_timestamp_seconds": "The point in time that the newest backup in each state holds.",
     "backup_size_bytes": "Size of the files of the newest backup, those included that it shares with others.",
@@ -71,6 +73,11 @@ def backups(job: str, generations: Sequence[Generation]) -> List[Sample]:
         }
         found += [(name, labels, value) for name, value in figures.items() if value is not None]
     return found
+
+
+def due(job: str, until: Mapping[str, Optional[float]]) -> List[Sample]:
+    """Return until when the next of what is done on a schedule has to be there: ``{backup, verify}``."""
+    return [(name + "_due_timestamp_seconds", {_LABEL: job}, moment) for name, moment in until.items() if moment is not None]
 
 
 def archived(job: str, status: Mapping[str, Any], gap: bool) -> List[Sample]:

@@ -16,7 +16,6 @@ from ...mysql.connection import Login, Session
 from ...repository import adoption, identity
 from ..output import confirm, job_directory, print_json, print_lines
 
-
 TEXT = "go on with backups that were made under a former name of this host, or on another machine of its name"
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
 from ...host.errors import StillpointError
 from ...job import file as jobs
@@ -13,6 +13,9 @@ from ...job.names import host_name, job_names, jobs_directory
 from .. import show
 from ..arguments import any_host
 from ..output import PROGRAM, complain, job_directory, now, print_json, print_lines
+
+if TYPE_CHECKING:
+    from ...repository.generation import Generation
 
 # pylint: disable=import-outside-toplevel
 
@@ -28,9 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
     troubles: List[str] = []
     asked = [jobs.load(arguments.job)] if arguments.job else list(_readable(troubles))
     found: List[Dict[str, Any]] = []
+    overdue: List[str] = []
     for job in asked:
         try:
-            found += _listed(job, arguments.host)
+            generations = job_directory(job, arguments.host).generations()
+            said = late(job, generations, arguments.host)
+            found += [{**show.listed(job.name, arguments.host or host_name(), each, now()), "overdue": (said or [None])[0]} for each in generations]
+            overdue += ["%s: %s" % (job.name, each) for each in said]
         except StillpointError as error:
             if arguments.job:
                 raise
@@ -40,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found)
     else:
+        print_lines(overdue)
         print_lines(_table(found) if found or troubles else _nothing(asked))
         print_lines([line for job in asked if job.binlog is not None for line in _archive(job, arguments.host)])
     for trouble in troubles:
@@ -77,9 +85,10 @@ def _archive(job: Job, host: Optional[str]) -> List[str]:
         return []
 
 
-def _listed(job: Job, host: Optional[str]) -> List[Dict[str, Any]]:
-    """Return what `list` says of a job's generations, newest first.
+def late(job: Job, generations: Sequence["Generation"], host: Optional[str]) -> List[str]:
+    """Return what of a job of this host is overdue by its schedule, as sentences."""
+    if host not in (None, host_name()) or not (job.schedule or job.verify.schedule):
+        return []
+    from .. import status
 
-    :raises UsageError: the repository is not there
-    """
-    return [show.listed(job.name, host or host_name(), each, now()) for each in job_directory(job, host).generations()]
+    return status.late(job, generations)

@@ -11,6 +11,7 @@ from ...job.names import host_name
 from .. import show
 from ..arguments import one_generation
 from ..output import job_directory, now, print_json, print_lines
+from .list import late
 
 # pylint: disable=import-outside-toplevel
 
@@ -26,11 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     if arguments.timeline:
         return _show_timeline(arguments, job)
-    facts = show.known(job.name, job_directory(job, arguments.host).find(arguments.generation))
+    directory = job_directory(job, arguments.host)
+    facts = show.known(job.name, directory.find(arguments.generation))
+    overdue = late(job, directory.generations(), arguments.host)
     if arguments.json:
-        print_json(facts)
+        print_json({**facts, "overdue": overdue[0] if overdue else None})
     else:
-        print_lines(show.generation(facts, now()))
+        print_lines(["%s: %s" % (job.name, each) for each in overdue] + show.generation(facts, now()))
     return 0
 
 

@@ -5,6 +5,7 @@ import copy
 import errno
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -160,11 +161,15 @@ def test_what_is_restored_shares_no_file_with_the_backup(host):
 
 @needs_root
 def test_the_tree_itself_has_the_mode_and_owner_it_had(host):
-    os.chmod(host.datadir, 0o777)
-    os.chown(host.datadir, 1, 1)
+    before = os.stat(host.app)
+    for path in (host.datadir, host.app):
+        os.chmod(path, 0o777)
+    os.chown(host.app, 1, 1)
     host.restore()
     status = os.stat(host.datadir)
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o750, 104, 105)
+    status = os.stat(host.app)
+    assert (status.st_mode, status.st_uid, status.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
 def test_a_tree_that_is_gone_with_the_directories_above_it_comes_back(host):
@@ -259,7 +264,6 @@ def mounted(tmp_path):
 def test_a_mount_point_gets_its_contents_exchanged_and_its_own_attributes_back(mounted):
     host = mounted
     os.chmod(host.datadir, 0o700)
-    os.chown(host.datadir, 7, 7)
     done = host.restore(parts="database")
     kept = done["replaced"][0]
     assert os.path.dirname(kept) == host.datadir and os.path.ismount(host.datadir)
@@ -272,7 +276,7 @@ def test_a_mount_point_gets_its_contents_exchanged_and_its_own_attributes_back(m
         )
     assert set(found) == set(host.saved[host.datadir])
     assert read(kept + "/ibdata1") == b"new!" * 1000 and os.path.exists(kept + "/created since")
-    assert (os.stat(kept).st_mode & 0o7777, os.stat(kept).st_uid) == (0o700, 7)
+    assert (os.stat(kept).st_mode & 0o7777, os.stat(kept).st_uid) == (0o700, 104)
 
 
 @needs_root
@@ -552,9 +556,35 @@ def test_stages_and_bytes_are_told_while_it_goes_on(host):
 
 
 @needs_root
-def test_another_owner_on_this_host_is_warned_about(host):
+def test_the_servers_files_get_the_account_that_has_the_data_directory_here_and_others_keep_their_numbers(host):
+    os.chown(host.app + "/index.php", 104, 105)  # the same numbers
+    os.chown(host.datadir + "/ibdata1", 0, 105)
+    generation = host.back_up(hours=1)
     os.chown(host.datadir, 7, 8)
-    assert any(re.search("belongs to 7:8 now and to 104:105 in the backup", warning) for warning in host.make().warnings)
+    plan = host.make(name=generation.name)
+    said = [re.sub(r" \(\w+\)", "", line) for line in plan.lines()]
+    assert "    files of user 104 get user 7, of group 105 get group 8, which the server has on this host" in said
+    assert [(tree["users"], tree["groups"]) for tree in plan.as_dict()["trees"]] == [([104, 7], [105, 8]), (None, None)]
+    host.restore(name=generation.name)
+    owners = {path: (os.stat(path).st_uid, os.stat(path).st_gid) for path in (host.datadir, host.datadir + "/ibdata1", host.app + "/index.php")}
+    assert list(owners.values()) == [(7, 8), (0, 8), (104, 105)]
+    assert os.stat(generation.path + "/mysql").st_uid == 104 and generation.state != "bad"
+
+
+@needs_root
+@pytest.mark.parametrize("empty", [True, False])
+def test_where_no_data_directory_is_there_the_account_of_the_same_name_gets_the_servers_files(host, empty):
+    daemon = pwd.getpwnam("daemon")
+    os.chown(host.datadir, daemon.pw_uid, daemon.pw_gid)
+    generation = host.back_up(hours=1)
+    assert [(tree.user, tree.group) for tree in generation.trees][0] == ("daemon", "daemon")
+    for path in (host.datadir, generation.path + "/mysql"):  # as if it had another number where it was backed up
+        os.chown(path, 104, 105)
+    durable.remove_tree(host.datadir)
+    if empty:
+        os.mkdir(host.datadir)  # root's
+    plan = host.make(name=generation.name)
+    assert plan.targets[0].users == (104, daemon.pw_uid) and plan.targets[0].groups == (105, daemon.pw_gid)
 
 
 def test_a_part_that_there_is_not_is_refused(host):

@@ -43,6 +43,7 @@ class RecordedTree(NamedTuple):
     :ivar source: what it was called on the live system
     :ivar bytes: of its regular files
     :ivar allocated: bytes of disk that they take when they are put back
+    :ivar user: name of the account that owns its root, where the host had one of that number; group: the same
     """
 
     name: str
@@ -50,6 +51,8 @@ class RecordedTree(NamedTuple):
     files: int
     bytes: int
     allocated: int
+    user: str = ""
+    group: str = ""
 
     @property
     def is_files(self) -> bool:
@@ -63,7 +66,8 @@ class RecordedTree(NamedTuple):
 
 
 def _recorded(tree: Mapping[str, Any]) -> RecordedTree:
-    return RecordedTree(str(tree["name"]), str(tree["source"]), int(tree["files"]), int(tree["bytes"]), int(tree["allocated"]))
+    names = (str(tree.get(key) or "") for key in ("user", "group"))
+    return RecordedTree(str(tree["name"]), str(tree["source"]), int(tree["files"]), int(tree["bytes"]), int(tree["allocated"]), *names)
 
 
 class Generation:

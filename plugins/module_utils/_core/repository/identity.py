@@ -81,6 +81,17 @@ def of_summary(summary: Mapping[str, Any]) -> Identity:
     return Identity(from_dict(summary.get("machine")), server if isinstance(server, dict) else None)
 
 
+def is_foreign(generation: Generation, host: str) -> bool:
+    """Tell whether a generation is of another machine, by its name where machines can't be told apart.
+
+    :param host: what this one is called
+    """
+    own, made = this_machine(), of_summary(generation.summary).machine
+    if own.is_same(made):
+        return False
+    return bool(own.difference(made)) or generation.summary.get("host") not in (None, "", host)
+
+
 def owner(directory: JobDirectory, generations: Optional[List[Generation]] = None) -> Identity:
     """Return whose a directory is; nothing is known of one without a generation.
 

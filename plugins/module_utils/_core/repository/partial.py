@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
-from contextlib import contextmanager
+import pwd
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type
@@ -202,7 +204,10 @@ class Partial:
 
         def summary(totals: Dict[str, manifest.Totals]) -> Dict[str, Any]:
             copies = [copied for _tree, copied in self._trees.values()]
-            trees = [{"name": key, "source": self._trees[key][0].source, **figures._asdict(), **self._left_out(key)} for key, figures in totals.items()]
+            trees = [
+                {"name": key, "source": self._trees[key][0].source, **figures._asdict(), **_owner(os.path.join(self.path, key)), **self._left_out(key)}
+                for key, figures in totals.items()
+            ]
             return {
                 "format": manifest.FORMAT,
                 "generation": name,
@@ -240,6 +245,17 @@ class Partial:
 
     def _base_entries(self) -> Iterator[manifest.Entry]:
         return manifest.entries(self.base.path) if self.base else iter(())
+
+
+def _owner(path: str) -> Dict[str, str]:
+    """Return the names of the accounts that own a tree, as far as this host has any of these numbers."""
+    status = os.lstat(path)
+    names = {"user": "", "group": ""}
+    with suppress(KeyError):
+        names["user"] = pwd.getpwuid(status.st_uid).pw_name
+    with suppress(KeyError):
+        names["group"] = grp.getgrgid(status.st_gid).gr_name
+    return names
 
 
 def _last_damage(known: Sequence[Generation]) -> Optional[datetime]:

@@ -93,6 +93,7 @@ def copy_tree(
     checksum: bool = False,
     keep_existing: bool = False,
     gives_way: bool = True,
+    owners: Sequence[str] = (),
     on_item: Callable[[Item], None] = no_item,
     on_progress: Callable[[int], None] = no_progress,
     watch: Callable[[], None] = no_watch,
@@ -102,6 +103,7 @@ def copy_tree(
     :param link_dest: copies of the same tree whose unchanged files are shared
     :param checksum: compare contents with `link_dest`, not sizes and times
     :param keep_existing: files that are in the path already stay as they are
+    :param owners: ``--usermap`` and ``--groupmap``, where files are to get other owners than they have
     :param gives_way: let everything else on the host go first; not where somebody waits for a restore
     :param on_item: told of each file that was not found unchanged in `link_dest`
     :param on_progress: told the bytes transferred so far, several times a second
@@ -116,6 +118,7 @@ def copy_tree(
         *command(tree, algorithm, bwlimit, options),
         *(["--checksum"] if checksum else []),
         *(["--ignore-existing"] if keep_existing else []),
+        *owners,
         *("--link-dest=" + link for link in links),
         source,
         target,

@@ -18,6 +18,7 @@ from ...repository.manifest import Entry, Fault
 from ...repository.sums import Ahead, Sums, order
 from ...repository.transfer import DestinationFull, Item, room
 from ...trees import Tree
+from . import owners
 from .targets import ROOM, SINGLE, Target
 
 
@@ -52,6 +53,7 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
                 "/proc/%d/fd/%d%s" % (os.getpid(), directory, "/" + os.path.basename(source) if single else ""),
                 algorithm=str(generation.summary["checksum"]),
                 gives_way=False,
+                owners=owners.options(target),
                 on_item=record,
                 on_progress=lambda now: reporter.progress(min(done + now, total), total),
             )
@@ -153,7 +155,8 @@ def _compared(generation: Generation, target: Target, sums: Sums) -> Iterator[Fa
             yield entry._replace(path=name + entry.path[len(below) :])
 
     # The file system may keep times less precisely than the one that was backed up.
-    return manifest.compare(_expected(generation, target), found(), sums, times=False)
+    expected = (owners.expected(entry, target) for entry in _expected(generation, target))
+    return manifest.compare(expected, found(), sums, times=False)
 
 
 def drop(journal: Dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         "format": 1,
         "phase": journals.COPYING,
         "job": str(plan.generation.summary.get("job")),
-        "host": str(plan.generation.summary.get("host") or ""),
+        "host": os.path.basename(os.path.dirname(os.path.dirname(plan.generation.path))),
         "generation": plan.generation.name,
         "path": plan.generation.path,
         "parts": _parts(plan),

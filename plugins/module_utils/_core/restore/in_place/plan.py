@@ -11,7 +11,6 @@ from ...host import service
 from ...host.errors import StillpointError, UsageError
 from ...host.mounts import is_below
 from ...host.text import human
-from ...job.names import host_name
 from ...mysql import keys
 from ...repository import manifest
 from ...repository.generation import BAD, Generation, RecordedTree
@@ -19,11 +18,13 @@ from ...repository.job_directory import JobDirectory
 from .. import journal as journals
 from .. import whose_logs
 from ..dump import beside
-from ..rollback.plan import REPLICAS, refuse_going_back
+from ..rollback.plan import refuse_going_back
 from ..server_logs import Logs
 from . import one_path as part
+from . import owners
 from . import targets as places
 from .targets import Target
+from .warnings import doubts, warnings_of
 
 if TYPE_CHECKING:
     from ...archive.archive import Archive
@@ -98,6 +99,8 @@ class RestorePlan:
                     "files": target.tree.files,
                     "bytes": target.tree.bytes,
                     "replaced": target.kept if places.occupied(target) else None,
+                    "users": list(target.users) if target.users else None,
+                    "groups": list(target.groups) if target.groups else None,
                 }
                 for target in self.targets
             ],
@@ -118,6 +121,8 @@ class RestorePlan:
             lines.append("  %s: %d files, %s" % (target.path, target.tree.files, human(target.tree.bytes)))
             if places.occupied(target):
                 lines.append("    what is there is kept as %s" % target.kept)
+            if owners.text(target):
+                lines.append("    " + owners.text(target))
         lines += [
             "  needs %s%s on the file system of %s, which has %s free" % ("about " if self.replay else "", human(need.needed), need.path, human(need.free))
             for need in self.needs
@@ -169,14 +174,14 @@ def make(
     if to is not None:
         return replace(_plan_elsewhere(generation, trees, os.path.abspath(to), replay, state), part=path)
     inside = trees[0].name not in {tree.name for tree in generation.trees}
-    targets = places.targets_of(trees, part=inside)
+    targets = owners.given(generation, places.targets_of(trees, part=inside))
     places.refuse_unmounted(targets)
     if inside and path is not None:
         part.check_way(generation, path)
     places.refuse_torn(generation, targets, state)
     unit = _unit(generation, targets)
     needs = _needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
-    warnings = tuple(_warnings(generation, targets, unit, replay))
+    warnings = tuple(warnings_of(generation, targets, unit, replay))
     plan = RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, moment=moment, part=path)
     if not places.databases(targets):
         return plan
@@ -270,12 +275,6 @@ def _needs(places: Sequence[Tuple[str, RecordedTree]], replay: Optional["Replay"
     return tuple(needs)
 
 
-def _doubts(generation: Generation) -> Iterator[str]:
-    """Return what somebody should know who put this generation back all the same, wherever to."""
-    if generation.failed_proof:
-        yield "its proof failed, and a server may not start on it or find its tables well: %s" % generation.failed_proof
-
-
 def passed_over(generation: Generation, parts: str, path: Optional[str] = None) -> Iterator[str]:
     """Return what somebody should know who named no generation and got this one: a newer one that nothing is known against.
 
@@ -299,52 +298,6 @@ def passed_over(generation: Generation, parts: str, path: Optional[str] = None) 
         return
 
 
-def _stranger(generation: Generation, targets: Sequence[Target]) -> Iterator[str]:
-    """Return what it means that a backup is of another host."""
-    host = str(generation.summary.get("host") or "")
-    if host in ("", host_name()):
-        return
-    yield "it is a backup of another host, %s: what is here now is replaced by what was there" % host
-    if places.databases(targets):
-        yield "the server here gets the accounts and passwords of that one"
-
-
-def _warnings(
-    generation: Generation, targets: Sequence[Target], unit: Optional[str], replay: Optional["Replay"] = None
-) -> Iterator[str]:
-    yield from _doubts(generation)
-    yield from _stranger(generation, targets)
-    for target in targets:
-        if target.tree.is_files or not os.path.isdir(target.path):
-            continue
-        there, new = os.stat(target.path), os.lstat(os.path.join(generation.path, target.tree.name))
-        if (there.st_uid, there.st_gid) != (new.st_uid, new.st_gid):
-            yield (
-                "%s belongs to %d:%d now and to %d:%d in the backup: where the server's account has another number on this host, "
-                "the server will not start until the files are given to it (chown -R)"
-                % (target.path, there.st_uid, there.st_gid, new.st_uid, new.st_gid)
-            )
-    if places.databases(targets):
-        yield from keys.missing_here(generation.summary, [target.path for target in targets])
-    if places.databases(targets) and unit is None:
-        yield "no systemd unit is known for the server: start it yourself when the restore is done"
-    settings = generation.summary.get("settings") or {}
-    if places.databases(targets) and settings.get("log_bin") and settings.get("flavour") != "mariadb":
-        yield REPLICAS
-    halves = {tree.is_files for tree in generation.trees}
-    whole = {tree.name for tree in generation.trees}
-    if len(halves) == 2 and any(target.tree.name not in whole for target in targets):
-        yield "it alone is put back as it was; rows of the database that belong to it are not"
-    elif len(halves) == 2 and len({target.tree.is_files for target in targets}) == 1:
-        yield "only one half of the backup is put back: database and files will not be of one point in time"
-    if replay and (generation.summary.get("coordinates") or {}).get("replica"):
-        yield "the server was a replica: what it had replicated is in its own binary logs only where it writes it there (log_slave_updates)"
-    if len(halves) == 2 and len(targets) == len(generation.trees) and replay and replay.bytes:
-        yield "the files will be those of %s UTC, when the backup was taken: binary logs hold the database alone" % generation.time.strftime(
-            "%Y-%m-%d %H:%M:%S"
-        )
-
-
 def _plan_elsewhere(
     generation: Generation, trees: Sequence[RecordedTree], to: str, replay: Optional["Replay"], state: str
 ) -> RestorePlan:
@@ -357,8 +310,8 @@ def _plan_elsewhere(
     if is_below(os.path.realpath(to), os.path.realpath(os.path.dirname(generation.path))):
         raise UsageError("%s lies among the generations: name a directory outside the repository" % to)
     targets = tuple(Target(tree, os.path.join(to, tree.name), os.path.join(to, places.NEW, tree.name), "", False) for tree in trees)
-    doubts = [*_doubts(generation), *(keys.missing_here(generation.summary, ()) if any(not tree.is_files for tree in trees) else ())]
-    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, tuple(doubts), state, replay)
+    warnings = [*doubts(generation), *(keys.missing_here(generation.summary, ()) if any(not tree.is_files for tree in trees) else ())]
+    return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, tuple(warnings), state, replay)
 
 
 def _plan_resumption(

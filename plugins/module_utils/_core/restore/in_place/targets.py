@@ -29,6 +29,8 @@ class Target:
     :ivar staging: where it is copied to first
     :ivar kept: where what is there now will be kept
     :ivar mount_point: `path` is one, so its contents are exchanged, not itself
+    :ivar users: a user's number in the backup, and the one that its files get here; None: the same
+    :ivar groups: the same of a group
     """
 
     tree: RecordedTree
@@ -36,6 +38,8 @@ class Target:
     staging: str
     kept: str
     mount_point: bool
+    users: Optional[Tuple[int, int]] = None
+    groups: Optional[Tuple[int, int]] = None
 
 
 def targets_of(trees: Sequence[RecordedTree], *, part: bool = False) -> Tuple[Target, ...]:

@@ -52,6 +52,12 @@ options:
     type: str
     choices: [all, database, files]
     default: all
+  resume_replication_and_events:
+    description:
+      - A copy of another host's server, put back in place, neither replicates nor runs events here until somebody says so. With this, it goes on as it
+        did there.
+    type: bool
+    default: false
   until_time:
     description:
       - Then replay archived binary logs, up to this moment. Everything that was committed before that second is there, and nothing after it.
@@ -162,6 +168,11 @@ service:
   description: The server's unit that was stopped and started, V(none) where none was.
   type: raw
   returned: success, not in check mode
+disabled:
+  description: Of another host's server, how it is let replicate and run events, which it is kept from.
+  type: list
+  elements: str
+  returned: success, not in check mode
 recovery:
   description: What was replayed, V(none) where nothing was.
   type: raw
@@ -193,6 +204,7 @@ OWN = ArgumentSpec(
         "as": {"type": "str"},
         "dest": {"type": "path"},
         "parts": {"type": "str", "choices": ["all", "database", "files"], "default": "all"},
+        "resume_replication_and_events": {"type": "bool", "default": False},
         "until_time": {"type": "str"},
         "timeout": {"type": "int", "default": 86400},
         "poll_interval": {"type": "int", "default": 3},
@@ -209,6 +221,7 @@ def command(params: Dict[str, Any], job: str) -> List[str]:
     words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
     words += ["--%s=%s" % (name, params[name]) for name in ("path", "database", "table", "as") if params[name] is not None]
     words += ["--until", params["until_time"]] if params["until_time"] else []
+    words += ["--resume-replication-and-events"] if params["resume_replication_and_events"] else []
     return words
 
 
@@ -225,7 +238,7 @@ def perform(words: List[str], job: str, timeout: int) -> Dict[str, Any]:
     what = "%s of " % done["part"] if done.get("part") else ""
     line = "%s%s %s is back: %s in %s files, %s" % (what, job, done["generation"], size, files, took)
     kept = ["what was replaced is kept as %s" % each for each in done["replaced"]]
-    return {**done, "report": [line, *("warning: %s" % each for each in done["warnings"]), *kept]}
+    return {**done, "report": [line, *("warning: %s" % each for each in done["warnings"]), *done.get("disabled", []), *kept]}
 
 
 def finish(module: AnsibleModule, job: str, result: Dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -172,7 +173,7 @@ def summary(when: datetime, **more: Any) -> Dict[str, Any]:
     """Return what a run knows of itself."""
     return {
         "job": "job",
-        "host": "host",
+        "host": socket.gethostname(),
         "time": when.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "run_id": "run",
         "server": None,

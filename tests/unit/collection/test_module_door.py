@@ -106,11 +106,13 @@ def test_what_a_restore_warns_of_is_one_of_ansibles_own_warnings_and_no_value_of
 def test_a_restore_asks_the_agent_in_its_own_words() -> None:
     from ansible_collections.stillpoint.backup.plugins.modules import backup_restore
 
-    nothing = dict.fromkeys(("generation", "from_host", "dest", "path", "database", "table", "as", "until_time"))
+    nothing = dict.fromkeys(("generation", "from_host", "dest", "path", "database", "table", "as", "until_time", "resume_replication_and_events"))
     assert backup_restore.command({**nothing, "parts": "all"}, "etrial") == ["restore", "etrial"]
     assert backup_restore.command({**nothing, "parts": "all", "path": "/opt/a b"}, "etrial") == ["restore", "etrial", "--path=/opt/a b"]
     moment = {"generation": "2026", "from_host": "db1", "dest": "/look", "parts": "database", "until_time": "2026-11-22 14:03:07Z"}
     words = backup_restore.command({**nothing, **moment}, "etrial")
     assert words == ["restore", "etrial", "2026", "--host", "db1", "--to", "/look", "--database-only", "--until", "2026-11-22 14:03:07Z"]
+    resumed = backup_restore.command({**nothing, "parts": "all", "resume_replication_and_events": True}, "etrial")
+    assert resumed == ["restore", "etrial", "--resume-replication-and-events"]
     table = backup_restore.command({**nothing, "parts": "all", "table": "shop.orders", "as": "shop.before"}, "etrial")
     assert table == ["restore", "etrial", "--table=shop.orders", "--as=shop.before"]

@@ -58,6 +58,7 @@ class Plan:
     :ivar settings: of the server, for another one that is to open its files
     :ivar proven: the newest generation whose tables are proven
     :ivar sequence: number of the newest generation of this machine from under another name, which the next one comes after
+    :ivar events: that the server runs by itself, as far as the account may see them
     :ivar bytes_total: bytes of file data in the trees now; bytes_new: of them, what the newest generation does not have
     """
 
@@ -73,6 +74,7 @@ class Plan:
     proven: Optional[Generation] = None
     dump: Optional[DumpPlan] = None
     sequence: int = 0
+    events: Tuple[str, ...] = ()
 
     @property
     def algorithm(self) -> Optional[str]:
@@ -224,9 +226,11 @@ def make(job: Job) -> Plan:
             "volume" % (job.repository, inside.full_name)
         )
     known_settings = None
+    events: List[str] = []
     if quiesce:
         with Session(quiesce.login) as session:
             known_settings = settings.read(session, quiesce.server)
+            events = servers.enabled_events(session)
         if job.verify.server:
             datadir = located[0].volume.full_name
             own_writes[datadir] = own_writes.get(datadir, 0) + prove.writes(known_settings)
@@ -244,7 +248,8 @@ def make(job: Job) -> Plan:
     if job.notify.metrics and not os.path.isdir(job.notify.metrics):
         warnings.append("notify.metrics: there is no directory %s for the metrics" % job.notify.metrics)
     proven = prove.newest_proven(directory.generations()) if job.verify.server else None
-    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, proven, dump)
+    sequence = max((former.sequence for former in formers), default=0)
+    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, proven, dump, sequence, tuple(events))
 
 
 @nothing_begun()

@@ -78,6 +78,7 @@ def run(job: Job, reporter: Reporter) -> Dict[str, Any]:
                 "stillpoint": VERSION,
                 "server": point.server,
                 "settings": plan.settings.as_dict() if plan.settings else None,
+                "events": list(plan.events),
                 "lock": point.lock,
                 "coordinates": _coordinates(point, proof),
                 "snapshots": copied["snapshots"],

@@ -324,6 +324,15 @@ def _files(path: str) -> List[str]:
         return []  # dropped since
 
 
+def enabled_events(session: Session) -> List[str]:
+    """Return the events that the server runs by itself, as ``database.name``, as far as this account may see them."""
+    try:
+        rows = session.rows("SELECT EVENT_SCHEMA AS db, EVENT_NAME AS name FROM information_schema.EVENTS WHERE STATUS = 'ENABLED' ORDER BY 1, 2")
+    except ServerError:  # the event scheduler's tables are damaged, or it is switched off for good
+        return []
+    return ["%s.%s" % (row["db"], row["name"]) for row in rows]
+
+
 def replica_status(session: Session, flavour: str, version: Version) -> List[Dict[str, Any]]:
     """Return a row for each source that this server replicates from, as the server words it. Without the privilege to ask it returns [],
     and the plan refuses the account, which lacks one that every lock and also ``none`` needs.

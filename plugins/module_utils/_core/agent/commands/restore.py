@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     moment.add_argument("--until-gtid", metavar="GTID", help="the same, up to and with this transaction")
     moment.add_argument("--before-gtid", metavar="GTID", help="the same, up to and without this transaction")
     moment.add_argument("--until-position", metavar="FILE:POS", help="the same, up to this place in the server's binary logs")
+    parser.add_argument(
+        "--resume-replication-and-events", dest="resume", action="store_true", help="another host's server replicates and runs events here as it did there"
+    )
     parser.add_argument("--undo", action="store_true", help="instead: undo a restore in place that was interrupted, and put back what it was to replace")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
@@ -89,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
         made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=parts or plan.ALL)
     else:
         wanted = whose_logs.asked(moment) if moment else None
-        made = plan.make(generation, arguments.to, parts or plan.ALL, path=arguments.path, replay=replay, archives=_archives(job), moment=wanted)
+        given = {"path": arguments.path, "replay": replay, "archives": _archives(job), "moment": wanted, "resume": arguments.resume}
+        made = plan.make(generation, arguments.to, parts or plan.ALL, **given)
     if name is None and replay is None:
         concerned = plan.DATABASE if arguments.table or arguments.database else parts or plan.ALL
         made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, concerned, arguments.path)))
@@ -131,6 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if done.get("recovery"):
         print_lines(show.recovery(done["recovery"]))
+    print_lines(done.get("disabled", []))
     if done.get("replaced"):
         print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
         print_lines(["  %s" % kept for kept in done["replaced"]])

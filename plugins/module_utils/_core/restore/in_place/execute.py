@@ -23,22 +23,22 @@ from ...repository.generation import now
 from .. import gtid_state
 from .. import journal as journals
 from ..rollback.plan import refuse_going_back
+from . import activity, exchange, targets
 from . import copy as copying
-from . import exchange, targets
 from .plan import ALL, DATABASE, FILES, RestorePlan
 from .replaced import record
 
 
 def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
-    """Put a generation back and return ``{generation, part, replaced, files, bytes, duration_s, service, recovery, warnings}``; recovery is None
-    where nothing was replayed.
+    """Put a generation back and return ``{generation, part, replaced, files, bytes, duration_s, service, recovery, disabled,
+    warnings}``; recovery is None where nothing was replayed, disabled says how the server is let do what it is kept from.
 
     :raises BusyError: another restore is running
     :raises StillpointError: it says whether the live data was touched
     """
     started = time.monotonic()
     with plan.generation.hold():
-        kept, recovery = _elsewhere(plan, reporter) if plan.to is not None else _in_place(plan, reporter)
+        kept, journal = _elsewhere(plan, reporter) if plan.to is not None else _in_place(plan, reporter)
     return {
         "generation": plan.generation.name,
         "part": plan.part,
@@ -47,12 +47,14 @@ def execute(plan: RestorePlan, reporter: Reporter) -> Dict[str, Any]:
         "bytes": plan.bytes,
         "duration_s": round(time.monotonic() - started, 1),
         "service": plan.unit,
-        "recovery": recovery,
+        "recovery": journal.get("recovery"),
+        "disabled": journal.get("disabled") or [],
         "warnings": list(plan.warnings),
     }
 
 
-def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
+def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Dict[str, Any]]:
+    """Replace live data; return what is kept of that, and the journal."""
     with journals.alone(plan.state):
         refuse_going_back(plan.state)  # one may have begun since
         journal = journals.read(plan.state)
@@ -77,7 +79,7 @@ def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optiona
             service.allow(plan.unit)
             _start(plan, plan.unit, kept)
         journals.forget(plan.state)
-        return [each["path"] for each in kept], journal.get("recovery")
+        return [each["path"] for each in kept], journal
 
 
 def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Reporter) -> Dict[str, Any]:
@@ -112,7 +114,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
             durable.remove_tree(target.staging)
             copying.copy(plan.generation, target, done, plan.bytes, reporter)
             done += target.tree.bytes
-        journal = {**journal, "recovery": _replayed(plan, reporter)}
+        journal = {**journal, "recovery": _replayed(plan, reporter), "disabled": _disabled(plan)}
         _renew(plan)
         for target in plan.targets:
             durable.sync_file_system(os.path.dirname(target.staging))
@@ -141,11 +143,29 @@ def _replayed(plan: RestorePlan, reporter: Reporter) -> Optional[Dict[str, Any]]
     """
     if plan.replay is None:
         return None
-    where: Mapping[str, str] = {os.path.realpath(target.tree.source): target.staging for target in plan.targets if not target.tree.is_files}
     try:
-        return plan.replay.run(where, reporter)
+        return plan.replay.run(_where(plan), reporter)
     except StillpointError as error:
         raise StillpointError("%s; the live data was not touched" % error) from error
+
+
+def _where(plan: RestorePlan) -> Mapping[str, str]:
+    """Return for each path of the server the directory of its copy."""
+    return {os.path.realpath(target.tree.source): target.staging for target in plan.targets if not target.tree.is_files}
+
+
+def _disabled(plan: RestorePlan) -> List[str]:
+    """Keep the copy of another host's server from doing what it did there, and return in sentences how it is let do so.
+
+    :raises StillpointError: that is not possible; the live data was not touched
+    """
+    if plan.activity is None:
+        return []
+    try:
+        done = activity.disable(plan.activity, _where(plan))
+    except StillpointError as error:
+        raise StillpointError("%s; the live data was not touched" % error) from error
+    return activity.way_back(plan.activity, done, targets.datadir_of(plan.targets).path)
 
 
 def _renew(plan: RestorePlan) -> None:
@@ -328,7 +348,7 @@ def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None
         ) from error
 
 
-def _elsewhere(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Optional[Dict[str, Any]]]:
+def _elsewhere(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Dict[str, Any]]:
     """Copy into a directory: everything has its final name only when all of it is there and checked."""
     if plan.to is None:
         raise RuntimeError("called before it was begun")
@@ -350,7 +370,7 @@ def _elsewhere(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Option
         for name in sorted(os.listdir(staging)):
             durable.rename_to_free_name(os.path.join(staging, name), os.path.join(plan.to, name))
         os.rmdir(staging)
-        return [], recovery
+        return [], {"recovery": recovery}
     except BaseException as error:
         if os.path.isdir(staging):
             durable.remove_tree(staging)

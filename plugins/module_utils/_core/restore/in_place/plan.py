@@ -20,9 +20,11 @@ from .. import whose_logs
 from ..dump import beside
 from ..rollback.plan import refuse_going_back
 from ..server_logs import Logs
+from . import activity as activities
 from . import one_path as part
 from . import owners
 from . import targets as places
+from .activity import Activity
 from .targets import Target
 from .warnings import doubts, warnings_of
 
@@ -59,6 +61,7 @@ class RestorePlan:
     :ivar resumes: an earlier run has copied everything and was interrupted while it replaced
     :ivar replay: what is replayed onto the copy before it replaces anything; None: nothing
     :ivar logs: the binary logs that the server writes outside its data, which end with the data that is replaced
+    :ivar activity: what the server is kept from doing by itself, as it is another host's; None: nothing
     :ivar archives: of this server's binary logs: what comes after the restore does not follow on them
     """
 
@@ -76,6 +79,7 @@ class RestorePlan:
     triggers: Tuple[str, ...] = ()
     moment: Optional[Mapping[str, str]] = None
     part: Optional[str] = None
+    activity: Optional[Activity] = None
 
     @property
     def bytes(self) -> int:
@@ -108,6 +112,7 @@ class RestorePlan:
             "service": self.unit,
             "resumes": self.resumes,
             "recovery": self.replay.as_dict() if self.replay else None,
+            "does_not_start": self.activity.as_dict() if self.activity else None,
             "warnings": list(self.warnings),
         }
 
@@ -133,6 +138,7 @@ class RestorePlan:
             lines.append("  the server's binary logs %s.* are set aside: they do not follow on what is put back" % self.logs.basename)
         if self.unit:
             lines.append("  %s is stopped while the data is exchanged, and started after that" % " and ".join([self.unit, *self.triggers]))
+        lines += self.activity.lines() if self.activity else []
         return lines + ["  warning: " + warning for warning in self.warnings]
 
 
@@ -145,6 +151,7 @@ def make(
     replay: Optional["Replay"] = None,
     archives: Sequence["Archive"] = (),
     moment: Optional[Mapping[str, str]] = None,
+    resume: bool = False,
     state: str = journals.STATE,
 ) -> RestorePlan:
     """Return the plan for putting a generation back.
@@ -154,6 +161,7 @@ def make(
     :param path: of the files, this path alone, as it is called on the live system
     :param replay: what to replay onto it
     :param archives: of the binary logs of this host's servers
+    :param resume: also another host's server goes on with replication and events
     :param moment: the option that asked for the replay; where a restore was interrupted, it has to be the one of that
     :raises UsageError: this generation does not hold it, or it can't go there
     :raises StillpointError: the generation is damaged, or there is no room
@@ -196,7 +204,9 @@ def make(
             )
     if ends:
         warnings += (BACK_UP,)
-    return replace(plan, warnings=warnings, logs=logs, archives=ends, triggers=service.triggers(unit) if unit else ())
+    triggers = service.triggers(unit) if unit else ()
+    activity = None if resume else activities.of_another_host(generation, places.datadir_of(targets).tree.name)
+    return replace(plan, warnings=warnings, logs=logs, archives=ends, triggers=triggers, activity=activity)
 
 
 def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:

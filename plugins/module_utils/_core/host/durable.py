@@ -7,8 +7,9 @@ import errno
 import fcntl
 import json
 import os
+import struct
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Optional, Tuple
 
 # What takes long to import, and only some need, is imported there: the agent's `list` reads JSON files and no more.
 # pylint: disable=import-outside-toplevel
@@ -16,7 +17,10 @@ from typing import Any, Iterator, Optional
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
 
-# renameat2 fails so where the kernel (< 3.15), the C library (glibc < 2.28) or the file system does not know it.
+# linux/stat.h: struct statx, and where stx_btime stands in it
+_AT_SYMLINK_NOFOLLOW, _STATX_BTIME, _STATX_SIZE, _STATX_BTIME_AT = 0x100, 0x800, 256, 80
+
+# renameat2 and statx fail so where the kernel (< 3.15), the C library (glibc < 2.28) or the file system does not know it.
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 # A tree of millions of files takes its time.
@@ -145,12 +149,34 @@ def in_use(path: str) -> bool:
         os.close(descriptor)
 
 
-def inode(path: str) -> Optional[int]:
-    """Return the number of what has a name now; None when nothing has it."""
+def identity(path: str) -> Optional[str]:
+    """Return what tells the thing that has a name now from every other, whatever its name is later; None when nothing has it.
+
+    A number of a thing that is gone is given to another one, so the moment of its birth goes with it. Numbers of devices may change with a boot: they
+    count only where the file system keeps no such moment.
+    """
     try:
-        return os.lstat(path).st_ino
+        status = os.lstat(path)
+        born = _birth(path)
     except FileNotFoundError:
         return None
+    return "%d, device %d" % (status.st_ino, status.st_dev) if born is None else "%d, born %d.%09d" % (status.st_ino, *born)
+
+
+def _birth(path: str) -> Optional[Tuple[int, int]]:
+    """Return when something was made, in seconds and nanoseconds; None where the kernel, the C library or the file system does not tell."""
+    call = getattr(_libc(), "statx", None)
+    found = ctypes.create_string_buffer(_STATX_SIZE)
+    if call is None:
+        return None
+    if call(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, found) != 0:
+        number = ctypes.get_errno()
+        if number in _UNSUPPORTED:
+            return None
+        raise OSError(number, os.strerror(number), path)
+    (mask,) = struct.unpack_from("=I", found, 0)
+    seconds, nanoseconds = struct.unpack_from("=qI", found, _STATX_BTIME_AT)
+    return (seconds, nanoseconds) if mask & _STATX_BTIME else None
 
 
 def write_json(path: str, value: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Letting new and old data change places, and back. Which of them lies under which name is told by the inode of each tree's root,
+"""Letting new and old data change places, and back. Which of them lies under which name is told by the identity of each tree's root,
 so that what a kill has interrupted can be finished or undone.
 
 What has come about meanwhile under a name that is needed is neither overwritten nor in the way: it goes into a directory beside
@@ -19,21 +19,21 @@ from .targets import INCOMPLETE, LATER, LOST_AND_FOUND, Target, is_own, stamp_of
 _MOST_NAMES = 100
 
 
-def directories(target: Target, new: int, old: Optional[int]) -> None:
+def directories(target: Target, new: str, old: Optional[str]) -> None:
     """Let a staged tree and the live one change places, and give what was live the name under which it is kept.
 
-    :param new: inode of the staged tree; old: of what was live, None when there was nothing
+    :param new: identity of the staged tree; old: of what was live, None when there was nothing
     :raises StillpointError: the staged tree is gone
     """
-    if durable.inode(target.path) == new:
-        if old is not None and durable.inode(target.staging) == old:
+    if durable.identity(target.path) == new:
+        if old is not None and durable.identity(target.staging) == old:
             _keep(target.staging, target)
         return
-    if durable.inode(target.staging) != new:
-        if old is not None and any(durable.inode(name) == old for name in _kept_names(target)):
+    if durable.identity(target.staging) != new:
+        if old is not None and any(durable.identity(name) == old for name in _kept_names(target)):
             return  # it was exchanged, and somebody has replaced what came, as an editor does with a file
         raise _lost(target)
-    now = durable.inode(target.path)
+    now = durable.identity(target.path)
     if now is not None and now == old:
         try:
             durable.exchange(target.staging, target.path)
@@ -47,11 +47,11 @@ def directories(target: Target, new: int, old: Optional[int]) -> None:
     durable.rename_to_free_name(target.staging, target.path)
 
 
-def undo_directories(target: Target, new: int, old: Optional[int]) -> None:
+def undo_directories(target: Target, new: str, old: Optional[str]) -> None:
     """Give the name back to what was live, and remove the new tree. For the same states as `directories`, and its own."""
     holder = _holder(target, old)
     if holder is not None:
-        if durable.inode(target.path) == new:
+        if durable.identity(target.path) == new:
             try:
                 durable.exchange(holder, target.path)
             except durable.NotSupported:
@@ -60,14 +60,14 @@ def undo_directories(target: Target, new: int, old: Optional[int]) -> None:
             _out_of_the_way(target.path, target)
         if not os.path.lexists(target.path):
             durable.rename_to_free_name(holder, target.path)
-    elif old is None and durable.inode(target.path) == new:
+    elif old is None and durable.identity(target.path) == new:
         durable.rename_to_free_name(target.path, target.staging)
     left = _holder(target, new)
     if left is not None:
         durable.remove_tree(left)
 
 
-def kept(target: Target, old: Optional[int]) -> Optional[str]:
+def kept(target: Target, old: Optional[str]) -> Optional[str]:
     """Return where what was live is kept; None when there was nothing."""
     if target.mount_point:
         return target.kept if os.path.lexists(target.kept) else None
@@ -80,7 +80,7 @@ def later(target: Target) -> Optional[str]:
     return path if os.path.lexists(path) else None
 
 
-def contents(target: Target, new: int) -> None:
+def contents(target: Target, new: str) -> None:
     """Do what `directories` does for a mount point: first everything live goes into one directory, then everything new comes out of
     one. Until the first is done the new data is complete in its directory, and after that the old data in its own."""
     incomplete = target.kept + INCOMPLETE
@@ -88,7 +88,7 @@ def contents(target: Target, new: int) -> None:
         if not os.path.lexists(target.kept):
             raise _lost(target)
         return
-    if durable.inode(target.staging) != new:
+    if durable.identity(target.staging) != new:
         raise _lost(target)
     if not os.path.lexists(target.kept):
         os.makedirs(incomplete, 0o700, exist_ok=True)
@@ -154,11 +154,11 @@ def _keep(path: str, target: Target) -> None:
     durable.rename_to_free_name(path, target.kept)
 
 
-def _holder(target: Target, inode: Optional[int]) -> Optional[str]:
+def _holder(target: Target, identity: Optional[str]) -> Optional[str]:
     """Return the name beside the target that a tree has; None when it has none."""
-    if inode is None:
+    if identity is None:
         return None
-    return next((name for name in (target.staging, *_kept_names(target)) if durable.inode(name) == inode), None)
+    return next((name for name in (target.staging, *_kept_names(target)) if durable.identity(name) == identity), None)
 
 
 def _kept_names(target: Target) -> List[str]:

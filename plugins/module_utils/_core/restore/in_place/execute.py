@@ -102,7 +102,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         "targets": [{**vars(target), "tree": target.tree._asdict()} for target in plan.targets],
         "logs": vars(plan.logs) if plan.logs else None,
         "archives": [archive.path for archive in plan.archives],
-        "inodes": [],
+        "identities": [],
         "recovery": None,
     }
     try:
@@ -123,8 +123,8 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         journal = {
             **journal,
             "phase": journals.READY,
-            "inodes": [os.lstat(target.staging).st_ino for target in plan.targets],
-            "old": [None if target.mount_point else durable.inode(target.path) for target in plan.targets],
+            "identities": [durable.identity(target.staging) for target in plan.targets],
+            "old": [None if target.mount_point else durable.identity(target.path) for target in plan.targets],
         }
         journals.write(plan.state, journal)
     except BaseException as error:
@@ -291,14 +291,14 @@ def _replace(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> 
         if plan.logs and journal.get("gtids") and plan.logs.outside(plan.logs.basename):
             gtid_state.leave(plan.logs.basename, journal["gtids"], os.path.dirname(plan.logs.basename))
         kept = []
-        for target, new, old in zip(plan.targets, journal["inodes"], journal["old"]):
+        for target, new, old in zip(plan.targets, journal["identities"], journal["old"]):
             if target.mount_point:
                 exchange.contents(target, new)
             else:
                 exchange.directories(target, new, old)
             found = [exchange.kept(target, old), exchange.later(target)]
-            kept += [{"path": path, "target": target.path, "inode": os.lstat(path).st_ino} for path in found if path]
-        kept += [{"path": path, "target": plan.logs.basename + ".*", "inode": os.lstat(path).st_ino} for path in aside if plan.logs]
+            kept += [{"path": path, "target": target.path, "identity": durable.identity(path)} for path in found if path]
+        kept += [{"path": path, "target": plan.logs.basename + ".*", "identity": durable.identity(path)} for path in aside if plan.logs]
         record(plan.state, journal, kept)
         journals.write(plan.state, {**journal, "phase": journals.REPLACED, "kept": kept})
     except OSError as error:

@@ -31,7 +31,7 @@ class Replaced:
     job: str
     generation: str
     record: str
-    inode: int
+    identity: str
 
 
 def forget_record(state: str, journal: Dict[str, Any]) -> None:
@@ -57,8 +57,8 @@ def replaced(job: Optional[str] = None, *, state: str = journals.STATE) -> List[
         for kept in record["kept"]:
             where = _now_at(kept, [moved for _path_of_later, later in records[number + 1 :] for moved in later["kept"]])
             # Somebody may have moved it back, or removed it by hand, and something else may have its name.
-            if durable.inode(where) == kept["inode"]:
-                found.append(Replaced(where, kept["target"], record["time"], record["job"], record["generation"], path, kept["inode"]))
+            if durable.identity(where) == kept["identity"]:
+                found.append(Replaced(where, kept["target"], record["time"], record["job"], record["generation"], path, kept["identity"]))
     return found
 
 
@@ -69,7 +69,7 @@ def _now_at(kept: Dict[str, Any], later: Sequence[Dict[str, Any]]) -> str:
     """
     where = str(kept["path"])
     for moved in later:
-        if is_below(where, moved["target"]) and durable.inode(where) != kept["inode"]:
+        if is_below(where, moved["target"]) and durable.identity(where) != kept["identity"]:
             where = moved["path"] + where[len(moved["target"]) :]
     return where
 
@@ -86,12 +86,12 @@ def discard(kept: Sequence[Replaced], reporter: Reporter, *, state: str = journa
             raise StillpointError("a restore was interrupted while it replaced live data: finish or undo it before anything is discarded")
         reporter.stage("discard")
         for each in kept:
-            if durable.inode(each.path) == each.inode:
+            if durable.identity(each.path) == each.identity:
                 durable.remove_tree(each.path)
                 gone.append(each.path)
         for record in {each.record for each in kept}:
             facts = durable.read_json(record)
-            if not isinstance(facts, dict) or not any(durable.inode(one["path"]) == one["inode"] for one in facts["kept"]):
+            if not isinstance(facts, dict) or not any(durable.identity(one["path"]) == one["identity"] for one in facts["kept"]):
                 os.unlink(record)
     return gone
 

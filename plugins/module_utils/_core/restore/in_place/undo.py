@@ -64,7 +64,7 @@ def undo(reporter: Reporter, *, state: str = journals.STATE) -> Dict[str, Any]:
             service.allow(unit)
             service.start(unit, places.datadir(targets), journal["triggers"])
         later = [(target.path, path) for target, path in zip(targets, map(exchange.later, targets)) if path]
-        record(state, journal, [{"path": path, "target": where, "inode": os.lstat(path).st_ino} for where, path in later])
+        record(state, journal, [{"path": path, "target": where, "identity": durable.identity(path)} for where, path in later])
         journals.forget(state)
     return {
         "generation": journal["generation"],
@@ -77,7 +77,7 @@ def undo(reporter: Reporter, *, state: str = journals.STATE) -> Dict[str, Any]:
 
 def _put_back(targets: Tuple[Target, ...], journal: Dict[str, Any], state: str) -> None:
     try:
-        for target, new, old in zip(targets, journal["inodes"], journal["old"]):
+        for target, new, old in zip(targets, journal["identities"], journal["old"]):
             if target.mount_point:
                 exchange.undo_contents(target)
             else:
@@ -99,5 +99,5 @@ def _forget_note(path: str, generation: str) -> None:
     from ...archive.archive import Archive  # pylint: disable=import-outside-toplevel  # only where there is one
 
     archive = Archive(os.path.dirname(path))
-    if durable.inode(path) is not None and (archive.restored() or {}).get("generation") == generation:
+    if durable.identity(path) is not None and (archive.restored() or {}).get("generation") == generation:
         archive.forget_restore()

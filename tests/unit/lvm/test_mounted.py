@@ -142,6 +142,33 @@ def test_in_check_mode_the_copy_of_a_snapshot_that_does_not_exist_yet_is_planned
     assert reporter.warnings == ["%s does not exist: it has to be there by then" % absent]
 
 
+@needs_root
+@pytest.mark.parametrize("way", [snapshot_copy.copy, snapshot_copy.copy_plan])
+def test_a_playbooks_copy_is_refused_where_a_run_of_the_agent_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
+    (tmp_path / "data").mkdir()
+    write(str(tmp_path / "data" / "rows"))
+    known = {"vg": "vg00", "origin": "data", "name": "", "fs_type": "ext4", "mount_point": "/", "thin": False}
+    facts_ = {**known, "holds": [{"role": "datadir", "path": str(tmp_path / "data"), "below": ""}]}
+    monkeypatch.setattr(snapshot_copy, "_checked", snapshot_copy._planned)
+
+    def refused(dest: str, **more: Any) -> str:
+        with pytest.raises(StillpointError) as caught:
+            way(snapshot_copy.CopyRequest(dest=dest, snapshots=(facts_,), **more), Quiet())
+        return str(caught.value)
+
+    for full in small_disk(str(tmp_path / "full")):
+        for kind in ("generations", "mirror"):
+            assert refused(full, layout=kind) == (
+                "the repository %s has 8.0 MiB free and the copy needs about 64.0 MiB: free space there, or keep fewer generations" % full
+            )
+    theirs = back_up(JobDirectory(str(tmp_path / "backups")), *trees((), str(tmp_path / "data")), machine={"id": "0" * 32})
+    sentence = refused(str(tmp_path / "backups"))
+    assert "are of another machine of this name" in sentence and "give this one a directory of its own, or move them away" in sentence
+    half_done = {"job": "etrial", "phase": "ready", "generation": theirs.name, "host": "", "parts": "all"}
+    monkeypatch.setattr(plan.journal, "pending", lambda: half_done)
+    assert refused(str(tmp_path / "other")).startswith("a restore of etrial was interrupted while it replaced live data")
+
+
 class Group:
     """A volume group with one kept snapshot, that of `live`; it lists what is done to the snapshot."""
 

@@ -25,7 +25,7 @@ from ..lvm.mounted import NOT_HELD, holds_of, mounted
 from ..lvm.ownership import KEPT
 from ..lvm.snapshots import Snapshot, Target
 from ..lvm.watch import Watch
-from ..repository import rsync
+from ..repository import identity, rsync
 from ..repository.estimate import estimate
 from ..repository.job_directory import JobDirectory
 from ..repository.mirror import alone, mirror
@@ -65,6 +65,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     :raises BusyError: another run is writing to `dest`; the same
     :raises StillpointError: nothing was published; a mirror may be half way
     """
+    planning.refuse_half_done()
     started = time.monotonic()
     owner = this_process(new_run_id(), MODULE_JOB)
     given = _checked(request) if request.snapshots else []
@@ -73,11 +74,11 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     check_options(request.rsync_opts)
     complete: List[str] = []
     directory = JobDirectory(request.dest)
+    total, _new = _checked_size(request, trees, directory)
     with _told_when_stopped(complete), ExitStack() as stack:
         stack.enter_context(alone(request.dest) if request.layout == MIRROR else directory.lock())
         point = stack.enter_context(_given(request, given, owner) if request.snapshots else _taken(request, owner, reporter))
         watch = Watch(list(point.snapshots), stack.enter_context(dm.Control()))
-        total, _new = estimate(trees, {})
         if request.layout == MIRROR:
             with mounted(point.snapshots, owner) as to_snapshot:
                 copied = mirror(
@@ -130,6 +131,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
 def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     """Return what `copy` would do, as far as it can be known, with nothing changed. A destination that is not there may be what a task before this
     one has planned to make: that is a warning."""
+    planning.refuse_half_done()
     if any(facts.get("name") for facts in request.snapshots):
         given = _checked(request)
         trees = _trees(request, given)
@@ -145,11 +147,11 @@ def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     sources = [tree.source for tree in trees]
     if os.path.lexists(request.dest):
         planning.check_repository(request.dest, sources)
+        total, new = _checked_size(request, trees, JobDirectory(request.dest))
     else:
         planning.check_apart(request.dest, sources)
         reporter.warn("%s does not exist: it has to be there by then" % request.dest)
-    directory = JobDirectory(request.dest)
-    total, new = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(directory))
+        total, new = estimate(trees, {})
     return {
         "changed": True,
         "changes": None,
@@ -164,6 +166,23 @@ def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     }
 
 
+def _checked_size(request: CopyRequest, trees: Sequence[Tree], directory: JobDirectory) -> Tuple[int, int]:
+    """Return ``(bytes to copy, bytes of them that are not there yet)``.
+
+    :raises StillpointError: there is no room for that, or what is there is another machine's
+    """
+    if request.layout == MIRROR:
+        there = {tree.name: os.path.join(request.dest, tree.name) for tree in trees}
+        base = {name: path for name, path in there.items() if os.path.isdir(path)}
+    else:
+        server = (request.point or {}).get("server")
+        identity.check(directory, identity.here(server if isinstance(server, dict) else None))
+        base = planning.newest_trees(directory)
+    total, new = estimate(trees, base)
+    planning.check_room(request.dest, new)
+    return total, new
+
+
 def _targets(request: CopyRequest) -> List[Target]:
     """Return the volumes to snapshot for `src` alone."""
     require("lvs", "rsync", "mount", "sync")
@@ -176,7 +195,7 @@ def _targets(request: CopyRequest) -> List[Target]:
     inside = layout.volume_of(request.dest, known) if os.path.isdir(request.dest) else None
     own_writes = {}
     if inside is not None:
-        own_writes[inside.full_name] = estimate(trees, {} if request.layout == MIRROR else planning.newest_trees(JobDirectory(request.dest)))[1]
+        own_writes[inside.full_name] = _checked_size(request, trees, JobDirectory(request.dest))[1]
     return layout.targets(located, [], sizes.parse(request.snapshot_size), own_writes, known)
 
 

@@ -209,12 +209,7 @@ def make(job: Job) -> Plan:
     check_repository(job.repository, sources)
     trees = trees_for([(role, path) for role, path in wanted if dump is None or role == FILES], left)
     total, new = (size + (dump.bytes_expected if dump else 0) for size in estimate(trees, newest_trees(directory)))
-    free = shutil.disk_usage(job.repository).free
-    if new + _SPARE > free:
-        raise StillpointError(
-            "the repository %s has %s free and the copy needs about %s: free space there, or keep fewer generations"
-            % (job.repository, text.human(free), text.human(new + _SPARE))
-        )
+    free = check_room(job.repository, new)
     warnings = [str(former) for former in formers]
     own_writes = {}
     inside = layout.volume_of(job.repository, known)
@@ -382,6 +377,21 @@ def check_one_point(located: Sequence[layout.Located], extra: Sequence[LogicalVo
             "with lock %s commits go on between the snapshots of %s, which are then not one point in time: use another lock, or a job of its own "
             "for each volume" % (quiesce.choice.name, " and ".join(volume.full_name for volume in volumes))
         )
+
+
+def check_room(repository: str, new: int) -> int:
+    """Return how many bytes a repository has free.
+
+    :param new: bytes that it is to take
+    :raises StillpointError: there are fewer
+    """
+    free = shutil.disk_usage(repository).free
+    if new + _SPARE > free:
+        raise StillpointError(
+            "the repository %s has %s free and the copy needs about %s: free space there, or keep fewer generations"
+            % (repository, text.human(free), text.human(new + _SPARE))
+        )
+    return free
 
 
 def check_apart(repository: str, sources: Sequence[str]) -> None:

@@ -8,13 +8,14 @@ import re
 import shutil
 import socket
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 from . import durable
 from .errors import CommandError, StillpointError
 from .mounts import is_below
-from .process import PATH, run
+from .process import PATH, run, undisturbed
 
 PROGRAMS = ("mysqld", "mariadbd")  # and what begins so: mysqld_safe would start the server again
 
@@ -24,6 +25,8 @@ _FORBIDDEN = "stillpoint-restore.conf"
 _STOP_TIMEOUT = 1800.0  # a large buffer pool is written out first; Debian's own unit gives it 900 s
 _START_TIMEOUT = 1800.0  # it may have to recover
 _ANSWER_TIMEOUT = 60.0
+
+_NEW_CLUSTER = "_WSREP_NEW_CLUSTER"
 
 _LISTENING = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
 _PROTOCOL_10, _ERROR = 0x0A, 0xFF  # first byte of what a server says to whoever connects
@@ -207,13 +210,15 @@ def forbidding(unit: str) -> str:
     return os.path.join(UNITS, unit + ".d", _FORBIDDEN)
 
 
-def start(unit: str, directory: str, triggered_by: Sequence[str] = ()) -> None:
+def start(unit: str, directory: str, triggered_by: Sequence[str] = (), *, new_cluster: bool = False) -> None:
     """Start a unit, what had been stopped with it, and wait until its server answers from a data directory.
 
+    :param new_cluster: as the first node of a Galera cluster
     :raises StillpointError: it does not start, or does not answer
     """
     try:
-        run(["systemctl", "start", "--", *triggered_by, unit], timeout=_START_TIMEOUT)
+        with _first_node() if new_cluster else nullcontext():
+            run(["systemctl", "start", "--", *triggered_by, unit], timeout=_START_TIMEOUT)
     except CommandError as error:
         raise StillpointError("%s does not start (journalctl -u %s says why)" % (unit, unit)) from error
     deadline = time.monotonic() + _ANSWER_TIMEOUT
@@ -224,6 +229,17 @@ def start(unit: str, directory: str, triggered_by: Sequence[str] = ()) -> None:
         if time.monotonic() > deadline or _show(unit, "ActiveState") == "failed":
             raise StillpointError("%s was started, and its server does not answer (journalctl -u %s says why)" % (unit, unit))
         time.sleep(0.5)
+
+
+@contextmanager
+def _first_node() -> Iterator[None]:
+    """Have MariaDB's unit begin a cluster if it is started now, as galera_new_cluster does it, and not any more afterwards."""
+    try:
+        run(["systemctl", "set-environment", _NEW_CLUSTER + "=--wsrep-new-cluster"])
+        yield
+    finally:
+        with undisturbed():
+            run(["systemctl", "unset-environment", _NEW_CLUSTER])
 
 
 def answers(pid: int) -> bool:

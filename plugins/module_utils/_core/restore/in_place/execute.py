@@ -23,7 +23,7 @@ from ...repository.generation import now
 from .. import gtid_state
 from .. import journal as journals
 from ..rollback.plan import refuse_going_back
-from . import activity, exchange, targets
+from . import activity, cluster, exchange, targets
 from . import copy as copying
 from .plan import ALL, DATABASE, FILES, RestorePlan
 from .replaced import record
@@ -77,7 +77,7 @@ def _in_place(plan: RestorePlan, reporter: Reporter) -> Tuple[List[str], Dict[st
         if plan.unit:
             reporter.stage("start")
             service.allow(plan.unit)
-            _start(plan, plan.unit, kept)
+            _start(plan, plan.unit, kept, journal["new_cluster"])
         journals.forget(plan.state)
         return [each["path"] for each in kept], journal
 
@@ -103,6 +103,7 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
         "logs": vars(plan.logs) if plan.logs else None,
         "archives": [archive.path for archive in plan.archives],
         "identities": [],
+        "new_cluster": plan.node is not None,
         "recovery": None,
     }
     try:
@@ -116,6 +117,8 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
             done += target.tree.bytes
         journal = {**journal, "recovery": _replayed(plan, reporter), "disabled": _disabled(plan)}
         _renew(plan)
+        if plan.node:
+            cluster.prepare(targets.datadir_of(plan.targets).staging)
         for target in plan.targets:
             durable.sync_file_system(os.path.dirname(target.staging))
         journal["old_logs"] = _old_logs(plan)
@@ -278,7 +281,7 @@ def _give_back(plan: RestorePlan, journal: Dict[str, Any], unit: Optional[str], 
 def _start_again(plan: RestorePlan, unit: str, reporter: Reporter) -> None:
     try:
         service.allow(unit)
-        service.start(unit, targets.datadir(plan.targets), plan.triggers)
+        service.start(unit, targets.datadir(plan.targets), plan.triggers, new_cluster=plan.node is not None)
     except StillpointError as error:
         reporter.warn("%s; the data it works on was not touched" % error)
 
@@ -322,13 +325,13 @@ def _note(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> Non
             )
 
 
-def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]]) -> None:
+def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]], new_cluster: bool) -> None:
     """Start the server.
 
     :raises StillpointError: it does not start; the sentence says how to go back
     """
     try:
-        service.start(unit, targets.datadir(plan.targets), plan.triggers)
+        service.start(unit, targets.datadir(plan.targets), plan.triggers, new_cluster=new_cluster)
     except StillpointError as error:
         journals.forget(plan.state)
         back = ["systemctl stop %s" % unit]

@@ -21,10 +21,11 @@ from ..dump import beside
 from ..rollback.plan import refuse_going_back
 from ..server_logs import Logs
 from . import activity as activities
+from . import cluster, owners
 from . import one_path as part
-from . import owners
 from . import targets as places
 from .activity import Activity
+from .cluster import Node
 from .targets import Target
 from .warnings import doubts, warnings_of
 
@@ -62,6 +63,7 @@ class RestorePlan:
     :ivar replay: what is replayed onto the copy before it replaces anything; None: nothing
     :ivar logs: the binary logs that the server writes outside its data, which end with the data that is replaced
     :ivar activity: what the server is kept from doing by itself, as it is another host's; None: nothing
+    :ivar node: the Galera node that the server is; None: it is none
     :ivar archives: of this server's binary logs: what comes after the restore does not follow on them
     """
 
@@ -80,6 +82,7 @@ class RestorePlan:
     moment: Optional[Mapping[str, str]] = None
     part: Optional[str] = None
     activity: Optional[Activity] = None
+    node: Optional[Node] = None
 
     @property
     def bytes(self) -> int:
@@ -112,6 +115,7 @@ class RestorePlan:
             "service": self.unit,
             "resumes": self.resumes,
             "recovery": self.replay.as_dict() if self.replay else None,
+            "galera": self.node.as_dict() if self.node else None,
             "does_not_start": self.activity.as_dict() if self.activity else None,
             "warnings": list(self.warnings),
         }
@@ -138,6 +142,7 @@ class RestorePlan:
             lines.append("  the server's binary logs %s.* are set aside: they do not follow on what is put back" % self.logs.basename)
         if self.unit:
             lines.append("  %s is stopped while the data is exchanged, and started after that" % " and ".join([self.unit, *self.triggers]))
+        lines += self.node.lines() if self.node else []
         lines += self.activity.lines() if self.activity else []
         return lines + ["  warning: " + warning for warning in self.warnings]
 
@@ -206,7 +211,8 @@ def make(
         warnings += (BACK_UP,)
     triggers = service.triggers(unit) if unit else ()
     activity = None if resume else activities.of_another_host(generation, places.datadir_of(targets).tree.name)
-    return replace(plan, warnings=warnings, logs=logs, archives=ends, triggers=triggers, activity=activity)
+    node = cluster.find(generation, targets)
+    return replace(plan, warnings=warnings, logs=logs, archives=ends, triggers=triggers, activity=activity, node=node)
 
 
 def _chosen(generation: Generation, parts: str) -> List[RecordedTree]:

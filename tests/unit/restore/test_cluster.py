@@ -94,9 +94,16 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 @marked
 @needs_galera
-def test_a_node_that_is_alone_comes_up_with_the_restored_data_as_the_first_of_its_cluster(node: Cluster) -> None:
-    state = Path(node.server.datadir) / cluster.STATE
-    state.write_text(state.read_text().replace("safe_to_bootstrap: 1", "safe_to_bootstrap: 0"))  # as it is where other nodes were in the cluster
+def test_a_node_that_is_alone_comes_up_with_the_restored_data_as_the_first_of_its_cluster(node: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = cluster.prepare
+
+    def of_several(datadir: str) -> None:
+        """Prepare a copy as it is where other nodes were in the cluster."""
+        state = Path(datadir) / cluster.STATE
+        state.write_text(state.read_text().replace("safe_to_bootstrap: 1", "safe_to_bootstrap: 0"))
+        prepare(datadir)
+
+    monkeypatch.setattr(cluster, "prepare", of_several)
     node.back_up()
     node.server.do("DROP TABLE d.t")
     plan = node.plan()

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import random
 import shutil
 import subprocess
@@ -154,12 +156,15 @@ def test_a_manifest_that_is_missing_is_told_in_one_sentence(tmp_path):
             read(str(tmp_path))
 
 
+OWNER = {"user": pwd.getpwuid(os.geteuid()).pw_name, "group": grp.getgrgid(os.getegid()).gr_name}
+
+
 def test_the_summary_is_read_without_the_files(generation, monkeypatch):
     read: List[Any] = []
     monkeypatch.setattr(manifest, "_entry", read.append)
     summary = manifest.summary(generation.path)
     assert summary["trees"] == [
-        {"name": "mysql", "source": summary["trees"][0]["source"], "files": 2, "bytes": 9, "allocated": summary["trees"][0]["allocated"]}
+        {"name": "mysql", "source": summary["trees"][0]["source"], "files": 2, "bytes": 9, "allocated": summary["trees"][0]["allocated"], **OWNER}
     ]
     assert summary["time"] == START.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     assert "files" not in summary and not read

@@ -82,7 +82,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
             server = found(directory)
             return service.Running(server.pid, server.program, "mariadb.service") if server else None
 
-        def start(_unit: str, _directory: str, _triggers: Any = (), *, new_cluster: bool = False) -> None:
+        def start(_unit: str, _directory: str, _triggers: Any = (), new_cluster: bool = False) -> None:
             made.server.start(*made.options, *(["--wsrep-new-cluster"] if new_cluster else []))
 
         for name, value in (("running_in", of_a_unit), ("stop", lambda *_words: made.server.stop()), ("start", start)):

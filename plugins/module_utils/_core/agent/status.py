@@ -13,8 +13,8 @@ from ..archive.archive import Archive
 from ..host import timers
 from ..host.errors import StillpointError
 from ..host.timers import Unit
-from ..job import file as jobs
 from ..job.file import Job
+from ..job.names import host_name
 from ..observe import metrics, overdue
 from ..observe.overdue import Clock, Last
 from ..repository import identity
@@ -46,7 +46,7 @@ class JobStatus:
 
     def as_dict(self) -> Dict[str, Any]:
         """Return it for programs."""
-        facts = {"job": self.job, "host": jobs.host_name(), "overdue": self.overdue or None, "wrong": list(self.wrong), "notes": list(self.notes)}
+        facts = {"job": self.job, "host": host_name(), "overdue": self.overdue or None, "wrong": list(self.wrong), "notes": list(self.notes)}
         return {**facts, "newest": self.facts, **dict.fromkeys(("backup", "verify")), **dict(self.clocks)}
 
     def lines(self) -> List[str]:
@@ -82,7 +82,7 @@ def of_job(job: Job, directory: JobDirectory, generations: Sequence[Generation])
         notes += [str(former) for former in identity.check(directory, identity.here())]
     except StillpointError as error:
         wrong.append(str(error))
-    facts = show.listed(job.name, jobs.host_name(), newest, moment) if newest else None
+    facts = show.listed(job.name, host_name(), newest, moment) if newest else None
     return JobStatus(job.name, late, tuple(wrong), tuple(notes), facts, tuple(clocks))
 
 

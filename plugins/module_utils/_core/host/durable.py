@@ -166,11 +166,13 @@ def identity(path: str) -> Optional[str]:
 def _birth(path: str) -> Optional[Tuple[int, int]]:
     """Return when something was made, in seconds and nanoseconds; None where the kernel, the C library or the file system does not tell."""
     call = getattr(_libc(), "statx", None)
-    found = ctypes.create_string_buffer(_STATX_SIZE)
     if call is None:
         return None
+    import ctypes
+
+    found = ctypes.create_string_buffer(_STATX_SIZE)
     if call(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, found) != 0:
-        number = ctypes.get_errno()
+        number = _errno()
         if number in _UNSUPPORTED:
             return None
         raise OSError(number, os.strerror(number), path)

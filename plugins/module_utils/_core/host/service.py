@@ -210,7 +210,7 @@ def forbidding(unit: str) -> str:
     return os.path.join(UNITS, unit + ".d", _FORBIDDEN)
 
 
-def start(unit: str, directory: str, triggered_by: Sequence[str] = (), *, new_cluster: bool = False) -> None:
+def start(unit: str, directory: str, triggered_by: Sequence[str] = (), new_cluster: bool = False) -> None:
     """Start a unit, what had been stopped with it, and wait until its server answers from a data directory.
 
     :param new_cluster: as the first node of a Galera cluster

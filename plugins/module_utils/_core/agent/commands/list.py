@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             generations = job_directory(job, arguments.host).generations()
             said = late(job, generations, arguments.host)
-            found += [{**show.listed(job.name, arguments.host or host_name(), each, now()), "overdue": (said or [None])[0]} for each in generations]
+            found += [{**show.listed(job.name, arguments.host or host_name(), each, now()), "overdue": said[0] if said else None} for each in generations]
             overdue += ["%s: %s" % (job.name, each) for each in said]
         except StillpointError as error:
             if arguments.job:

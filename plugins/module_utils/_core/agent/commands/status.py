@@ -10,6 +10,7 @@ from typing import Sequence
 from ...host.errors import StillpointError
 from ...host.text import table
 from ...job import file as jobs
+from ...job.names import job_names, jobs_directory
 from .. import show
 from ..output import PROGRAM, complain, job_directory, now, print_json, print_lines
 from ..status import JobStatus, count, of_job
@@ -22,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    found = [_status(name) for name in ([arguments.job] if arguments.job else jobs.names())]
+    found = [_status(name) for name in ([arguments.job] if arguments.job else job_names())]
     if arguments.json:
         print_json([each.as_dict() for each in found])
     elif found:
         print_lines([_table(found, now())])
         print_lines([line for each in found for line in each.lines()])
     else:
-        print_lines(["there are no jobs in %s" % jobs.jobs_directory()])
+        print_lines(["there are no jobs in %s" % jobs_directory()])
     wrong = ["%s: %s" % (each.job, sentence) for each in found for sentence in each.wrong]
     if wrong and arguments.json:
         complain("%s: %s" % (PROGRAM, "; ".join(wrong)))

@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ...host import durable
 from ...host.errors import StillpointError, UsageError
-from ...job.file import host_name
+from ...job.names import host_name
 from ...mysql import scratch, settings
 from ...mysql.connection import Session
 from ...mysql.settings import Settings

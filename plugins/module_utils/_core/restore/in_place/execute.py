@@ -281,7 +281,7 @@ def _give_back(plan: RestorePlan, journal: Dict[str, Any], unit: Optional[str], 
 def _start_again(plan: RestorePlan, unit: str, reporter: Reporter) -> None:
     try:
         service.allow(unit)
-        service.start(unit, targets.datadir(plan.targets), plan.triggers, new_cluster=plan.node is not None)
+        service.start(unit, targets.datadir(plan.targets), plan.triggers, plan.node is not None)
     except StillpointError as error:
         reporter.warn("%s; the data it works on was not touched" % error)
 
@@ -331,7 +331,7 @@ def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]], new_clu
     :raises StillpointError: it does not start; the sentence says how to go back
     """
     try:
-        service.start(unit, targets.datadir(plan.targets), plan.triggers, new_cluster=new_cluster)
+        service.start(unit, targets.datadir(plan.targets), plan.triggers, new_cluster)
     except StillpointError as error:
         journals.forget(plan.state)
         back = ["systemctl stop %s" % unit]

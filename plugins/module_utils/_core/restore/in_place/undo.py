@@ -62,7 +62,7 @@ def undo(reporter: Reporter, *, state: str = journals.STATE) -> Dict[str, Any]:
         if unit:
             reporter.stage("start")
             service.allow(unit)
-            service.start(unit, places.datadir(targets), journal["triggers"], new_cluster=journal["new_cluster"])
+            service.start(unit, places.datadir(targets), journal["triggers"], journal["new_cluster"])
         later = [(target.path, path) for target, path in zip(targets, map(exchange.later, targets)) if path]
         record(state, journal, [{"path": path, "target": where, "identity": durable.identity(path)} for where, path in later])
         journals.forget(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterator, Optional, Sequence
 
-from ...job.file import host_name
+from ...job.names import host_name
 from ...mysql import keys
 from ...repository import identity
 from ...repository.generation import Generation

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
@@ -16,19 +17,37 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "plugins", "module_utils"))
 
+from apart import TEMPORARY, keep_apart  # noqa: E402
+
+keep_apart()
+# PyMySQL reads all certificates of the host at each connection, which is half of its time
+os.environ.update(SSL_CERT_FILE="/dev/null", SSL_CERT_DIR="/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.option.basetemp and tempfile.gettempdir() == TEMPORARY:  # a short path, for sockets
+        config.option.basetemp = tempfile.mkdtemp(prefix="t")
+
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Shop"]:
-    """A server with an archive of its binary logs; what runs on scratch keeps its files apart."""
+def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A directory in place of /run/stillpoint, for what runs on scratch."""
     from _core.host import run_directory
     from _core.lvm import ownership
+
+    path = os.path.join(tempfile.gettempdir(), "stillpoint-test-run-%d" % os.getpid())
+    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
+    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
+    yield path
+    subprocess.run(["rm", "-rf", path], check=True)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, own_run_directory: str) -> Iterator["Shop"]:
+    """A server with an archive of its binary logs; what runs on scratch keeps its files apart."""
     from real_server import real_server
     from shop import Shop
 
-    run = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", run)
-    monkeypatch.setattr(ownership, "RUN_DIRECTORY", run)
     with real_server() as server:
         server.do("CREATE DATABASE d", "CREATE TABLE d.orders (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
         yield Shop(server, tmp_path)
-    subprocess.run(["rm", "-rf", run], check=True)

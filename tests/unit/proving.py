@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
-from _core.host import run_directory
-from _core.lvm import ownership
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session
@@ -31,15 +28,6 @@ class Copies:
 
     def find_any(self, source: str, _targets: Any) -> Optional[str]:
         return self._copies.get(source)
-
-
-@pytest.fixture(autouse=True)
-def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    path = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
-    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
-    yield
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(name="copies")

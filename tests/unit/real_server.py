@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Iterator, List, Optional
 import pytest
 from _core.host.errors import StillpointError
 from _core.mysql.connection import Login, Session
+from apart import TEMPORARY
 
 SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 INSTALL = shutil.which("mariadb-install-db")
@@ -112,15 +114,33 @@ class RealServer:
 
 @functools.lru_cache(maxsize=None)
 def installed(root: str = "normal") -> str:
-    """Return a data directory that no server was started on, made once: to be copied. What `root` logs in by is `normal` or `socket`."""
-    top = tempfile.mkdtemp(prefix="stillpoint-test-")
-    atexit.register(shutil.rmtree, top)
-    shutil.chown(top, USER)
-    data = os.path.join(top, "data")
-    install = [str(INSTALL), "--no-defaults", "--user=" + USER, "--datadir=" + data, "--auth-root-authentication-method=" + root, "--skip-test-db", REDO_LOG]
-    subprocess.run(install, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    subprocess.run(["chown", "-R", USER, data], check=True)
+    """Return a data directory that no server was started on, made once in a run of the tests: to be copied.
+
+    :param root: what root logs in by: `normal` (nothing) or `socket`
+    """
+    data = os.path.join(_templates(), root)
+    with open(data + ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(data):
+            new = data + ".new"
+            install = [str(INSTALL), "--no-defaults", "--user=" + USER, "--datadir=" + new, "--auth-root-authentication-method=" + root]
+            done = subprocess.run([*install, "--skip-test-db", REDO_LOG], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            assert done.returncode == 0, done.stdout
+            subprocess.run(["chown", "-R", USER, new], check=True)
+            os.rename(new, data)
     return data
+
+
+def _templates() -> str:
+    """Return the directory of the installed data directories: the same one for all workers of a run that has its temporary files for itself."""
+    path = os.path.join(TEMPORARY, "installed")
+    if tempfile.gettempdir() == TEMPORARY:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        return path
+    path = tempfile.mkdtemp(prefix="stillpoint-test-")
+    atexit.register(shutil.rmtree, path)
+    os.chmod(path, 0o755)
+    return path
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
-from _core.host import run_directory
 from _core.host.errors import StillpointError
 from _core.lvm import ownership
 from _core.mysql import scratch, settings
@@ -47,16 +46,6 @@ def server() -> Iterator[RealServer]:
             "INSERT INTO d.rows_myisam VALUES (1)",
         )
         yield server
-
-
-@pytest.fixture
-def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A directory in place of /run/stillpoint."""
-    path = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
-    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from _core.mysql.connection import Login, Session
 from _core.proof import known_faults
 from _core.proof.prove import Proof
 from _core.proof.tables import Complaint
-from proving import FLUSH, claim, made_copies, own_run_directory, proven, settings_of, taken  # noqa: F401
+from proving import FLUSH, claim, made_copies, proven, settings_of, taken  # noqa: F401
 from real_server import PLUGINS, RealServer, needed, real_server
 
 pytest.importorskip("pymysql")
-pytestmark = needed
+pytestmark = [pytest.mark.usefixtures("own_run_directory"), *needed]
 
 _DIRECTORIES = ("lost+found", "mysql-files", "shop.bak", "certs")
 _BROKEN = ("shop.aria", "shop.crashed", "shop.merged", "shop.orphan", "shop.t2")

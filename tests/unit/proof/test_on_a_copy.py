@@ -14,9 +14,8 @@ from typing import Any, Iterator
 
 import pytest
 from _core.agent.commands.verify import lines
-from _core.host import durable, run_directory
+from _core.host import durable
 from _core.host.errors import StillpointError, UsageError
-from _core.lvm import ownership
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session
@@ -30,18 +29,9 @@ from real_server import RealServer, needed, real_server
 from trees import Quiet, back_up, no_waiting_for_the_disk, tree  # noqa: F401
 
 pytest.importorskip("pymysql")
-pytestmark = needed
+pytestmark = [pytest.mark.usefixtures("own_run_directory"), *needed]
 
 FLUSH = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
-
-
-@pytest.fixture(autouse=True)
-def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    path = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
-    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,12 @@ from _core.proof import prove as proof
 from _core.proof import tables as checking
 from _core.proof.prove import prove
 from _core.repository import manifest
-from proving import FLUSH, Copies, claim, made_copies, own_run_directory, proven, taken  # noqa: F401
+from proving import FLUSH, Copies, claim, made_copies, proven, taken  # noqa: F401
 from real_server import RealServer, needed, real_server
 
 pytest.importorskip("pymysql")
-pytestmark = needed
+pytestmark = [pytest.mark.usefixtures("own_run_directory"), *needed]
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RealServer]:
@@ -302,7 +303,7 @@ def script(server: RealServer, words: str) -> str:
 
 
 def test_what_hangs_is_ended_and_what_can_not_be_done_says_nothing_against_the_data(
-    server: RealServer, copies: List[str], monkeypatch: pytest.MonkeyPatch
+    server: RealServer, copies: List[str], own_run_directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy, coordinates = taken(server, copies, FLUSH)
     with monkeypatch.context() as patch:
@@ -327,4 +328,4 @@ def test_what_hangs_is_ended_and_what_can_not_be_done_says_nothing_against_the_d
         found = proven(server, copy, no_program)
         assert "no server program of percona" in found.reason
         assert found.as_dict()["ok"] is None
-    assert subprocess.run(["pgrep", "-f", "socket=/tmp/stillpoint-test-run-%d" % os.getpid()], check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-f", "socket=" + own_run_directory], check=False).returncode == 1

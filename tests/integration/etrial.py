@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,38 +22,57 @@ CLIENT = "$(command -v mariadb || command -v mysql)"
 #: A small part of the application tree: enough to be copied, little enough to be copied often.
 SMALL = "/opt/processmaker/shared"
 
-# Runs the agent's own code with something done to it first, as `faults` says: Python that sees the package as `stillpoint`.
+# Runs the agent's own code, with something done at the steps that it tells of, as `faults` says: Python that sees the package as `stillpoint`.
 FAULTY = f"""
 import sys
 sys.path.insert(0, {AGENT!r})
 import os, signal, time
-import stillpoint.backup.run
 from stillpoint.agent import main
+from stillpoint.host import steps
 
-def hook(path, *, before=None, after=None, times=1):
-    'Call something before or after the function at a dotted path, the first times that it is called.'
-    import importlib
-    module_name, _, rest = path.partition(':')
-    owner = importlib.import_module('stillpoint.' + module_name)
-    *parts, name = rest.split('.')
-    for part in parts:
-        owner = getattr(owner, part)
-    original, left = getattr(owner, name), [times]
-    def replacement(*arguments, **options):
-        now = left[0] > 0
-        left[0] -= 1
-        if now and before:
-            before(*arguments, **options)
-        result = original(*arguments, **options)
-        if now and after:
-            after(*arguments, **options)
-        return result
-    setattr(owner, name, replacement)
+actions = []
 
-def die(*_arguments, **_options):
+def at(step, action, time=1):
+    'Do something at a step, when it is reached for the so many-th time.'
+    actions.append([step, action, time])
+
+def reached(step, about):
+    for each in actions:
+        if each[0] == step:
+            each[2] -= 1
+            if each[2] == 0:
+                each[1](about)
+
+def die(_about):
     os.kill(os.getpid(), SIGNAL)
     time.sleep(1)
 
+def run(*words):
+    with steps.listening(reached):
+        return main.main(list(words))
+"""
+
+# Does so over and over without a new start of Python, which takes emulation longer than much of what is tested: forks for each line of JSON
+# [faults, signal, words], and answers with one.
+FORKING = """
+import json, subprocess, tempfile
+from stillpoint.agent import commands
+import stillpoint.backup.run, pymysql, yaml
+commands.load("run")
+for line in sys.stdin:
+    faults, number, words = json.loads(line)
+    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+    child = os.fork()
+    if not child:
+        os.dup2(os.open('/dev/null', os.O_RDONLY), 0)
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        SIGNAL = getattr(signal, number)
+        exec(faults)
+        sys.exit(run(*words))
+    status = os.waitpid(child, 0)[1]
+    said = [file.seek(0) or file.read().decode(errors='replace') for file in (out, err)]
+    print(json.dumps([*said, 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)]), flush=True)
 """
 
 # LVM is not let go for four seconds after the lock was granted, where it is about to suspend the origins: a thick snapshot's
@@ -61,6 +81,7 @@ def die(*_arguments, **_options):
 HOLD_UP_LVM = """
 import subprocess, threading
 from stillpoint.lvm import snapshots
+wait_frozen = snapshots.wait_frozen
 def transactions():
     pools = subprocess.run(['dmsetup', 'status', '--target', 'thin-pool'], stdout=subprocess.PIPE, universal_newlines=True).stdout
     return [line.split()[4] for line in pools.splitlines() if 'thin-pool' in line]
@@ -68,11 +89,13 @@ begun = transactions()
 let_go = snapshots.Taking.go_on
 snapshots.Taking.go_on = lambda taking: threading.Timer(4, let_go, [taking]).start()
 def tell(takings):
+    seen = wait_frozen(takings)
     for taking in takings:
         origin, snapshot = (taking._control.state(name) for name in (taking._origin, taking._dm_name))
         frozen = origin.suspended or origin.target == 'snapshot-origin' or (origin.target == 'thin' and transactions() != begun)
         print('lock may go:', taking.target.volume.name, 'frozen' if frozen else 'NOT FROZEN %s %s' % (origin, snapshot), file=sys.stderr)
-hook('lvm.snapshots:wait_frozen', after=tell)
+    return seen
+snapshots.wait_frozen = tell
 """
 
 
@@ -109,8 +132,8 @@ class Etrial:
         return set(self.machine.run(f"cd /backups/etrial/{job} && ls -d 2*").stdout.split())
 
     def faulty(self, faults: str, *arguments: str, signal: str = "SIGKILL", timeout: float = 300) -> Result:
-        """Run the agent with faults injected into it."""
-        script = FAULTY.replace("SIGNAL", f"signal.{signal}") + textwrap.dedent(faults) + f"\nsys.exit(main.main({list(arguments)!r}))\n"
+        """Run the agent and do something at its steps."""
+        script = FAULTY + f"SIGNAL = signal.{signal}\n" + textwrap.dedent(faults) + f"\nsys.exit(run(*{list(arguments)!r}))\n"
         self.machine.put(script.encode(), "faulty.py")
         # two commands, so that a shell stays to tell of the signal that ended the first: 128 and its number
         return self.machine.run("/usr/bin/python3 faulty.py; exit $?", check=False, timeout=timeout)
@@ -169,6 +192,20 @@ class Etrial:
     def judge_generation(self, path: str, *arguments: str) -> tuple[bool, dict[str, Any]]:
         """Judge a copy of a generation's data directory with its tree."""
         return self.judge("copy", "--datadir", f"{path}/mysql", "--application", f"{path}/files/opt/processmaker", "--work", "/var/tmp", *arguments)
+
+
+class Forks:
+    """Runs of the agent with something done at their steps, as `Etrial.faulty`, without a new start of Python for each."""
+
+    def __init__(self, machine: Machine) -> None:
+        machine.put((FAULTY + FORKING).encode(), "forking.py")
+        self._python = machine.popen("/usr/bin/python3 forking.py", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def faulty(self, faults: str, *arguments: str, signal: str) -> Result:
+        assert self._python.stdin and self._python.stdout
+        self._python.stdin.write(json.dumps([textwrap.dedent(faults), signal, arguments]).encode() + b"\n")
+        self._python.stdin.flush()
+        return Result(*json.loads(self._python.stdout.readline()))
 
 
 def running(machine: Machine, command: Sequence[str]) -> int:

@@ -56,7 +56,7 @@ def test_storage_that_will_not_do_is_refused_before_any_lock(etrial: Etrial) -> 
     machine.run("mount -o remount,rw,size=500m /srv/full")
     full_half_way = """
         import subprocess
-        hook('repository.partial:Partial.add', before=lambda *_a, **_k: subprocess.call(['fallocate', '-l', '498m', '/srv/full/fill']))
+        at('copy', lambda _about: subprocess.call(['fallocate', '-l', '498m', '/srv/full/fill']))
     """
     refused(etrial.faulty(full_half_way, "run", "etrial"), 1, "/srv/full", "full")
     assert machine.run("ls -A /srv/full/etrial/etrial").stdout.split() == [".lock"]

@@ -9,10 +9,10 @@ import time
 from etrial import HOLD_UP_LVM, Etrial
 
 KILL_THE_SESSION = """
-    def kill(lock):
+    def kill(session):
         import pymysql
-        pymysql.connect(unix_socket='/run/mysqld/mysqld.sock', user='root').cursor().execute('KILL %d' % lock.session.id)
-    hook('mysql.locks:Lock.take', after=kill)
+        pymysql.connect(unix_socket='/run/mysqld/mysqld.sock', user='root').cursor().execute('KILL ' + session)
+    at('lock held', kill)
 """
 
 
@@ -38,7 +38,7 @@ def test_a_lock_that_comes_after_the_snapshot_is_noticed_and_the_snapshot_taken_
             """
             from stillpoint.lvm import snapshots
             snapshots.Taking.stop = lambda taking: True
-            hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))
+            at('lock asked for', lambda _about: time.sleep(5))
             """,
             "run",
             "etrial",
@@ -53,7 +53,7 @@ def test_a_lock_that_comes_after_the_snapshot_is_noticed_and_the_snapshot_taken_
 def test_the_snapshot_waits_for_a_lock_that_takes_its_time_and_the_lock_for_a_snapshot_that_does(etrial: Etrial) -> None:
     etrial.small_job()
     with etrial.load(rate=2):
-        slow_lock = "\nhook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))"
+        slow_lock = "\nat('lock asked for', lambda _about: time.sleep(5))"
         done = etrial.faulty(HOLD_UP_LVM + slow_lock, "run", "etrial", "--json")
     assert done.rc == 0, done.stderr
     assert "once more" not in done.stderr

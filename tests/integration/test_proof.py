@@ -10,25 +10,25 @@ from etrial import Etrial
 
 # What the scratch server may write to, as the kernel sees it, kept while it runs.
 LOOK = """
-    def look(*_arguments, **_options):
+    def look(_pid):
         import subprocess
         pid = subprocess.run(['pgrep', '-f', 'mariadbd --no-defaults'], stdout=subprocess.PIPE, text=True).stdout.split()[0]
         with open('/root/scratch.json', 'w') as file:
             import json
             json.dump({'mounts': open('/proc/%s/mountinfo' % pid).read(), 'status': open('/proc/%s/status' % pid).read(),
                        'sockets': subprocess.run(['ss', '-tlnp'], stdout=subprocess.PIPE, text=True).stdout}, file)
-    hook('proof.position:stands', before=look)
+    at('scratch server recovered', look)
 """
 
 # Garbage in pages of a table that nobody has written to for long, after the copy.
 BREAK = """
-    def break_pages(_claim, on_snapshot, *_arguments):
-        path = on_snapshot.directory('/var/lib/mysql') + '/wf_workflow/APP_HISTORY.ibd'
+    def break_pages(mounted):
+        path = mounted + '/var/lib/mysql/wf_workflow/APP_HISTORY.ibd'
         with open(path, 'r+b') as file:
             for page in range(6, os.path.getsize(path) // 16384):
                 file.seek(page * 16384 + 300)
                 file.write(b'garbage' * 100)
-    hook('backup.run:prove', before=break_pages)
+    at('mounted', break_pages, 2)  # the first time to be copied, the second to be proven
 """
 
 # Tables whose one row keeps its text on pages of its own, which only their server can read; the restart leaves nothing of them in the redo log.
@@ -54,12 +54,12 @@ END
 systemctl restart mariadb
 """
 BREAK_LONG_COLUMNS = """
-    def break_pages(_claim, on_snapshot, *_arguments):
+    def break_pages(mounted):
         for name, page in (('secret', 16384), ('packed', 16384), ('zipped', 8192)):
-            with open(on_snapshot.directory('/var/lib/mysql') + '/probe/%s.ibd' % name, 'r+b') as file:
+            with open(mounted + '/var/lib/mysql/probe/%s.ibd' % name, 'r+b') as file:
                 file.seek(6 * page + 100)
                 file.write(b'torn' * 10)
-    hook('backup.run:prove', before=break_pages)
+    at('mounted', break_pages, 2)  # the first time to be copied, the second to be proven
 """
 
 # One bit, as a disk does it: size and times stay.
@@ -87,10 +87,10 @@ NO_LIBRARY = """
 USED = "df -B1 --output=used /backups"
 LOOK_AT_ROOM = f"""
     import subprocess
-    hook('proof.on_a_copy:_prove', before=lambda *_: print('used with the copy: ' + subprocess.getoutput({USED!r}).split()[-1], file=sys.stderr))
+    at('prove', lambda _about: print('used with the copy: ' + subprocess.getoutput({USED!r}).split()[-1], file=sys.stderr))
 """
 
-DIE = "hook('proof.position:stands', before=die)"
+DIE = "at('scratch server recovered', die)"
 
 
 def log_lines(etrial: Etrial) -> str:

@@ -89,7 +89,7 @@ def test_after_a_power_cut_in_the_exchange_the_server_stays_down_until_the_resto
     etrial.backup()
     etrial.sql("CREATE DATABASE later")
     machine.run("touch /opt/processmaker/shared/later")
-    assert etrial.faulty("hook('host.durable:exchange', after=die)", "restore", "etrial", "--yes", timeout=600).rc == 128 + 9
+    assert etrial.faulty("at('exchanged', die)", "restore", "etrial", "--yes", timeout=600).rc == 128 + 9
     machine.power_cut()
     assert machine.run("systemctl is-active mariadb", check=False).stdout.strip() != "active"
     refused = machine.run("systemctl start mariadb", check=False)

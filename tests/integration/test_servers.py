@@ -117,7 +117,7 @@ def long_select(etrial: Etrial) -> None:
 def test_on_mysql_a_lock_that_is_not_granted_keeps_nobody_out(etrial: Etrial) -> None:
     job(etrial, "lock: ftwrl, lock_wait_timeout: 2, long_query_threshold: 3600")
     # what holds the snapshot's removal up must not hold up writers: the session is gone before it
-    slow_end = "hook('lvm.snapshots:Taking.discard', before=lambda taking: time.sleep(15))"
+    slow_end = "at('discard', lambda _about: time.sleep(15))"
     with etrial.load(rate=3) as report:
         long_select(etrial)
         done = etrial.faulty(slow_end, "run", "etrial")
@@ -193,7 +193,7 @@ def test_a_replica_stands_still_at_exact_source_coordinates_and_goes_on_whatever
     assert etrial.machine.run(["python3", "/root/recovered.py", f"{summary['path']}/mysql", FOLDER], timeout=300).stdout.strip() == source["gtid"]
     assert etrial.sql("SELECT @@GLOBAL.gtid_slave_pos").strip() != source["gtid"], "the replica follows its source again"
 
-    at_the_snapshot = "hook('lvm.snapshots:Taking.begin', after=die)"
+    at_the_snapshot = "at('snapshot begun', die)"
     done = etrial.faulty(at_the_snapshot, "run", "etrial", signal="SIGTERM")
     assert done.rc == 1
     assert sql_thread_runs(etrial)
@@ -223,12 +223,12 @@ def test_a_galera_node_is_desynced_for_the_snapshot_alone_and_refused_when_it_is
     etrial.machine.run("systemctl stop mariadb && galera_new_cluster", timeout=180)
     etrial.small_job(mysql="mysql: {desync: true}")
     look = """
-        def look(*arguments):
+        def look(_session):
             import pymysql
             cursor = pymysql.connect(unix_socket='/run/mysqld/mysqld.sock', user='root').cursor()
             cursor.execute('SELECT @@GLOBAL.wsrep_desync')
             print('desync under the lock: %d' % cursor.fetchone()[0], file=sys.stderr)
-        hook('mysql.locks:Lock.take', after=look)
+        at('lock held', look)
     """
     done = etrial.faulty(look, "run", "etrial")
     assert done.rc == 0, done.stderr

@@ -8,10 +8,10 @@ from etrial import Etrial
 # While the copy goes on slowly, 300 MiB are written to the origin.
 WRITER = """
     import subprocess
-    def outgrow(*_arguments, **_options):
+    def outgrow(_about):
         script = 'for i in $(seq 60); do dd if=/dev/zero of=/var/tmp/outgrow bs=1M count=5 oflag=append conv=notrunc,fdatasync; sleep 0.3; done'
         subprocess.Popen(['sh', '-c', script], stderr=subprocess.DEVNULL, start_new_session=True)
-    hook('backup.run:copy_trees', before=outgrow)
+    at('copy', outgrow)
 """
 JOB = "name: etrial\nfiles: [/opt/slowly]\nrepository: /backups\nsnapshot_size: 128m\nbwlimit: 1m\n"
 

@@ -124,11 +124,11 @@ def test_data_on_a_thin_xfs_volume_and_files_on_a_striped_one_of_another_group_a
     # the pool fills up while the copy lasts: the live volume is worth more than the backup
     outgrow = """
         import subprocess
-        def outgrow(*_arguments, **_options):
+        def outgrow(_about):
             full = float(subprocess.check_output(['lvs', '--noheadings', '-o', 'data_percent', 'vg-data/pool']))
             count = 'count=%d' % (1200 * (96.5 - full) / 100)
             subprocess.run(['dd', 'if=/dev/zero', 'of=/srv/db/outgrow', 'bs=1M', count, 'conv=fdatasync'], check=True)
-        hook('backup.run:copy_trees', before=outgrow)
+        at('copy', outgrow)
     """
     done = etrial.faulty(outgrow, "run", "etrial")
     assert done.rc == 1
@@ -232,7 +232,7 @@ def test_after_a_crash_in_a_copy_the_host_boots_from_the_origins_and_the_next_ru
         "mount /srv/tree; grep -c ^UUID= /etc/fstab; sync",
     )
     etrial.job(f"name: etrial\nmysql: {{}}\nfiles: [{SMALL}, /srv/tree]\nrepository: /backups\n")
-    done = etrial.faulty("hook('backup.run:copy_trees', before=die)", "run", "etrial")
+    done = etrial.faulty("at('copy', die)", "run", "etrial")
     assert done.rc == 128 + 9
     left = shell(machine, "lvs --noheadings -o lv_path @stillpoint").split()
     assert len(left) == 2
@@ -337,13 +337,7 @@ def test_an_upgrade_that_fails_goes_back_to_before_it_and_so_does_a_rollback_tha
     machine.run("systemctl stop shell-in-the-way")
     # one volume is merged and the other one is not
     halfway = """
-        from stillpoint.lvm import volumes
-        merge, merged = volumes.merge, []
-        def once(name):
-            if merged: die()
-            merged.append(name)
-            merge(name)
-        volumes.merge = once
+        at('merge', die, 2)
     """
     assert etrial.faulty(textwrap.dedent(halfway), "rollback", "--yes").rc == 128 + 9
     machine.power_cut()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import pty
 import re
 import select
@@ -520,6 +521,15 @@ def test_a_reader_who_leaves_early_does_not_make_a_traceback(host: Host) -> None
         ["sh", "-c", '"$@" --json | head -n 1', "sh", *host.command("list")], env=host.environment(), capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+def test_debug_shows_when_each_step_was_reached_and_nothing_of_it_in_the_output(host: Host) -> None:
+    host.job()
+    host.generation(at(22))
+    done = host.run("verify", "web", "--json", "--debug")
+    assert re.search(r"^ +\d+\.\d{3} s  verify$", done.stderr, re.MULTILINE), done.stderr
+    assert json.loads(done.stdout), "it is JSON alone"
+    assert not re.search(r"\d s  verify", host.run("verify", "web").stderr)
 
 
 def test_an_unexpected_fault_is_one_sentence_and_debug_shows_where(host: Host) -> None:

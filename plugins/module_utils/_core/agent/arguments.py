@@ -66,7 +66,7 @@ def _concerned(words: Sequence[str]) -> Iterable[str]:
 def _parser(names: Iterable[str]) -> argparse.ArgumentParser:
     """Return the parser of these commands."""
     common = _Parser(add_help=False, formatter_class=_Formatter)
-    for option, text in (("--json", "print JSON"), ("--debug", "show the traceback of a failure")):
+    for option, text in (("--json", "print JSON"), ("--debug", "show when each step was reached, and the traceback of a failure")):
         common.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=text)  # or the command's would undo the one in front of it
     parser = _Parser(
         prog=PROGRAM,

@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+from ..host import steps
 from ..host.errors import CommandError, StillpointError, Stopped, UsageError
 from ..host.version import VERSION
 from . import commands
@@ -38,7 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # for developers; old PyMySQL makes them of what the server notes
     try:
-        with _stopped_by_signals():
+        with _stopped_by_signals(), _steps_shown() if "--debug" in words else nullcontext():
             return _run(words)
     except (Stopped, Exception) as error:  # pylint: disable=broad-exception-caught
         return _failed(error, as_json="--json" in words, debug="--debug" in words)
@@ -58,6 +59,18 @@ def _run(words: List[str]) -> int:
     if os.geteuid() != 0 and arguments.command not in commands.FOR_EVERYBODY:
         raise UsageError("root is needed to read databases, volumes and repositories: run it as root, or as sudo %s" % os.path.abspath(sys.argv[0]))
     return commands.load(arguments.command).run(arguments)
+
+
+@contextmanager
+def _steps_shown() -> Iterator[None]:
+    """Show at the end when each step was reached: not before, as a terminal may make a run wait that holds a lock."""
+    log = steps.Log()
+    try:
+        with steps.listening(log.note):
+            yield
+    finally:
+        for line in log.lines():
+            complain(line)
 
 
 @contextmanager

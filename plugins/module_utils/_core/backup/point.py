@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequ
 from ..host.errors import CommandError, StillpointError
 from ..host.process import in_memory, run, start, undisturbed, urgent
 from ..host.processes import Owner
+from ..host.steps import reached
 from ..host.text import iso
 from ..lvm import dm, snapshots
 from ..lvm.snapshots import Snapshot, Taking, Target
@@ -235,6 +236,7 @@ def _cleared(quiesce: Quiesce, note: Callable[[str], None]) -> Iterator[Tuple[Se
                 action=quiesce.long_query_action,
                 note=note,
             )
+        reached("way clear")
         with topology.set_aside(quiesce.login, quiesce.server, quiesce, note):
             yield session, cleared
 

@@ -11,6 +11,8 @@ import struct
 from contextlib import contextmanager
 from typing import Any, Iterator, Optional, Tuple
 
+from .steps import reached
+
 # What takes long to import, and only some need, is imported there: the agent's `list` reads JSON files and no more.
 # pylint: disable=import-outside-toplevel
 
@@ -77,6 +79,7 @@ def rename_to_free_name(old: str, new: str) -> None:
 
     :raises FileExistsError: something has the new name
     """
+    reached("rename", new)
     try:
         _renameat2(old, new, _RENAME_NOREPLACE)
     except NotSupported:
@@ -84,6 +87,7 @@ def rename_to_free_name(old: str, new: str) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
         os.rename(old, new)
     _sync_parents(old, new)
+    reached("renamed", new)
 
 
 def exchange(one: str, other: str) -> None:
@@ -93,6 +97,7 @@ def exchange(one: str, other: str) -> None:
     """
     _renameat2(one, other, _RENAME_EXCHANGE)
     _sync_parents(one, other)
+    reached("exchanged", one)
 
 
 def _renameat2(old: str, new: str, flags: int) -> None:

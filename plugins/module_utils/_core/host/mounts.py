@@ -14,6 +14,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 from .errors import CommandError, StillpointError, UsageError
 from .process import run, undisturbed
 from .run_directory import make_run_directory
+from .steps import reached
 
 FSTAB = "/etc/fstab"
 
@@ -215,6 +216,7 @@ def _mounted(device: str, fs_type: str, name: str, options: str) -> Iterator[str
     try:
         os.mkdir(point, 0o700)
         run(["mount", "-t", fs_type, "-o", ",".join(filter(None, (options, _OPTIONS_BY_TYPE.get(fs_type)))), device, point], timeout=300)
+        reached("mounted", point)
         yield point
     finally:
         # by what is there, not by how far this came: a signal may arrive between any two lines
@@ -227,6 +229,7 @@ def _mounted(device: str, fs_type: str, name: str, options: str) -> Iterator[str
 
 def unmount(point: str) -> None:
     """Unmount, trying again for a bounded time while something still looks at it."""
+    reached("unmount", point)
     for attempt in range(_UNMOUNT_TRIES):
         try:
             run(["umount", point], timeout=60)

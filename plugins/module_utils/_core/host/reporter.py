@@ -8,6 +8,8 @@ import os
 import time
 from typing import Callable, Optional, Protocol
 
+from .steps import reached
+
 FILE_EVERY = 1.0  # seconds
 
 
@@ -73,6 +75,7 @@ class Silent:
         self._closed = False
 
     def stage(self, name: str) -> None:
+        reached(name)
         self._stage, self._began, self._done, self._total = name, self._clock(), 0, None
         if self._file:
             self._file.write(name, 0, None, now=True)

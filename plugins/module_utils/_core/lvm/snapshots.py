@@ -22,6 +22,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from ..host.errors import CommandError, StillpointError, UsageError
 from ..host.process import go_on_without_parent, sentence, start, undisturbed
 from ..host.processes import COLLECTION, Owner, locked_memory, process_state
+from ..host.steps import reached
 from . import dm, volumes
 from .ownership import remove
 from .volumes import LogicalVolume
@@ -149,6 +150,7 @@ class Taking:
         if self.target.size is not None:
             volumes.create_plain(self.target.volume.vg, self.name, self.target.size, self._owner.tags())
             volumes.deactivate(self.full_name)
+        reached("snapshot prepared", self.full_name)
 
     def begin(self) -> None:
         """Start the LVM command that takes the snapshot."""
@@ -159,6 +161,7 @@ class Taking:
             self.argv = volumes.convert_argv(origin, self.full_name)
         self._last_before = time.monotonic()
         self._process = start(self.argv, in_child=go_on_without_parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+        reached("snapshot begun", self.full_name)
 
     @property
     def can_be_late(self) -> bool:
@@ -288,6 +291,7 @@ class Taking:
 
     def discard(self) -> None:
         """Wait until the command has ended, and remove what it made. Safe at any time, and when nothing was made."""
+        reached("discard", self.full_name)
         if self._process is not None:
             self.go_on()
             try:
@@ -381,6 +385,7 @@ def wait_frozen(takings: Sequence[Taking]) -> str:
         began = time.monotonic()
         signs = [taking.look() for taking in takings]
         if None not in signs:
+            reached("frozen")
             return ", ".join(sorted({str(sign) for sign in signs}))
         if time.monotonic() > end:
             late = takings[signs.index(None)].target.volume.full_name
@@ -407,6 +412,7 @@ def finish(takings: Sequence[Taking]) -> List[Snapshot]:
         time.sleep(0.02 if all(taking.resumed for taking in takings) else _POLL)
     for taking in takings:
         taking.look()
+    reached("snapshot taken")
     return [taking.snapshot() for taking in takings]
 
 

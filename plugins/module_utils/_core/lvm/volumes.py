@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ..host.errors import CommandError, StillpointError, UsageError
 from ..host.process import Result, run
+from ..host.steps import reached
 
 _FIELDS = (
     "vg_name,lv_name,lv_uuid,lv_path,lv_dm_path,lv_attr,lv_size,lv_layout,lv_role,lv_tags,lv_kernel_major,lv_kernel_minor,"
@@ -175,6 +176,7 @@ def merge(full_name: str) -> None:
 
     A thick one is copied back in the background, and looks merged from the beginning.
     """
+    reached("merge", full_name)
     lvm(["lvconvert", "-y", "-q", "--merge", "--background", full_name], timeout=_MERGE_TIMEOUT)
 
 

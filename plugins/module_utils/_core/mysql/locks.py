@@ -12,6 +12,7 @@ from typing import ContextManager, Dict, Iterator, List, Optional, Tuple
 
 from ..host.errors import NotNowError, StillpointError, UsageError
 from ..host.process import undisturbed
+from ..host.steps import reached
 from .connection import ServerError, Session
 from .server import Server, Version
 
@@ -199,6 +200,7 @@ class Lock:
 
         :raises NotNowError: the lock was not granted within its limit; the session is closed, and whatever it held is free
         """
+        reached("lock asked for")
         if self._method.late:
             # should this process stand still, the server ends the session, and with it the lock
             self._session.do("SET SESSION wait_timeout = %d" % _IDLE_LIMIT)
@@ -209,6 +211,7 @@ class Lock:
         self._session.do(FLUSH_ENGINE_LOGS)
         if self._redo_limit:
             self._wait_for_redo(self._redo_limit)
+        reached("lock held", self._session.id)
 
     def release(self) -> None:
         """Give the lock back.

@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Proto
 
 from ..host.errors import StillpointError
 from ..host.mounts import is_below
+from ..host.steps import reached
 from ..host.text import iso
 from ..job import options
 from ..lvm.snapshots import Target
@@ -193,6 +194,7 @@ def _prove(claim: Claim, mounted: Placed, targets: Sequence[Target], watch: Call
     with scratch_server(settings, where, discard=not same, binary_log=with_log, tick=watch) as server:
         proof.recovery = server.recovery
         with _session(server, proof, judge, checked) as session:
+            reached("scratch server recovered", server.process.pid)
             found = standing.stands(session, settings, server.recovery, with_log=with_log)
             _look_at_prepared(found, judge, proof)
             _place(claim, session, found, logs, proof)

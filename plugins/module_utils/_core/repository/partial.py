@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 from ..host import durable
 from ..host.errors import CommandError, StillpointError, UsageError
 from ..host.process import undisturbed
+from ..host.steps import reached
 from ..trees import Tree
 from . import manifest, rsync
 from .generation import BAD, LATEST, MOMENT, NAME_FORMAT, PARTIAL, Generation, moment, now
@@ -129,6 +130,7 @@ class Partial:
             os.makedirs(os.path.dirname(os.path.join(self.path, tree.name)), mode=0o700, exist_ok=True)
             copied = TreeCopy(tree, self.path, base, self._sums, manner, self.warnings).copy()
         self._trees[tree.name] = (tree, copied)
+        reached("tree copied", tree.name)
         return copied
 
     @contextmanager

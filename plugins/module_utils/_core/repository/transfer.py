@@ -15,6 +15,7 @@ from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, 
 
 from ..host.errors import CommandError
 from ..host.process import start
+from ..host.steps import reached
 from ..host.text import human
 
 _MARK = b"@@"
@@ -126,6 +127,7 @@ def drive(
 ) -> Tuple[int, bytes, bytes]:
     """Run rsync to its end and return its exit status, the unmarked part of its output, and its complaints."""
     process = start(argv, dies_with_us=True, gives_way=gives_way, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
+    reached("rsync started")
     if process.stdout is None or process.stderr is None:
         raise RuntimeError("called before it was begun")
     rest: List[bytes] = []

@@ -27,8 +27,7 @@ molecule: ## the roles alone, rolled out to a Vagrant machine
 	$(LAB)/lab exec --libvirt -- molecule test --no-command-borders
 
 test: ## everything: check, units with real servers, integration
-	$(MAKE) check
-	tests/check servers other_units judge
+	tests/check all
 	$(MAKE) integration
 
 demo: ## a backup under load and a restore, before your eyes

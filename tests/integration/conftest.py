@@ -28,12 +28,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "suite(name): `machine` is one of this Debian suite, as it was when it had booted")
 
 
+#: What takes longest, longest first.
+LONGEST = ("test_roles.py", "test_interrupted.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest, so that no worker is left alone with it; then one suite after the other, so that each is booted once."""
 
-    def place(item: pytest.Item) -> tuple[bool, str]:
+    def place(item: pytest.Item) -> tuple[int, str]:
         suite = item.get_closest_marker("suite")
-        return item.path.name != "test_roles.py", suite.args[0] if suite else "~"
+        return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST), suite.args[0] if suite else "~"
 
     items.sort(key=place)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import pty
 import re
 import select

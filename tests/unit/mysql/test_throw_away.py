@@ -10,8 +10,6 @@ from typing import Any, Dict
 
 import pytest
 from _core.backup import plan
-from _core.host import run_directory
-from _core.lvm import ownership
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session
@@ -22,15 +20,6 @@ from real_server import needed, real_server
 from trees import back_up, job
 
 CORE_DUMP = b"\x7fELF\x02\x01\x01" + b"\0" * 9 + b"\x04\x00" + b"\0" * 5_000_000
-
-
-@pytest.fixture
-def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Any:
-    path = "/tmp/stillpoint-test-run-%d" % os.getpid()
-    monkeypatch.setattr(run_directory, "RUN_DIRECTORY", path)
-    monkeypatch.setattr(ownership, "RUN_DIRECTORY", path)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def real(test: Any) -> Any:

@@ -13,7 +13,6 @@ import sys
 import warnings
 from contextlib import contextmanager, nullcontext
 
-from ..host import steps
 from ..host.errors import CommandError, StillpointError, Stopped, UsageError
 from ..host.version import VERSION
 from . import commands
@@ -64,6 +63,8 @@ def _run(words: List[str]) -> int:
 @contextmanager
 def _steps_shown() -> Iterator[None]:
     """Show at the end when each step was reached: not before, as a terminal may make a run wait that holds a lock."""
+    from ..host import steps
+
     log = steps.Log()
     try:
         with steps.listening(log.note):

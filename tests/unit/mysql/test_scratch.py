@@ -111,7 +111,7 @@ def test_it_writes_to_the_copy_and_its_own_directory_alone(server: RealServer, c
 @real
 def test_a_session_may_be_idle_for_longer_than_a_server_would_wait_by_itself(server: RealServer, copy: str) -> None:
     with scratch_server(settings_of(server), {server.datadir: copy}, discard=True) as it, Session(it.login) as session:
-        assert session.value("SELECT @@SESSION.wait_timeout") == 365 * 24 * 3600  # by itself: 8 hours, and a replay may take longer
+        assert session.value("SELECT @@GLOBAL.wait_timeout") == 365 * 24 * 3600  # by itself: 8 hours, and a replay may take longer
 
 
 @real

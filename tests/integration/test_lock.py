@@ -154,7 +154,7 @@ def test_hasty_sessions_and_links_beside_the_tables_are_no_trouble_for_a_backup_
     for name, target in links.items():
         etrial.machine.run(["ln", "-s", target, "/var/lib/mysql/" + name])
     etrial.small_job(extra="verify: {server: true, tables: all}")
-    slow = "hook('mysql.locks:Lock.take', before=lambda lock: time.sleep(5))"
+    slow = "at('lock asked for', lambda _about: time.sleep(5))"
     done = etrial.faulty(slow, "run", "etrial")
     assert done.rc == 0, done.stderr
     (generation,) = etrial.generations()

@@ -149,12 +149,13 @@ def test_a_host_without_a_job_is_refused_before_anything_is_changed(host: Host) 
     assert host.files() == before
 
 
-def test_the_agent_is_not_removed_where_a_restore_is_half_done(host: Host) -> None:
-    (host.top / "restore").mkdir()
-    (host.top / "restore/rollback.json").write_text("{}")
+@pytest.mark.parametrize("journal", ["rollback.json", "load.json"])
+def test_the_agent_is_not_removed_where_a_restore_is_half_done(host: Host, journal: str) -> None:
+    (host.top / "restore").mkdir(exist_ok=True)
+    (host.top / "restore" / journal).write_text("{}")
     printed = host.deploy(entry="remove", backup_client_state_directory=str(host.top / "restore"))
     assert "A restore on this host is half done" in printed
-    (host.top / "restore/rollback.json").unlink()
+    (host.top / "restore" / journal).unlink()
 
 
 def test_no_task_loops_over_what_may_hold_a_secret() -> None:

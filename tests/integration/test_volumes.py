@@ -346,3 +346,48 @@ def test_an_upgrade_that_fails_goes_back_to_before_it_and_so_does_a_rollback_tha
     assert "finish going back" in etrial.stillpoint("rollback", "--dry-run").stdout
     etrial.stillpoint("rollback", "--yes")
     is_back()
+
+
+# What has been wrong with a server for years, and a transaction that an application has prepared.
+OF_OLD = """
+set -e
+mariadb -e "CREATE TABLE probe.t1 (a INT PRIMARY KEY) ENGINE=InnoDB; CREATE TABLE probe.t2 LIKE probe.t1"
+mariadb -e "CREATE TABLE probe.m (a INT) ENGINE=MERGE UNION=(probe.gone)"
+systemctl stop mariadb
+cd /var/lib/mysql
+rm probe/t2.ibd; cp -p probe/t1.frm probe/t9.frm; install -d -o mysql -g mysql mysql-files
+systemctl start mariadb
+mariadb -e "XA START 'jta-1'; INSERT INTO probe.t1 VALUES (1); XA END 'jta-1'; XA PREPARE 'jta-1'"
+"""
+
+
+@pytest.mark.state("binlog")
+def test_what_is_wrong_with_the_server_whose_data_directory_is_the_root_of_a_volume_makes_no_backup_bad(etrial: Etrial) -> None:
+    machine = etrial.machine
+    groups(machine, data="1")
+    shell(
+        machine,
+        "lvcreate -qq -y -L 1500m -n db data; mkfs.ext4 -q /dev/data/db; mkdir /srv/db; mount /dev/data/db /srv/db",
+        "systemctl stop mariadb; cp -aT /var/lib/mysql /srv/db; umount /srv/db; mount /dev/data/db /var/lib/mysql",
+        "chown root: /var/lib/mysql/lost+found; systemctl start mariadb",
+    )
+    etrial.sql("CREATE DATABASE probe")
+    machine.run(OF_OLD, timeout=180)
+    etrial.job("name: etrial\nmysql: {method: snapshot}\nrepository: /backups\nverify: {server: true}\n")
+    for _time in range(2):
+        summary = etrial.backup()
+        assert summary["proof"]["ok"] is True
+        known = {fault["name"]: fault["sentence"] for fault in summary["proof"]["known_faults"]}
+        assert set(known) == {"lost+found", "mysql-files", "probe.m", "probe.t2", "probe.t9", "'jta-1'"}
+        assert known["probe.t9"].startswith("production has the same fault, as it says itself: probe.t9: ")
+        assert set(known.values()) & set(summary["warnings"])
+    assert [each["state"] for each in etrial.generations()] == ["good", "good"]
+    shown = etrial.stillpoint("show", "etrial").stdout
+    assert all("known: %s" % sentence in shown for sentence in known.values())
+    etrial.stillpoint("verify", "etrial", "--server", timeout=600)
+    assert summary["generation"] in etrial.stillpoint("restore", "etrial", "--dry-run").stdout
+
+    etrial.sql("XA ROLLBACK 'jta-1'")
+    etrial.stillpoint("restore", "etrial", "--yes", timeout=600)
+    assert etrial.sql("XA COMMIT 'jta-1'; SELECT a FROM probe.t1").split() == ["1"]
+    assert etrial.left_behind() == []

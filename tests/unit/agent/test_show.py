@@ -164,6 +164,7 @@ def test_the_evidence_of_a_proof_is_shown_a_line_for_each_thing_that_was_found()
             "fault": "",
         },
         "tables": {"mode": "changed", "since": "2026-11-21T02-00-05Z", "checked": 3, "unchanged": 1204, "complaints_total": 0, "unchecked": ["d.far: no"]},
+        "known_faults": [{"kind": "directory", "name": "lost+found", "sentence": "the data directory holds lost+found"}] * 12,
     }
     assert show.proof(proof) == [
         "passed in 12.3 s",
@@ -171,8 +172,9 @@ def test_the_evidence_of_a_proof_is_shown_a_line_for_each_thing_that_was_found()
         "stands where it should, by InnoDB's position (mysql-bin.000007:300); 4 events up to the recorded position, 0 of them transactions",
         "3 tables checked, 0 damaged; 1,204 unchanged since 2026-11-21T02-00-05Z",
         "not checked: d.far: no",
+        *["known: the data directory holds lost+found"] * 12,
     ]
-    given = {**proof, "position": {"given": {"source": "proof: InnoDB"}}, "tables": {"mode": "none"}}
+    given = {**proof, "known_faults": [], "position": {"given": {"source": "proof: InnoDB"}}, "tables": {"mode": "none"}}
     assert show.proof(given)[2:] == ["no lock stopped commits; the coordinates are those of InnoDB", "no tables checked, as verify.tables says"]
 
 

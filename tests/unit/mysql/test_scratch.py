@@ -88,6 +88,8 @@ def test_it_recovers_a_copy_under_the_paths_of_the_live_data_and_says_where_it_s
         assert os.path.exists(copy + "/d/only_in_the_copy.MYD")
         assert not os.path.exists(server.datadir + "/d/only_in_the_copy.MYD")
         assert session.rows("SHOW VARIABLES LIKE 'skip_networking'")[0]["Value"] == "ON"
+        interfaces = Path("/proc/%d/net/dev" % it.process.pid).read_text(encoding="ascii").splitlines()[2:]
+        assert [line.split(":")[0].strip() for line in interfaces] == ["lo"], "it can reach other hosts"
 
 
 @real

@@ -10,12 +10,14 @@ import subprocess
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 import pytest
 from _core.agent.commands.verify import lines
 from _core.host import durable
 from _core.host.errors import StillpointError, UsageError
+from _core.job.file import parse
+from _core.job.names import host_name
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session
@@ -126,6 +128,33 @@ def test_what_its_checksums_do_not_show_a_server_finds_and_the_generation_is_bad
     assert found.bad
     (generation,) = directory.generations()
     assert (generation.state, "d.t" in generation.reason) == ("bad", True)
+
+
+def test_what_the_job_accepts_or_the_run_has_recorded_or_the_server_of_this_host_has_is_a_known_fault(
+    server: RealServer, directory: JobDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mysql = {"login_user": "root", "login_unix_socket": server.top + "/s"}
+
+    def tried(generation: Generation, *accept: str) -> Optional[bool]:
+        given = {"name": "etrial", "mysql": mysql, "repository": directory.repository, "verify": {"accept": list(accept)}}
+        (found,) = perform([generation], Asked(server=True), Quiet(), job=parse(given))
+        assert found.proof is not None
+        assert bool(found.proof["known_faults"]) == bool(found.proof["ok"])
+        return found.proof["ok"]  # type: ignore[no-any-return]
+
+    generation = backed_up(server, directory, broken=True)
+    assert (tried(generation), tried(generation, "d.m"), tried(generation, "d.t")) == (False, False, True)
+    assert tried(directory.find(generation.name)) is False, "what was accepted is not production's"
+    known = {"ok": True, "known_faults": [{"kind": "table", "name": "d.t", "evidence": "production has the same fault, as it says itself"}]}
+    assert tried(backed_up(server, directory, broken=True, proof=known)) is True
+    orphan = Path(server.datadir, "d", "orphan.frm")
+    shutil.copy(Path(server.datadir, "d", "t.frm"), orphan)
+    shutil.chown(orphan, "nobody")
+    try:
+        of_another, of_this = (backed_up(server, directory, host=host) for host in ("another", host_name()))
+        assert (tried(of_another), tried(of_this)) == (False, True)
+    finally:
+        orphan.unlink()
 
 
 def test_a_flipped_bit_is_found_before_any_server_is_started(server: RealServer, directory: JobDirectory) -> None:

@@ -15,6 +15,7 @@ from .production import LOGGED, Production
 from .tables import Complaint
 
 TABLE, DIRECTORY, TRANSACTION, MESSAGE = "table", "directory", "transaction", "message"
+ACCEPTED = "the job accepts this fault (verify.accept)"
 _MOST_WARNINGS = 5
 _OF_PLUGIN = re.compile(r"Plugin '(?P<name>[^']+)'|shared library '(?:[^']*/)?(?P<library>[^'/]+)'")
 
@@ -120,7 +121,7 @@ class Judge:
 
     def _evidence(self, complaint: Complaint) -> str:
         if accepted(complaint.table, self.accept):
-            return "the job accepts this fault (verify.accept)"
+            return ACCEPTED
         if complaint.table in self.recorded:
             return "production had the same fault when the backup was taken"
         return self.production.evidence(complaint) if self.production else ""
@@ -137,4 +138,5 @@ def accepted(table: str, names: Sequence[str]) -> bool:
 
 def recorded_tables(proof: Optional[Dict[str, Any]]) -> Tuple[str, ...]:
     """Return the tables whose faults a proof, as a manifest has it, found to be production's."""
-    return tuple(str(fault["name"]) for fault in (proof or {}).get("known_faults") or () if fault.get("kind") == TABLE)
+    known = (proof or {}).get("known_faults") or ()
+    return tuple(str(fault["name"]) for fault in known if fault.get("kind") == TABLE and fault.get("evidence") != ACCEPTED)

@@ -27,12 +27,12 @@ LOGGED = "production has the same fault, as its error log says"
 # Complaints about a definition, which lies in a file of its own.
 _DEFINITION = re.compile(
     r"upgrade required|rebuild required|Incorrect definition|Column count of|wrong structure|Incorrect information in file|please run|"
-    r"Unknown data type|Unknown collation|table definition",
+    r"Malformed file type|Unknown data type|Unknown collation|table definition",
     re.IGNORECASE,
 )
 # A page that can't be read for want of a key or a plugin: the same file is well where they are there.
 _NEEDS_MORE = re.compile("encrypt|decrypt|uncompress", re.IGNORECASE)
-_DEFINED = (".frm", ".par", ".MRG")
+_DEFINED = (".frm", ".par", ".MRG", ".TRG")
 _INDEX = (".MYI", ".MAI")
 _HEADER_LENGTH = slice(6, 8)  # where the header of an index of MyISAM or Aria says how long it is (myisamdef.h, maria_def.h)
 

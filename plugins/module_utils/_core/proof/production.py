@@ -43,7 +43,7 @@ class Production:
 
     :ivar datadir: its data directory on this host
     :ivar copy: where that lies in the copy
-    :ivar tick: called a few times a second, while files are compared
+    :ivar tick: called before each question, and a few times a second while files are compared
     """
 
     login: Login
@@ -54,8 +54,9 @@ class Production:
 
     def evidence(self, complaint: Complaint) -> str:
         """Return how production shows the same fault of a table; "" where it does not, or can't be asked."""
+        self.tick()
         words = {word.lower() for word in complaint.words} - set(GENERIC)
-        if words & self._words(complaint.name):
+        if words and words & self._words(complaint.name):
             return "production has the same fault, as it says itself"
         if any(messages.table_of(line) == complaint.table and line in self._said() for line in complaint.lines):
             return LOGGED

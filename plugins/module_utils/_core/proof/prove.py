@@ -24,6 +24,7 @@ from ..host.text import iso
 from ..job import options
 from ..lvm.snapshots import Target
 from ..mysql.connection import READ_TIMEOUT, Login, ServerError, Session
+from ..mysql.messages import table_of
 from ..mysql.scratch import Recovery, Scratch, ScratchFailed, is_of_host, scratch_server
 from ..mysql.settings import Settings
 from ..repository import manifest
@@ -42,6 +43,8 @@ _END_LIMIT = 10.0  # seconds for a server that has cut the connection to end
 
 _REDO_MOST = 1 << 30  # a snapshot that needs more is extended
 _OWN_FILES = 64 << 20  # bytes: ibtmp1, doublewrite files
+
+_ACCEPT = "; if production has the same fault, name the table in verify.accept"
 
 SUBJECT = "the snapshot that the copy was read from"
 
@@ -234,7 +237,7 @@ def _session(server: Scratch, proof: Proof, judge: Judge, checked: Checked) -> I
     proof.recovery = replace(first, errors=errors)
     against = judge.against(errors, checked.complaints)
     if against:
-        raise _Refuted("the server says: %s" % against[0])
+        raise _Refuted("the server says: %s%s" % (against[0], _ACCEPT if table_of(against[0]) else ""))
 
 
 def _unchanged(claim: Claim, datadir: str) -> Tuple[Set[checking.Name], Mapping[str, Tuple[int, int]]]:
@@ -299,10 +302,7 @@ def _check(
     if lacking:
         raise StillpointError("its tables can't be checked on this host: %s" % lacking[0])
     if against:
-        raise _Refuted(
-            "CHECK TABLE finds %d of its tables damaged: %s; if production has the same fault, name the table in verify.accept"
-            % (len(against), against[0].text)
-        )
+        raise _Refuted("CHECK TABLE finds %d of its tables damaged: %s%s" % (len(against), against[0].text, _ACCEPT))
 
 
 def _with_cause(error: StillpointError, server: Scratch, doing: str = "") -> ScratchFailed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from typing import Any, Dict, List, Optional
 
 import pytest
@@ -16,7 +17,7 @@ from _core.mysql.connection import Session
 from _core.repository import adoption, identity
 from _core.repository.identity import Identity
 from _core.repository.job_directory import JobDirectory
-from real_server import needed, real_server
+from real_server import INSTALL, needed, real_server
 from trees import back_up, killed_at, no_waiting_for_the_disk, tree, write  # noqa: F401
 
 HERE = Machine("1" * 32, "hardware-1")
@@ -206,19 +207,23 @@ def test_who_finds_no_backup_is_told_which_hosts_have_some(fleet: Fleet) -> None
 class TestServers:
     pytestmark = needed
 
-    def test_two_servers_of_one_host_are_told_apart_and_a_moved_data_directory_is_not_another_server(self) -> None:
-        with real_server() as one, real_server() as two:
-            known = []
-            for server in (one, two):
-                with Session(server.login) as session:
-                    known.append(servers.read(session).summary())
-            assert known[0]["data_id"] and known[0]["data_id"] != known[1]["data_id"]
-            assert Identity(HERE, known[1]).stranger(Identity(HERE, known[0])).startswith("another server of this host (data directory ")
-            one.stop()
-            os.rename(one.datadir, one.top + "/moved")
-            os.symlink("moved", one.datadir)
-            one.start()
-            with Session(one.login) as session:
+    def test_two_servers_of_one_host_are_told_apart_and_a_moved_data_directory_is_not_another_server(self, tmp_path: Any) -> None:
+        fresh = str(tmp_path / "fresh")
+        install = [str(INSTALL), "--no-defaults", "--datadir=" + fresh, "--skip-test-db"]
+        subprocess.run(install, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        with real_server() as server:
+            with Session(server.login) as session:
+                known = servers.read(session).summary()
+            another = {**known, "datadir": fresh, "data_id": servers._data_id({}, fresh)}
+            assert known["data_id"] and another["data_id"]
+            assert Identity(HERE, another).stranger(Identity(HERE, known)).startswith("another server of this host (data directory ")
+            copy = {**known, "datadir": fresh}
+            assert Identity(HERE, copy).stranger(Identity(HERE, known)).startswith("another server of this host")
+            server.stop()
+            os.rename(server.datadir, server.top + "/moved")
+            os.symlink("moved", server.datadir)
+            server.start()
+            with Session(server.login) as session:
                 moved = servers.read(session).summary()
-            assert moved["datadir"] == one.top + "/moved"
-            assert Identity(HERE, moved).stranger(Identity(HERE, known[0])) == ""
+            assert moved["datadir"] == server.top + "/moved"
+            assert Identity(HERE, moved).stranger(Identity(HERE, known)) == ""

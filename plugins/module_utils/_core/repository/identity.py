@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional
 from ..host import durable
 from ..host.errors import StillpointError
 from ..host.machine import Machine, from_dict, this_machine
+from ..host.service import running_in
 from .generation import Generation
 from .job_directory import JobDirectory
 
@@ -40,9 +41,10 @@ class Identity:
         if difference:
             return "another machine of this name (%s)" % difference
         here, there = self.server or {}, owner.server or {}
-        moved = any(here.get(key) and here.get(key) == there.get(key) for key in ("datadir", "data_id"))
-        if not here.get("datadir") or not there.get("datadir") or moved:
+        if not here.get("datadir") or not there.get("datadir") or os.path.realpath(there["datadir"]) == os.path.realpath(here["datadir"]):
             return ""
+        if here.get("data_id") and here["data_id"] == there.get("data_id") and not running_in(there["datadir"]):
+            return ""  # it was moved, and is no copy of one that goes on
         return "another server of this host (data directory %s, here %s)" % (there["datadir"], here["datadir"])
 
 

@@ -32,6 +32,7 @@ from ..repository.mirror import alone, mirror
 from ..repository.partial import Partial
 from ..repository.rsync_options import check_options
 from ..trees import LeftOut, Tree
+from . import checks
 from . import plan as planning
 from .copy import copy_trees
 from .point import Point, new_run_id, point_in_time
@@ -70,7 +71,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     owner = this_process(new_run_id(), MODULE_JOB)
     given = _checked(request) if request.snapshots else []
     trees = _trees(request, given) if request.snapshots else _file_trees(request)
-    planning.check_repository(request.dest, [tree.source for tree in trees])
+    checks.check_repository(request.dest, [tree.source for tree in trees])
     check_options(request.rsync_opts)
     complete: List[str] = []
     directory = JobDirectory(request.dest)
@@ -146,10 +147,10 @@ def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
         removed = ["%s/(a new snapshot of %s)" % (target.volume.vg, target.volume.name) for target in targets]
     sources = [tree.source for tree in trees]
     if os.path.lexists(request.dest):
-        planning.check_repository(request.dest, sources)
+        checks.check_repository(request.dest, sources)
         total, new = _checked_size(request, trees, JobDirectory(request.dest))
     else:
-        planning.check_apart(request.dest, sources)
+        checks.check_apart(request.dest, sources)
         reporter.warn("%s does not exist: it has to be there by then" % request.dest)
         total, new = estimate(trees, {})
     return {
@@ -179,7 +180,7 @@ def _checked_size(request: CopyRequest, trees: Sequence[Tree], directory: JobDir
         identity.check(directory, identity.here(server if isinstance(server, dict) else None))
         base = planning.newest_trees(directory)
     total, new = estimate(trees, base)
-    planning.check_room(request.dest, new)
+    checks.check_room(request.dest, new)
     return total, new
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -12,13 +11,13 @@ from ..dump import plan as dumps
 from ..dump.plan import DumpPlan
 from ..dump.stream import ALGORITHM
 from ..host import text
-from ..host.errors import StillpointError, UsageError
+from ..host.errors import StillpointError
 from ..host.mounts import nested
 from ..host.process import require
 from ..job import options
 from ..job.file import Job
 from ..job.names import host_name
-from ..lvm import layout, sizes
+from ..lvm import layout
 from ..lvm import volumes as lvm
 from ..lvm.layout import FILES
 from ..lvm.snapshots import Target
@@ -36,18 +35,16 @@ from ..proof import prove
 from ..repository import identity, rsync
 from ..repository.estimate import estimate
 from ..repository.generation import Generation
-from ..repository.job_directory import JobDirectory, refuse_absent
+from ..repository.job_directory import JobDirectory
 from ..repository.left_out import left_out
 from ..restore import journal
 from ..restore.dump import beside
 from ..restore.rollback import plan
 from ..trees import LeftOut, Tree
+from . import checks
 from .point import LockOptions, Quiesce
 
 MYSQL_TREE = "mysql"
-
-# Room that must stay in a repository beyond the copy itself: manifests, directories, the file system's own.
-_SPARE = 64 * sizes.MIB
 
 
 @dataclass(frozen=True)
@@ -206,10 +203,10 @@ def make(job: Job) -> Plan:
         quiesce = for_volumes(quiesce, job.mysql.lock, {one.volume.full_name for one in located})
     check_one_point(located, [], quiesce)
     sources = [path for _role, path in wanted]
-    check_repository(job.repository, sources)
+    checks.check_repository(job.repository, sources)
     trees = trees_for([(role, path) for role, path in wanted if dump is None or role == FILES], left)
     total, new = (size + (dump.bytes_expected if dump else 0) for size in estimate(trees, newest_trees(directory)))
-    free = check_room(job.repository, new)
+    free = checks.check_room(job.repository, new)
     warnings = [str(former) for former in formers]
     own_writes = {}
     inside = layout.volume_of(job.repository, known)
@@ -377,38 +374,3 @@ def check_one_point(located: Sequence[layout.Located], extra: Sequence[LogicalVo
             "with lock %s commits go on between the snapshots of %s, which are then not one point in time: use another lock, or a job of its own "
             "for each volume" % (quiesce.choice.name, " and ".join(volume.full_name for volume in volumes))
         )
-
-
-def check_room(repository: str, new: int) -> int:
-    """Return how many bytes a repository has free.
-
-    :param new: bytes that it is to take
-    :raises StillpointError: there are fewer
-    """
-    free = shutil.disk_usage(repository).free
-    if new + _SPARE > free:
-        raise StillpointError(
-            "the repository %s has %s free and the copy needs about %s: free space there, or keep fewer generations"
-            % (repository, text.human(free), text.human(new + _SPARE))
-        )
-    return free
-
-
-def check_apart(repository: str, sources: Sequence[str]) -> None:
-    """Raise UsageError for a repository that lies in what is backed up, or would if it were made."""
-    there = repository
-    while not os.path.lexists(there):
-        there = os.path.dirname(there) or "/"
-    source = layout.lies_in(there, sources)
-    if source is not None:
-        raise UsageError(
-            "the repository %s lies in %s, which the job backs up: a backup would contain itself; move it out of there" % (repository, source)
-        )
-
-
-def check_repository(repository: str, sources: Sequence[str]) -> None:
-    """Raise UsageError for a repository that does not exist, is not mounted, can't be written, or lies in what is backed up."""
-    refuse_absent(repository, to_write=True)
-    check_apart(repository, sources)
-    if not os.access(repository, os.W_OK) or os.statvfs(repository).f_flag & os.ST_RDONLY:
-        raise StillpointError("the repository %s can't be written: it is mounted read-only, or this is not root" % repository)

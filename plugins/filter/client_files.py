@@ -55,7 +55,10 @@ _value:
   type: dict
 """
 
-RUN, VERIFY, ARCHIVE, CLEAN = "stillpoint", "stillpoint-verify", "stillpoint-archive", "stillpoint-clean"
+RUN = "stillpoint"
+VERIFY = "stillpoint-verify"
+ARCHIVE = "stillpoint-archive"
+CLEAN = "stillpoint-clean"
 SERVICES = (RUN + "@.service", VERIFY + "@.service", ARCHIVE + "@.service", CLEAN + ".service")
 
 

@@ -173,8 +173,8 @@ def directories(names: Sequence[str]) -> List[str]:
 
 
 def main() -> None:
-    have_libraries("yaml")
     module = OWN.module()
+    have_libraries("yaml")
     asked = module.params["job"]
     with door(module):
         result = listed([asked] if asked else job_names())

@@ -157,8 +157,8 @@ OWN = ArgumentSpec(
 
 
 def main() -> None:
-    have_libraries("pymysql")
     module = OWN.merge(connection()).module()
+    have_libraries("pymysql")
     params = module.params
     extras = Extras(**{name: params[name] for name in ("kill", "stop_replica", "desync", "dump", "archive")})
     login = request(Login, params)

@@ -392,8 +392,8 @@ def lines(snapshots: List[Dict[str, Any]]) -> List[str]:
 
 
 def main() -> None:
-    have_libraries("pymysql")
     module = OWN.merge(connection()).merge(storage()).module()
+    have_libraries("pymysql")
     params = module.params
     with door(module):
         if params["state"] == "present":

@@ -41,6 +41,7 @@ def test_a_renamed_machine_goes_on_with_its_backups_another_one_is_refused_and_a
     etrial.backup()
 
     machine.run("cat > /etc/systemd/system/stillpoint@etrial.timer", input=TIMER)
+    machine.run("printf '[Service]\\nType=oneshot\\nExecStart=/bin/true\\n' > /etc/systemd/system/stillpoint@.service")
     machine.run("systemctl daemon-reload && systemctl enable --now stillpoint@etrial.timer")
     assert etrial.stillpoint("status").rc == 0
     machine.run("systemctl disable --now stillpoint@etrial.timer")

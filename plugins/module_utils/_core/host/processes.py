@@ -59,6 +59,7 @@ def _on(link: str, device: int) -> Iterator[str]:
     except OSError:
         pass  # closed since
 
+
 COLLECTION = "stillpoint"
 
 

@@ -15,4 +15,5 @@ def make_run_directory() -> str:
     os.chmod(RUN_DIRECTORY, 0o711)
     return RUN_DIRECTORY
 
+
 SCRATCH = "scratch"  # a scratch server's directory below /run/stillpoint is SCRATCH-PID-START-NUMBER

@@ -124,5 +124,3 @@ def check_pool(name: str, size: int, data_percent: float, metadata_percent: floa
             "the metadata of the thin pool %s is %.1f %% full, beyond %g %%: a full pool stops every volume in it; extend it "
             "(lvextend --poolmetadatasize +64M %s)" % (name, metadata_percent, POOL_METADATA_LIMIT, name)
         )
-
-

@@ -123,5 +123,3 @@ def write(directory: str, job: str, kind: str, samples: Iterable[Sample], warn: 
         if new is not None and os.path.lexists(new):
             os.unlink(new)
         warn("notify.metrics: %s can't be written: %s" % (path, error.strerror))
-
-

@@ -146,4 +146,3 @@ def formers(directory: JobDirectory, machine: Machine) -> List[Former]:
             sequence = max(int(each.summary.get("sequence", 0)) for each in generations)
             found.append(Former(host, other, len(generations), sequence))
     return found
-

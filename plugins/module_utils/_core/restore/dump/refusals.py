@@ -75,5 +75,3 @@ def _refuse_one_name(tables: Dict[str, List[str]], what: What, databases: Sequen
                 "%s and %s of the dump are one name to this server (lower_case_table_names): load it into a server where names keep their letters"
                 % (shown(".".join(other)), shown(".".join(name)))
             )
-
-

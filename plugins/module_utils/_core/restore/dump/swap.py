@@ -301,5 +301,3 @@ def _sql(database: str, name: str) -> str:
 
 def _plain(name: str) -> str:
     return name[1:-1].replace("``", "`")
-
-

@@ -33,6 +33,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  _checksum:
+    description: Given by the action plugin, the SHA-256 of the agent's sources.
+    type: str
+  _sources:
+    description: Given by the action plugin, where the sources lie on the host once they are needed.
+    type: path
 extends_documentation_fragment:
   - stillpoint.backup.attributes
   - stillpoint.backup.attributes.action

@@ -12,7 +12,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import UsageError
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.job import file
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.job import reader
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.job.options import DUMP, BinlogOptions, Job, Keep, MysqlOptions, Notify, Verify
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.connection import SOCKETS
 
 DOCUMENTATION = r"""
@@ -58,7 +59,7 @@ _value:
 VARIABLE = "backup_client_jobs"
 ACCOUNT = "stillpoint"
 
-_PARTS = {"mysql": file.MysqlOptions, "keep": file.Keep, "notify": file.Notify, "binlog": file.BinlogOptions, "verify": file.Verify}
+_PARTS = {"mysql": MysqlOptions, "keep": Keep, "notify": Notify, "binlog": BinlogOptions, "verify": Verify}
 _TEXTS = {"Optional[str]", "str"}
 _TEXT_LISTS = {"Tuple[str, ...]", "Optional[Tuple[str, ...]]"}
 _PORT = 3306
@@ -76,9 +77,9 @@ def jobs(
     result = []
     for number, each in enumerate(plain(value)):
         where = "%s[%d]" % (VARIABLE, number)
-        meant = typed(each, file.Job)
+        meant = typed(each, Job)
         try:
-            name = file.parse(meant, where).name
+            name = reader.parse(meant, where).name
         except UsageError as error:
             raise AnsibleFilterError(str(error)) from error
         if name in known:
@@ -114,7 +115,7 @@ def accounts(value: Sequence[Mapping[str, Any]], config_file: str, socket: Optio
 
 _EXTRAS: Dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], bool]] = {
     "kill": lambda _job, mysql: mysql.get("long_query_action") == "kill",
-    "dump": lambda _job, mysql: mysql.get("method") == file.DUMP,
+    "dump": lambda _job, mysql: mysql.get("method") == DUMP,
     "stop_replica": lambda _job, mysql: bool(mysql.get("stop_replica")),
     "desync": lambda _job, mysql: bool(mysql.get("desync")),
     "archive": lambda each, _mysql: bool((each.get("binlog") or {}).get("archive")),
@@ -139,7 +140,7 @@ def typed(value: Any, kind: Any) -> Any:
     if not isinstance(value, dict):
         return value
     types = {name: each.__forward_arg__ for name, each in kind.__annotations__.items()}
-    return {key: typed(each, _PARTS[key]) if key in _PARTS and kind is file.Job else _meant(key, each, types.get(key, "")) for key, each in value.items()}
+    return {key: typed(each, _PARTS[key]) if key in _PARTS and kind is Job else _meant(key, each, types.get(key, "")) for key, each in value.items()}
 
 
 def _meant(key: str, value: Any, kind: str) -> Any:

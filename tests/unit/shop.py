@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 
 from _core.archive.archive import Archive
 from _core.archive.service import Service
-from _core.job.file import parse
+from _core.job.reader import parse
 from _core.mysql import coordinates, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import Session

@@ -22,7 +22,8 @@ from _core.archive.chains import Again, LineKeeper
 from _core.archive.service import Service
 from _core.binlog import events
 from _core.host.errors import BusyError, StillpointError
-from _core.job.file import Job, parse
+from _core.job.options import Job
+from _core.job.reader import parse
 from _core.mysql.connection import ServerError, Session
 from _core.repository.job_directory import JobDirectory
 from real_server import RealServer, needed, real_server

@@ -9,7 +9,8 @@ from typing import Any, Dict
 
 import pytest
 import yaml
-from _core.job import file as job
+from _core.job import options as sections
+from _core.job import reader
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..", "..")
 ROLE = os.path.join(ROOT, "roles", "backup_client")
@@ -30,24 +31,24 @@ def job_options() -> Dict[str, Any]:
 
 
 def test_the_role_documents_every_key_that_a_job_has() -> None:
-    assert set(job_options()) == set(job._JOB)
-    assert set(job_options()["mysql"]["options"]) == set(job._MYSQL)
-    assert set(job_options()["keep"]["options"]) == set(job.Keep._fields)
-    assert set(job_options()["notify"]["options"]) == set(job.Notify._fields)
-    assert set(job_options()["verify"]["options"]) == set(job.Verify._fields)
+    assert set(job_options()) == set(reader._JOB)
+    assert set(job_options()["mysql"]["options"]) == set(reader._MYSQL)
+    assert set(job_options()["keep"]["options"]) == set(sections.Keep._fields)
+    assert set(job_options()["notify"]["options"]) == set(sections.Notify._fields)
+    assert set(job_options()["verify"]["options"]) == set(sections.Verify._fields)
 
 
 def test_the_role_documents_the_defaults_that_a_job_has() -> None:
-    made = job.MysqlOptions()
+    made = sections.MysqlOptions()
     for name, option in job_options()["mysql"]["options"].items():
         assert option.get("default") == getattr(made, name), name
 
 
 def test_the_role_documents_the_choices_that_a_job_has() -> None:
     options = job_options()["mysql"]["options"]
-    assert tuple(options["method"]["choices"]) == job.METHODS
-    assert tuple(options["lock"]["choices"]) == job.LOCKS
-    assert tuple(options["long_query_action"]["choices"]) == job.LONG_QUERY_ACTIONS
+    assert tuple(options["method"]["choices"]) == sections.METHODS
+    assert tuple(options["lock"]["choices"]) == sections.LOCKS
+    assert tuple(options["long_query_action"]["choices"]) == sections.LONG_QUERY_ACTIONS
 
 
 def test_the_role_documents_its_variables_and_their_defaults() -> None:

@@ -22,9 +22,9 @@ from _core.dump import accounts, client, stream, take, views
 from _core.dump import plan as planning
 from _core.host.errors import NotNowError, StillpointError, UsageError
 from _core.host.reporter import Silent
-from _core.job import file as job
-from _core.job.file import Job
+from _core.job import reader
 from _core.job.names import host_name
+from _core.job.options import Job, Keep
 from _core.mysql import account
 from _core.mysql.account import Account
 from _core.mysql.connection import ServerError, Session
@@ -100,7 +100,7 @@ def make_job(tmp_path: Path, source: RealServer) -> Callable[..., Job]:
 
     def make(**mysql: Any) -> Job:
         given = {"method": "dump", "login_unix_socket": source.login.login_unix_socket, **mysql}
-        return job.parse({"name": "etrial", "mysql": given, "repository": str(tmp_path / "backups")})
+        return reader.parse({"name": "etrial", "mysql": given, "repository": str(tmp_path / "backups")})
 
     return make
 
@@ -553,7 +553,7 @@ def test_a_dump_is_listed_and_kept_like_every_generation(shop: RealServer, make_
     assert plan.bytes_sql == first.summary["dump"]["sql_bytes"]
     assert first.state == "unproven"
     assert first.size_bytes == os.path.getsize(os.path.join(first.path, "dump.sql.zst"))
-    second = run(of._replace(keep=job.Keep(last=1)))
+    second = run(of._replace(keep=Keep(last=1)))
     assert [each.name for each in directory(of).generations()] == [second.name]
 
 

@@ -7,8 +7,9 @@ from typing import Any, Dict
 
 import pytest
 from _core.host.errors import UsageError
-from _core.job import file
+from _core.job import file, reader
 from _core.job.names import job_names
+from _core.job.options import BinlogOptions, Keep, MysqlOptions, Verify
 from _core.job.paths import check_paths
 from _core.lvm import sizes
 from trees import small_disk
@@ -25,7 +26,7 @@ def etrial(**changes: Any) -> Dict[str, Any]:
 
 def refusal(mapping: Any) -> str:
     with pytest.raises(UsageError) as caught:
-        file.parse(mapping, WHERE)
+        reader.parse(mapping, WHERE)
     sentence = str(caught.value)
     assert sentence.startswith(WHERE + ": ")
     assert "\n" not in sentence
@@ -33,7 +34,7 @@ def refusal(mapping: Any) -> str:
 
 
 def test_the_job_of_the_design_is_accepted() -> None:
-    parsed = file.parse(
+    parsed = reader.parse(
         {
             "name": "etrial",
             "mysql": {"method": "snapshot", "lock": "auto", "config_file": "/etc/stillpoint/my.cnf"},
@@ -47,16 +48,16 @@ def test_the_job_of_the_design_is_accepted() -> None:
         },
         WHERE,
     )
-    assert parsed.mysql == file.MysqlOptions(config_file="/etc/stillpoint/my.cnf")
+    assert parsed.mysql == MysqlOptions(config_file="/etc/stillpoint/my.cnf")
     assert parsed.files == ("/opt/processmaker",)
-    assert parsed.keep == file.Keep(last=3, daily=7, weekly=4, monthly=6)
+    assert parsed.keep == Keep(last=3, daily=7, weekly=4, monthly=6)
     assert parsed.notify.command == ("/usr/local/bin/tell", "the ops")
     assert parsed.snapshot_size == sizes.Size("auto", "auto")
 
 
 def test_an_empty_mysql_section_means_the_defaults_and_an_absent_one_means_no_database() -> None:
-    assert file.parse(etrial(mysql={})).mysql == file.MysqlOptions()
-    assert file.parse(etrial(mysql=...)).mysql is None
+    assert reader.parse(etrial(mysql={})).mysql == MysqlOptions()
+    assert reader.parse(etrial(mysql=...)).mysql is None
 
 
 def test_a_mysql_key_with_nothing_behind_it_is_refused_as_it_may_mean_either() -> None:
@@ -144,18 +145,18 @@ def test_a_wrong_value_is_refused_by_key_and_with_what_is_expected(changes: Dict
 
 
 def test_a_proof_is_asked_for_with_the_tables_that_it_checks() -> None:
-    assert file.parse(etrial()).verify == file.Verify(False, "changed")
-    assert file.parse(etrial(verify={})).verify.server is False
-    assert file.parse(etrial(verify={"server": True})).verify == file.Verify(True, "changed")
-    assert file.parse(etrial(verify={"accept": ["shop.t2", "old.*"]})).verify.accept == ("shop.t2", "old.*")
-    assert file.parse(etrial(verify={"server": True, "tables": "none"})).verify == file.Verify(True, "none")
-    assert file.parse(etrial(verify={"schedule": "weekly"})).verify == file.Verify(False, "changed", "weekly")
+    assert reader.parse(etrial()).verify == Verify(False, "changed")
+    assert reader.parse(etrial(verify={})).verify.server is False
+    assert reader.parse(etrial(verify={"server": True})).verify == Verify(True, "changed")
+    assert reader.parse(etrial(verify={"accept": ["shop.t2", "old.*"]})).verify.accept == ("shop.t2", "old.*")
+    assert reader.parse(etrial(verify={"server": True, "tables": "none"})).verify == Verify(True, "none")
+    assert reader.parse(etrial(verify={"schedule": "weekly"})).verify == Verify(False, "changed", "weekly")
 
 
 def test_a_repository_inside_what_is_backed_up_is_refused_and_the_other_way_round() -> None:
     assert "repository /opt/backups lies in /opt" in refusal(etrial(files=["/opt"], repository="/opt/backups"))
     assert "files has /backups/x, which lies in the repository /backups" in refusal(etrial(files=["/backups/x"]))
-    assert file.parse(etrial(files=["/opt"], repository="/optional")).repository == "/optional"
+    assert reader.parse(etrial(files=["/opt"], repository="/optional")).repository == "/optional"
 
 
 @pytest.mark.parametrize("value, meant", [(1320, '"22:00"'), (165, '"02:45"'), (79200, '"22:00:00"')])
@@ -166,15 +167,15 @@ def test_a_time_that_yaml_made_a_number_of_is_explained(value: int, meant: str) 
 
 
 def test_numbers_are_taken_as_bandwidth() -> None:
-    assert file.parse(etrial(bwlimit=5000)).bwlimit == "5000"
-    assert file.parse(etrial(bwlimit="1.5M")).bwlimit == "1.5M"
+    assert reader.parse(etrial(bwlimit=5000)).bwlimit == "5000"
+    assert reader.parse(etrial(bwlimit="1.5M")).bwlimit == "1.5M"
 
 
 def test_binary_logs_are_archived_where_a_job_says_so() -> None:
-    assert file.parse(etrial()).binlog is None
-    assert file.parse(etrial(binlog={"archive": False})).binlog is None
-    assert file.parse(etrial(binlog={"archive": True})).binlog == file.BinlogOptions(True, "auto")
-    assert file.parse(etrial(binlog={"archive": True, "method": "copy"})).binlog == file.BinlogOptions(True, "copy")
+    assert reader.parse(etrial()).binlog is None
+    assert reader.parse(etrial(binlog={"archive": False})).binlog is None
+    assert reader.parse(etrial(binlog={"archive": True})).binlog == BinlogOptions(True, "auto")
+    assert reader.parse(etrial(binlog={"archive": True, "method": "copy"})).binlog == BinlogOptions(True, "copy")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_binary_logs_can_be_asked_for_in_the_wrong_way(changes: Dict[str, Any], 
 
 
 def test_a_trailing_slash_is_dropped() -> None:
-    parsed = file.parse(etrial(files=["/opt/processmaker/"], repository="//backups/"))
+    parsed = reader.parse(etrial(files=["/opt/processmaker/"], repository="//backups/"))
     assert (parsed.files, parsed.repository) == (("/opt/processmaker",), "/backups")
 
 
@@ -300,20 +301,20 @@ def test_a_file_that_is_not_text_is_refused(directory: Any) -> None:
 
 
 def test_paths_that_a_job_reads_from_are_checked_apart_from_its_shape(tmp_path: Any) -> None:
-    parsed = file.parse(etrial(files=[str(tmp_path / "missing")]), WHERE)
+    parsed = reader.parse(etrial(files=[str(tmp_path / "missing")]), WHERE)
     with pytest.raises(UsageError, match="files has .*/missing, which does not exist"):
         check_paths(parsed)
     (tmp_path / "missing").write_text("")
     with pytest.raises(UsageError, match="which is not a directory"):
         check_paths(parsed)
-    check_paths(file.parse(etrial(files=[str(tmp_path)])))
+    check_paths(reader.parse(etrial(files=[str(tmp_path)])))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_a_path_in_another_is_a_file_system_of_its_own_or_refused(tmp_path: Any) -> None:
     (tmp_path / "opt").mkdir()
     outer, inner = str(tmp_path / "opt"), str(tmp_path / "opt" / "data")
-    parsed = file.parse(etrial(files=[inner, outer]), WHERE)
+    parsed = reader.parse(etrial(files=[inner, outer]), WHERE)
     for _disk in small_disk(inner):
         check_paths(parsed)
     with pytest.raises(UsageError) as caught:
@@ -325,14 +326,14 @@ def test_a_path_that_lies_in_another_behind_a_symbolic_link_is_refused_with_its_
     (tmp_path / "opt").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "opt" / "link").symlink_to(tmp_path / "elsewhere")
-    parsed = file.parse(etrial(files=[str(tmp_path / "opt"), str(tmp_path / "opt" / "link")]), WHERE)
+    parsed = reader.parse(etrial(files=[str(tmp_path / "opt"), str(tmp_path / "opt" / "link")]), WHERE)
     with pytest.raises(UsageError, match="%s: files: .*opt/link lies in .*opt by its name alone.*: name it as %s/elsewhere$" % (WHERE, tmp_path)):
         check_paths(parsed)
 
 
 def test_an_option_file_with_a_password_is_for_its_owner_alone(tmp_path: Any) -> None:
     options = tmp_path / "my.cnf"
-    parsed = file.parse(etrial(files=..., mysql={"config_file": str(options)}))
+    parsed = reader.parse(etrial(files=..., mysql={"config_file": str(options)}))
     with pytest.raises(UsageError, match="config_file is .*my.cnf, which is not a file"):
         check_paths(parsed)
     options.write_text("[client]\nuser = x\n")

@@ -15,7 +15,7 @@ from _core.backup.quiesced import QuiesceRequest
 from _core.dump import plan as dumps
 from _core.host import run_directory
 from _core.host.errors import StillpointError
-from _core.job import file as job
+from _core.job import reader
 from _core.lvm import ownership
 from _core.mysql import locks, settings
 from _core.mysql import server as servers
@@ -77,7 +77,7 @@ def test_a_file_of_connect_that_lies_elsewhere_is_refused_by_name_unless_the_job
     with pytest.raises(StillpointError, match="the table shop.far .CONNECT. keeps its rows in %s/x.csv, which the backup would lack" % elsewhere):
         plan.refuse_outside(found, ["/opt/processmaker"])
     plan.refuse_outside(found, [elsewhere])
-    of = job.parse({"name": "shop", "mysql": {"method": "dump", "login_unix_socket": server.top + "/s"}, "repository": "/backups"})
+    of = reader.parse({"name": "shop", "mysql": {"method": "dump", "login_unix_socket": server.top + "/s"}, "repository": "/backups"})
     assert of.mysql is not None
     (warning,) = dumps.make(of.mysql, JobDirectory(server.top + "/none")).warnings(files=False)
     assert warning.startswith("the dump has the definition of shop.far (CONNECT) and 1 more and no rows: mariadb-dump leaves them out")

@@ -13,8 +13,8 @@ from _core.backup import run as backup
 from _core.backup.quiesced import QuiesceRequest
 from _core.host.errors import NotNowError, StillpointError
 from _core.host.reporter import Silent
-from _core.job import file as job
-from _core.job.file import Job
+from _core.job import reader
+from _core.job.options import Job
 from _core.mysql import absent
 from _core.mysql.absent import Unit, nothing_begun
 from _core.mysql.connection import Login, ServerError, Session
@@ -39,7 +39,7 @@ def server() -> Iterator[RealServer]:
 def asked(server: RealServer, tmp_path: Path) -> Job:
     (tmp_path / "backups").mkdir()
     mysql = {"method": "dump", "login_user": "few", "login_unix_socket": server.top + "/s"}
-    return job.parse({"name": "etrial", "mysql": mysql, "repository": str(tmp_path / "backups")})
+    return reader.parse({"name": "etrial", "mysql": mysql, "repository": str(tmp_path / "backups")})
 
 
 def quiescing(of: RealServer) -> point.Quiesce:

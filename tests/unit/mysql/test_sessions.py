@@ -13,8 +13,8 @@ from _core.backup import run as backup
 from _core.dump import client
 from _core.host.errors import StillpointError
 from _core.host.reporter import Silent
-from _core.job import file as job
-from _core.job.file import Job
+from _core.job import reader
+from _core.job.options import Job
 from _core.mysql import locks
 from _core.mysql.acceptance import accept, init_command
 from _core.mysql.connection import Login, Session
@@ -48,7 +48,7 @@ def hasty(server: RealServer) -> Login:
 def asked(hasty: Login, tmp_path: Path) -> Job:
     (tmp_path / "backups").mkdir()
     mysql = {"method": "dump", "login_user": hasty.login_user, "login_unix_socket": hasty.login_unix_socket}
-    return job.parse({"name": "etrial", "mysql": mysql, "repository": str(tmp_path / "backups"), "bwlimit": "1500K"})
+    return reader.parse({"name": "etrial", "mysql": mysql, "repository": str(tmp_path / "backups"), "bwlimit": "1500K"})
 
 
 def test_a_session_outlives_what_the_server_sets_for_others(hasty: Login) -> None:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
-from _core.job.file import Notify
+from _core.job.options import Notify
 from _core.observe import notify
 from _core.observe.notify import FAILED, NOT_NOW, OK, Outcome
 

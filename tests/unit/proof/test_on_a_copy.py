@@ -16,8 +16,8 @@ import pytest
 from _core.agent.commands.verify import lines
 from _core.host import durable
 from _core.host.errors import StillpointError, UsageError
-from _core.job.file import parse
 from _core.job.names import host_name
+from _core.job.reader import parse
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session

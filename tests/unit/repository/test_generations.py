@@ -14,7 +14,7 @@ from typing import Any, Dict, List
 import pytest
 from _core.host import durable
 from _core.host.errors import BusyError, StillpointError, UsageError
-from _core.job.file import Keep
+from _core.job.options import Keep
 from _core.proof import checksums
 from _core.repository import manifest, rsync
 from _core.repository.generation import Generation

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import pytest
-from _core.job.file import Keep
+from _core.job.options import Keep
 from _core.repository import retention
 
 NOW = datetime(2026, 11, 22, 2, 0, 5, tzinfo=timezone.utc)  # a Sunday

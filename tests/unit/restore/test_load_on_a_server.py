@@ -17,7 +17,7 @@ from _core.backup import run as backup
 from _core.dump import client
 from _core.host.errors import StillpointError
 from _core.host.reporter import Silent
-from _core.job import file as job
+from _core.job import reader
 from _core.job.names import host_name
 from _core.mysql.connection import Session
 from _core.repository.generation import Generation
@@ -94,7 +94,7 @@ class Place:
 
     def dump(self, name: str) -> Generation:
         given = {"method": "dump", "login_unix_socket": self.server.login.login_unix_socket}
-        of = job.parse({"name": name, "mysql": given, "repository": self.backups})
+        of = reader.parse({"name": name, "mysql": given, "repository": self.backups})
         summary = backup.run(of, Silent())
         return JobDirectory.open(of.repository, host_name(), of.name).find(summary["generation"])
 
@@ -444,7 +444,7 @@ def test_the_databases_of_a_load_are_part_of_no_dump(place: Place) -> None:
     place.server.do("CREATE DATABASE stillpoint_new_shop")
     try:
         given = {"method": "dump", "login_unix_socket": place.server.login.login_unix_socket}
-        of = job.parse({"name": "other", "mysql": given, "repository": place.backups})
+        of = reader.parse({"name": "other", "mysql": given, "repository": place.backups})
         assert "stillpoint_new_shop" not in backup.run(of, Silent())["dump"]["databases"]
     finally:
         place.server.do("DROP DATABASE stillpoint_new_shop")

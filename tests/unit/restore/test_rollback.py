@@ -15,7 +15,7 @@ import pytest
 from _core.host import durable, processes
 from _core.host.errors import StillpointError, UsageError
 from _core.host.processes import holders
-from _core.job import file as jobs
+from _core.job import reader
 from _core.job.names import host_name
 from _core.lvm import ownership, undo_points
 from _core.lvm import volumes as lvm
@@ -402,7 +402,7 @@ def test_a_damaged_archive_is_warned_of_and_keeps_no_server_down(tmp_path: Any, 
     archive = repository / host_name() / "shop" / "binlog"
     archive.mkdir(parents=True)
     (archive / "index").write_text("no JSON\n")
-    job = jobs.parse({"name": "shop", "mysql": {}, "repository": str(repository), "binlog": {"archive": True}})
+    job = reader.parse({"name": "shop", "mysql": {}, "repository": str(repository), "binlog": {"archive": True}})
     monkeypatch.setattr(execute, "own_jobs", lambda: [job])
     reporter = Quiet()
     execute.execute(replace(fake.plan, about=undo_points.About("mariadb.service", str(tmp_path), "/nowhere/mysql-bin", "/nowhere/mysql-bin.index")), reporter)

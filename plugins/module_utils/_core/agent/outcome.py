@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator
 
 from ..host.errors import BusyError, NotNowError, StillpointError, Stopped
-from ..job.file import Job
 from ..job.names import host_name
+from ..job.options import Job
 from ..observe import metrics, notify
 from .output import now, warn
 

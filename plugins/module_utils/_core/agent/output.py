@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional, Sequence, TextIO
 
     from ..host.reporter import Reporter
-    from ..job.file import Job
+    from ..job.options import Job
     from ..repository.job_directory import JobDirectory
 
 # pylint: disable=import-outside-toplevel  # as in main

@@ -13,8 +13,8 @@ from ..archive.archive import Archive
 from ..host import timers
 from ..host.errors import StillpointError
 from ..host.timers import Unit
-from ..job.file import Job
 from ..job.names import host_name
+from ..job.options import Job
 from ..observe import metrics, overdue
 from ..observe.overdue import Clock, Last
 from ..repository import identity

@@ -22,8 +22,8 @@ from ..dump.client import option_file
 from ..host.errors import BusyError, StillpointError, Stopped, UsageError
 from ..host.process import sentence, start, undisturbed
 from ..host.reporter import Reporter
-from ..job.file import Job, MysqlOptions
 from ..job.names import host_name
+from ..job.options import Job, MysqlOptions
 from ..mysql.absent import nothing_begun
 from ..mysql.connection import Session
 from ..repository import identity

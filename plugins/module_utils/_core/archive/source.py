@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ..binlog import events
 from ..host.errors import StillpointError
 from ..host.process import PATH
-from ..job.file import MysqlOptions
+from ..job.options import MysqlOptions
 from ..mysql import coordinates
 from ..mysql.connection import Login, ServerError, Session
 from ..mysql.server import Version, flavour_and_version

@@ -15,8 +15,8 @@ from ..host.errors import StillpointError
 from ..host.mounts import nested
 from ..host.process import require
 from ..job import options
-from ..job.file import Job
 from ..job.names import host_name
+from ..job.options import Job
 from ..lvm import layout
 from ..lvm import volumes as lvm
 from ..lvm.layout import FILES

@@ -15,8 +15,8 @@ from ..host.processes import Owner, this_process
 from ..host.reporter import Reporter
 from ..host.text import iso
 from ..host.version import VERSION
-from ..job.file import Job
 from ..job.names import host_name
+from ..job.options import Job
 from ..lvm import dm, ownership
 from ..lvm.mounted import mounted
 from ..lvm.watch import Watch

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Sequence, Set, Tuple
 from ..host.errors import StillpointError, UsageError
 from ..host.process import require
 from ..host.text import count, size
-from ..job.file import MysqlOptions
+from ..job.options import MysqlOptions
 from ..mysql import locks, privileges
 from ..mysql import server as servers
 from ..mysql.connection import Login, ServerError, Session

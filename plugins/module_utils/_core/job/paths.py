@@ -8,7 +8,7 @@ import stat
 
 from ..host import mounts
 from ..host.errors import UsageError
-from .file import Job
+from .options import Job
 
 
 def check_paths(job: Job) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..host.process import environment
 from ..host.version import VERSION
-from ..job.file import Notify
+from ..job.options import Notify
 
 OK, FAILED, NOT_NOW = "ok", "failed", "not_now"
 RUN, VERIFY = "run", "verify"

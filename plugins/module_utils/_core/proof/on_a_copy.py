@@ -18,8 +18,8 @@ from ..host.process import run, sentence, start, undisturbed
 from ..host.processes import process_start
 from ..host.reporter import Reporter
 from ..job import options
-from ..job.file import Job
 from ..job.names import host_name
+from ..job.options import Job
 from ..mysql import server as servers
 from ..mysql import settings
 from ..mysql.connection import Login

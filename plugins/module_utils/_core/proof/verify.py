@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from ..host.errors import StillpointError, UsageError, fail
 from ..host.reporter import Reporter
-from ..job.file import Job
+from ..job.options import Job
 from ..repository.generation import BAD, GOOD, UNPROVEN, Generation, Gone
 from ..repository.job_directory import JobDirectory
 from .checksums import Verdict, verify

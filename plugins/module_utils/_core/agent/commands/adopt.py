@@ -11,6 +11,7 @@ from ...archive.archive import Archive
 from ...backup.plan import refuse_half_done
 from ...host import service
 from ...job import file as jobs
+from ...job import options
 from ...mysql import server as servers
 from ...mysql.connection import Login, Session
 from ...repository import adoption, identity
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _server(job: jobs.Job) -> Optional[Dict[str, Any]]:
+def _server(job: options.Job) -> Optional[Dict[str, Any]]:
     """Return what tells the job's server from others; None where it has none."""
     if job.mysql is None:
         return None

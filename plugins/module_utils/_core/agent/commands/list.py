@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
 from ...host.errors import StillpointError
 from ...job import file as jobs
-from ...job.file import Job
 from ...job.names import host_name, job_names, jobs_directory
+from ...job.options import Job
 from .. import show
 from ..arguments import any_host
 from ..output import PROGRAM, complain, job_directory, now, print_json, print_lines

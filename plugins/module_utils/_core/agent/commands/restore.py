@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, List, Optional, Union
 from ...host.errors import StillpointError, UsageError
 from ...host.text import count, duration, size
 from ...job import file as jobs
-from ...job.file import Job
 from ...job.names import host_name, job_names
+from ...job.options import Job
 from .. import show
 from ..arguments import one_generation
 from ..output import PROGRAM, confirm, job_directory, print_json, print_lines, reporter_for

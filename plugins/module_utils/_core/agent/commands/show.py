@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 
 from ...job import file as jobs
-from ...job.file import Job
 from ...job.names import host_name
+from ...job.options import Job
 from .. import show
 from ..arguments import one_generation
 from ..output import job_directory, now, print_json, print_lines

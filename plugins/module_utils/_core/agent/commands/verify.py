@@ -9,6 +9,7 @@ from typing import List
 from ...host.errors import StillpointError, fail
 from ...host.text import count, duration, size
 from ...job import file as jobs
+from ...job import options
 from ...observe import notify
 from ...proof import verify
 from .. import show
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     sample = verify.percent(arguments.sample) if arguments.sample else None
     asked = verify.Asked(arguments.generation, arguments.all, sample, arguments.server)
     # One that somebody picked by hand is of no concern to who is told of the job.
-    concerned = job._replace(notify=jobs.Notify()) if arguments.generation or arguments.host else job
+    concerned = job._replace(notify=options.Notify()) if arguments.generation or arguments.host else job
     reporter = reporter_for(arguments, job)
     try:
         with told(concerned, notify.VERIFY) as outcome:

@@ -16,7 +16,7 @@ from ...host import service
 from ...host.errors import StillpointError, UsageError
 from ...host.process import require
 from ...host.text import count, size
-from ...job.file import Job
+from ...job.options import Job
 from ...mysql import server as servers
 from ...mysql.connection import Login, Session
 from ...repository.generation import Generation

@@ -16,6 +16,7 @@ from ...host.errors import StillpointError, UsageError
 from ...host.mounts import Mount, is_below
 from ...job import file as jobs
 from ...job.names import job_names
+from ...job.options import Job
 from ...lvm import layout, undo_points
 from ...lvm import volumes as lvm
 from .. import journal as journals
@@ -188,7 +189,7 @@ def _refuse_repositories(volumes: Sequence[Volume], known: Sequence[lvm.LogicalV
             )
 
 
-def own_jobs() -> List[jobs.Job]:
+def own_jobs() -> List[Job]:
     """Return the jobs of this host that can be read."""
     found = []
     for name in job_names():

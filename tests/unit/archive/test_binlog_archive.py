@@ -17,8 +17,9 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 from _core.archive import chains, stream, timeline
 from _core.archive import service as archiving
-from _core.archive.archive import CRASH, CUT, GAP, RESET, RESTORED, Archive, Line
+from _core.archive.archive import GAP, RESET, RESTORED, Archive
 from _core.archive.chains import Again, LineKeeper
+from _core.archive.line import CRASH, CUT, Line
 from _core.archive.service import Service
 from _core.binlog import events
 from _core.host.errors import BusyError, StillpointError

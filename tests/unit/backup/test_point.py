@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from _core.backup import point
 from _core.host import process
-from _core.lvm.snapshots import Target
+from _core.lvm.targets import Target
 
 STUBBORN = "#!/bin/bash\ntrap '' TERM\nfor each in $(seq 300); do sleep 0.1; done\n"
 

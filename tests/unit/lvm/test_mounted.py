@@ -16,7 +16,7 @@ from _core.host.errors import BusyError, StillpointError, Stopped, UsageError
 from _core.host.processes import Owner
 from _core.lvm import dm, mounted, volumes
 from _core.lvm.layout import FILES
-from _core.lvm.snapshots import Hold, Snapshot, Target
+from _core.lvm.targets import Hold, Snapshot, Target
 from _core.lvm.volumes import LogicalVolume
 from _core.proof import checksums
 from _core.repository.job_directory import JobDirectory

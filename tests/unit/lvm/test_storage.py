@@ -12,7 +12,7 @@ from _core.host import mounts, processes
 from _core.host.errors import CommandError, StillpointError, UsageError
 from _core.lvm import dm, layout, ownership, sizes, volumes
 from _core.lvm.layout import check_pools, check_volume
-from _core.lvm.snapshots import snapshot_name
+from _core.lvm.targets import snapshot_name
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB

@@ -13,7 +13,8 @@ from _core.host import processes
 from _core.host.errors import CommandError, StillpointError
 from _core.host.processes import this_process
 from _core.lvm import dm, snapshots, volumes
-from _core.lvm.snapshots import Taking, Target
+from _core.lvm.snapshots import Taking
+from _core.lvm.targets import Target
 
 ORIGIN, POOL, RUN = "vg-db", "vg-pool-tpool", "20261122t020005-1a2b"
 SNAPSHOT = "vg-stillpoint--20261122t020005--1a2b--0"

@@ -16,10 +16,11 @@ from typing import Any, Dict, Iterator
 import pytest
 from _core.host.errors import StillpointError
 from _core.lvm import ownership
-from _core.mysql import scratch, settings
+from _core.mysql import recovery, scratch, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import ServerError, Session
-from _core.mysql.scratch import ScratchFailed, said, scratch_server
+from _core.mysql.recovery import said
+from _core.mysql.scratch import ScratchFailed, scratch_server
 from _core.mysql.settings import Settings
 from real_server import USER, RealServer, needed, real_server
 
@@ -294,7 +295,7 @@ def test_the_position_that_the_engine_remembers_is_read_from_what_it_says(line: 
     ],
 )
 def test_what_a_server_says_of_its_host_is_told_from_what_it_says_of_its_data(line: str, of_host: bool) -> None:
-    assert scratch.is_of_host(line) is of_host
+    assert recovery.is_of_host(line) is of_host
 
 
 def test_errors_are_told_without_their_time_and_without_mariadbs_warnings() -> None:

@@ -13,7 +13,7 @@ from typing import Any, List
 
 import pytest
 from _core.host import durable
-from _core.repository import manifest, rsync
+from _core.repository import compare, manifest, rsync
 from _core.repository.sums import Stamp, Sums, order
 from trees import (
     START,
@@ -219,7 +219,7 @@ def test_every_difference_is_found_and_named(generation, number):
     sums = Sums()
     rsync.checksums(copy, algorithm=rsync.algorithm(), on_item=lambda item: sums.add(item.path, item.checksum))
     found = (entry for entry, _allocated in manifest.walk(os.fsencode(copy), leave_out=(b"manifest.json",)))
-    faults = [fault.text() for fault in manifest.compare(manifest.entries(generation.path), found, sums)]
+    faults = [fault.text() for fault in compare.compare(manifest.entries(generation.path), found, sums)]
     assert any(fault.startswith(said) for fault in faults), faults
 
 
@@ -229,6 +229,6 @@ def test_another_owner_is_a_difference(tmp_path, generation):
     sums = Sums()
     rsync.checksums(generation.path, algorithm=rsync.algorithm(), on_item=lambda item: sums.add(item.path, item.checksum))
     found = (entry for entry, _allocated in manifest.walk(os.fsencode(generation.path), leave_out=(b"manifest.json",)))
-    assert [fault.text() for fault in manifest.compare(manifest.entries(generation.path), found, sums)] == [
+    assert [fault.text() for fault in compare.compare(manifest.entries(generation.path), found, sums)] == [
         "mysql/a: belongs to 1:2, belonged to 0:0"
     ]

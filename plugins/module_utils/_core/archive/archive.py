@@ -21,7 +21,7 @@ import fcntl
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -31,6 +31,7 @@ from ..binlog.place import is_log, numbered, sequence
 from ..host import durable
 from ..host.errors import BusyError, StillpointError
 from ..host.text import iso
+from .line import CUT, Line, Log, Piece, next_name, text_of
 
 DIRECTORY = "binlog"
 
@@ -39,88 +40,6 @@ _CLOCK = "clock"
 _STREAM = ".stream-"
 
 FIRST, GAP, RESET, OTHER, RESTORED = "first", "gap", "reset", "other server", "restored"
-CUT = "cut"  # how a log ends of which only the beginning could be had; elsewhere as Facts.end has it, or `crash`
-CRASH = "crash"
-
-
-@dataclass(frozen=True)
-class Log:
-    """An archived log.
-
-    :ivar size: bytes; of one that was cut, up to its last whole transaction
-    :ivar end: ``rotate``, ``stop``, ``crash`` (its server's), ``cut`` (what came after is lost)
-    :ivar before: GTIDs before it; after: behind it; None where the server does not say
-    :ivar first_time: earliest commit in it, last_time: latest (seconds since the epoch); None without any
-    :ivar failed: as Facts.failed; None where that was not looked at
-    """
-
-    line: int
-    file: str
-    size: int
-    sha256: str
-    end: str
-    created: int
-    before: Optional[str]
-    after: Optional[str]
-    first_time: Optional[float]
-    last_time: Optional[float]
-    transactions: int
-    failed: Optional[Sequence[Sequence[int]]] = None
-
-
-@dataclass(frozen=True)
-class Line:
-    """Logs that follow one another without a gap.
-
-    :ivar reason: why it began: ``first``, ``gap``, ``reset``, ``other server``, ``restored``
-    :ivar text: the same as a sentence
-    :ivar time: when that was noticed, ISO 8601, UTC
-    :ivar start: the log that it begins with
-    :ivar server: ``{flavour, version, uuid, basename}``
-    :ivar earlier_until: up to which moment the line before it was known to hold everything; None: no later than its last commit
-    """
-
-    number: int
-    reason: str
-    text: str
-    time: str
-    start: str
-    server: Dict[str, Any]
-    earlier_until: Optional[float] = None
-    logs: Tuple[Log, ...] = ()
-
-    @property
-    def flavour(self) -> str:
-        return str(self.server["flavour"])
-
-    @property
-    def directory(self) -> str:
-        return "%04d" % self.number
-
-    @property
-    def next_number(self) -> int:
-        """The number of the log that comes next."""
-        return sequence(self.logs[-1].file) + 1 if self.logs else sequence(self.start)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A log of a line as it can be read now, archived or still being written.
-
-    :ivar usable: bytes up to its last whole transaction
-    :ivar failed: as Facts.failed; None where that was not looked at
-    """
-
-    file: str
-    path: str
-    usable: int
-    created: int
-    before: Optional[str]
-    after: Optional[str]
-    first_time: Optional[float]
-    last_time: Optional[float]
-    archived: bool
-    failed: Optional[Sequence[Sequence[int]]] = None
 
 
 class Archive:
@@ -432,15 +351,6 @@ def sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def next_name(line: Line) -> str:
-    """Return the name of the log that comes next in a line."""
-    return numbered(line.start, line.next_number)
-
-
-def text_of(state: Optional[gtid.State]) -> Optional[str]:
-    return None if state is None else str(state)
 
 
 def _now() -> str:

@@ -15,7 +15,8 @@ from ..host import durable
 from ..host.errors import StillpointError
 from ..host.reporter import Reporter
 from ..repository.job_directory import JobDirectory
-from .archive import CRASH, CUT, FIRST, GAP, OTHER, RESET, RESTORED, Archive, Line, next_name, sync, text_of, unlink
+from .archive import FIRST, GAP, OTHER, RESET, RESTORED, Archive, sync, unlink
+from .line import CRASH, CUT, Line, next_name, text_of
 from .source import Source
 
 _PREAMBLE = 3  # events before a log's first transaction; a log that has more, and has not said what went before it, does not say it

@@ -29,8 +29,9 @@ from ..mysql.connection import Session
 from ..repository import identity
 from ..repository.job_directory import JobDirectory
 from . import source, timeline
-from .archive import Archive, Line, Log, next_name, written
+from .archive import Archive, written
 from .chains import TRIES, Again, LineKeeper
+from .line import Line, Log, next_name
 from .metrics import ArchiveMetrics
 from .source import Source
 from .stream import Follower, Progress

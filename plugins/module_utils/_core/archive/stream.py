@@ -14,8 +14,9 @@ from ..binlog.place import numbered, sequence
 from ..host.errors import StillpointError
 from ..mysql.connection import ServerError, Session
 from . import source
-from .archive import RESET, Line, next_name, sync
+from .archive import RESET, sync
 from .chains import NOT_THOSE, Again, LineKeeper
+from .line import Line, next_name
 from .source import Source
 
 # Seconds, all of them.

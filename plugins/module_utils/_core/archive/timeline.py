@@ -10,7 +10,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 from ..host.errors import StillpointError
 from ..host.text import age, iso
 from ..repository.generation import BAD, Generation
-from .archive import Archive, Line, Piece
+from .archive import Archive
+from .line import Line, Piece
 
 # A log says in whole seconds when it was begun.
 _CLOCK = 1.0

@@ -18,12 +18,11 @@ from ..host.reporter import Reporter
 from ..host.text import iso
 from ..host.version import VERSION
 from ..job.names import host_name
-from ..lvm import dm, layout, ownership, sizes, volumes
-from ..lvm import snapshots as snapshot_values
+from ..lvm import dm, layout, ownership, sizes, targets, volumes
 from ..lvm.layout import FILES
 from ..lvm.mounted import NOT_HELD, holds_of, mounted
 from ..lvm.ownership import KEPT
-from ..lvm.snapshots import Snapshot, Target
+from ..lvm.targets import Snapshot, Target
 from ..lvm.watch import Watch
 from ..repository import identity, rsync
 from ..repository.estimate import estimate
@@ -257,7 +256,7 @@ def _checked(request: CopyRequest) -> List[Snapshot]:
     """Return the snapshots that were given, made sure of: each exists, is ours, and is of the origin that it should be of."""
     require("lvs", "rsync", "mount")
     known = volumes.volumes()
-    given = [snapshot_values.from_dict(facts) for facts in request.snapshots]
+    given = [targets.from_dict(facts) for facts in request.snapshots]
     for snapshot in given:
         volume = volumes.by_name(known, snapshot.full_name)
         if volume is None:
@@ -273,7 +272,7 @@ def _planned(request: CopyRequest) -> List[Snapshot]:
     """Return the snapshots that were given without names: mysql_quiesce_snapshot would make them, and was in check mode too."""
     require("rsync", "mount")
     unknown = {"name": "", "device": "", "dm_name": ""}
-    return [snapshot_values.from_dict({**facts, **unknown, "size_bytes": facts.get("size_bytes") or 0}) for facts in request.snapshots]
+    return [targets.from_dict({**facts, **unknown, "size_bytes": facts.get("size_bytes") or 0}) for facts in request.snapshots]
 
 
 def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:

@@ -20,7 +20,7 @@ from ..job.options import Job
 from ..lvm import layout
 from ..lvm import volumes as lvm
 from ..lvm.layout import FILES
-from ..lvm.snapshots import Target
+from ..lvm.targets import Target
 from ..lvm.volumes import LogicalVolume
 from ..mysql import guard, locks, privileges, settings, topology
 from ..mysql import server as servers

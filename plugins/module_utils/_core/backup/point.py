@@ -16,7 +16,8 @@ from ..host.processes import Owner
 from ..host.steps import reached
 from ..host.text import iso
 from ..lvm import dm, snapshots
-from ..lvm.snapshots import Snapshot, Taking, Target
+from ..lvm.snapshots import Taking
+from ..lvm.targets import Snapshot, Target
 from ..mysql import coordinates as coords
 from ..mysql import guard, topology
 from ..mysql.absent import nothing_begun

@@ -12,7 +12,7 @@ from ..host.reporter import Reporter
 from ..lvm import layout, ownership, sizes, undo_points
 from ..lvm import volumes as lvm
 from ..lvm.layout import FILES
-from ..lvm.snapshots import Target
+from ..lvm.targets import Target
 from ..lvm.volumes import LogicalVolume
 from ..mysql import topology
 from ..mysql.connection import Login, Session

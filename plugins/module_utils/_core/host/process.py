@@ -189,6 +189,14 @@ def _end(process: "subprocess.Popen[Any]", patience: float = 10) -> None:
         pass  # uninterruptible, in the kernel: waiting longer would pass its hang on to us
 
 
+def kill(process: "subprocess.Popen[Any]") -> None:
+    """Kill a program that has nothing to clean up, whatever signal this process gets meanwhile; nothing where it has ended."""
+    with undisturbed():
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 def sentence(stderr: str) -> str:
     """Return the last line that says something of what a program wrote to stderr."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]

@@ -12,7 +12,7 @@ from ..trees import LeftOut
 from . import dm, sizes
 from . import volumes as lvm
 from .ownership import KEPT, owner
-from .snapshots import Hold, Target, snapshot_name
+from .targets import Hold, Target, snapshot_name
 from .volumes import LogicalVolume
 
 FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs")

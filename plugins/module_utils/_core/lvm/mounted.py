@@ -13,7 +13,7 @@ from ..host.mounts import bound_over, enter_private_namespace, is_below, mounted
 from ..host.processes import Owner
 from ..trees import Tree
 from .layout import FILES
-from .snapshots import Hold, Snapshot, Target
+from .targets import Hold, Snapshot, Target
 
 NOT_HELD = "none of the snapshots holds %s: name it in volumes when they are taken"
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, List
 
 from ..host.errors import CommandError, StillpointError
 from . import dm, sizes, volumes
-from .snapshots import Snapshot
+from .targets import Snapshot
 
 
 class Watch:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from ..host.run_directory import SCRATCH, make_run_directory
 from ..host.sandbox import Enclosure, places_for
 from .connection import Login
 from .messages import bare
+from .recovery import LOG_MOST, PREPARED, Recovery, is_of_host, said
 from .settings import PLACED, Settings
 
 START_LIMIT = 4 * 3600.0  # seconds; a recovery reads all of the redo log
@@ -35,46 +35,15 @@ STALL_LIMIT = 180.0
 _STALL_CPU = 2.0
 STOP_LIMIT = 600.0
 _POLL = 0.1
-_LOG_MOST = 4 << 20  # bytes of an error log that are read
 
 _BUFFER_POOL = 128 << 20  # bytes: recovery needs room for the pages that the redo log names
 
-# What an engine says of where it stands: MariaDB, and MySQL up to 5.7 (two halves of a number). MySQL has not kept it since 8.0.
-_POSITION = re.compile(r"Last binlog file '(?P<name>[^']*)', position (?P<low>\d+)")
-_POSITION_MYSQL = re.compile(r"Last MySQL binlog file position (?P<high>\d+) (?P<low>\d+), file name (?P<name>[^\s,]+)")
-_CRASH_RECOVERY = re.compile(r"Starting crash recovery|Starting final batch|crash recovery from checkpoint", re.IGNORECASE)
-_PREPARED = re.compile(r"in the XA prepared state|Found [1-9]\d* prepared")
-_ERROR = re.compile(r"\[ERROR\]|provider plugin is not loaded|^mysqld.*: (?:unknown|ambiguous|error)|can't be enclosed|error while loading")
 _READY = "ready for connections"
 
-# What a server says where it lacks something of the host: room, memory, descriptors, a library, a key, an option that it knows.
-_OF_HOST = re.compile(
-    r"No space left|\b(?:errno|errcode|error number|os error):? *(?:12|24|28)\b|disk (?:is )?full|quota exceeded|out of memory|cannot allocate|"
-    r"can't allocate|too many open files|error while loading|unknown (?:variable|option)|can't be enclosed|can't open shared library|keyring|"
-    r"key.management|provider plugin|plugin '(?!innodb|aria|rocksdb)[^']*' (?:init function|registration)",
-    re.IGNORECASE,
-)
 _ENDED_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM)  # the kernel, where memory runs out; a person
 
 # variable that names the directory of each role
 _VARIABLE = dict(zip(("data", "redo", "undo", "aria", "rocksdb", "rocksdb_wal"), PLACED))
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """What a server said between its start and its readiness, or its end.
-
-    :ivar crash_recovery: it had to bring data files and redo log together
-    :ivar file: the binary log of its engine's last commit, without a directory; None where the engine does not keep it
-    :ivar prepared: lines about transactions that were neither committed nor rolled back
-    """
-
-    seconds: float
-    crash_recovery: bool
-    file: Optional[str]
-    position: Optional[int]
-    prepared: Tuple[str, ...]
-    errors: Tuple[str, ...]
 
 
 class ScratchFailed(StillpointError):
@@ -267,32 +236,11 @@ def _wait(process: "subprocess.Popen[Any]", directory: str, began: float, tick: 
         time.sleep(_POLL)
 
 
-def said(log: str, seconds: float) -> Recovery:
-    """Return the Recovery that an error log tells of."""
-    lines = [bare(line) for line in log.splitlines()]
-    found = [*_POSITION.finditer(log), *_POSITION_MYSQL.finditer(log)]
-    last = found[-1].groupdict() if found else {}
-    errors = [line for line in lines if _ERROR.search(line) and "Warning:" not in line]  # MariaDB marks a few of its warnings as errors
-    return Recovery(
-        seconds=round(seconds, 1),
-        crash_recovery=bool(_CRASH_RECOVERY.search(log)),
-        file=os.path.basename(last["name"]) if last else None,
-        position=(int(last.get("high", 0)) << 32) + int(last["low"]) if last else None,
-        prepared=tuple(line for line in lines if _PREPARED.search(line)),
-        errors=tuple(errors),
-    )
-
-
-def is_of_host(text: str) -> bool:
-    """Tell whether what a server says is about the host that it runs on, and not about its data."""
-    return bool(_OF_HOST.search(text))
-
-
 def _ended(what: str, status: int, recovery: Recovery, directory: str) -> ScratchFailed:
     """Return the error for a server that has ended by itself, with its own words for the cause."""
     how = "signal %d" % -status if status < 0 else "exit status %d" % status
     # an application's prepared transactions are no reason; the server's own are, and then it says so as an error
-    undecided = [error for error in recovery.errors if _PREPARED.search(error)]
+    undecided = [error for error in recovery.errors if PREPARED.search(error)]
     causes = [*undecided, *recovery.errors, _last(_log(directory)) or "it said nothing"]
     of_host = [cause for cause in causes if is_of_host(cause)]
     text = "%s: %s (%s)" % (what, (of_host or causes)[0], how)
@@ -318,7 +266,7 @@ def _log(directory: str) -> str:
     for name in ("output", "error.log"):
         try:
             with open(os.path.join(directory, name), "rb") as file:
-                text += file.read(_LOG_MOST).decode("utf-8", "replace")
+                text += file.read(LOG_MOST).decode("utf-8", "replace")
         except FileNotFoundError:
             pass
     return text

@@ -13,10 +13,10 @@ from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, S
 
 from ..host.errors import StillpointError, UsageError
 from ..host.reporter import Reporter
-from ..repository import manifest, rsync
+from ..repository import compare, manifest, rsync
+from ..repository.compare import Fault
 from ..repository.generation import Generation, now
 from ..repository.job_directory import JobDirectory
-from ..repository.manifest import Fault
 from ..repository.sums import Sums
 
 # The first of them are kept; where everything is wrong, a list of everything says no more.
@@ -208,7 +208,7 @@ def _faults(generation: Generation, size: int, reporter: Reporter, drawn: Option
             reporter.warn(complaint)
         found = (entry for entry, _allocated in manifest.walk(root, leave_out=(os.fsencode(manifest.NAME),)))
         expected = (entry if drawn is None or drawn(entry.path) else entry._replace(checksum="") for entry in manifest.entries(generation.path))
-        yield from manifest.compare(expected, found, sums)
+        yield from compare.compare(expected, found, sums)
     except OSError as error:
         raise StillpointError("%s can't be verified: %s" % (generation.path, error.strerror)) from error
     finally:

@@ -18,7 +18,7 @@ from ..binlog.format import MAGIC
 from ..binlog.place import Place, base, sequence
 from ..binlog.place import logs as logs_in
 from ..mysql.connection import Session
-from ..mysql.scratch import Recovery
+from ..mysql.recovery import Recovery
 from ..mysql.settings import Settings
 
 SNAPSHOT, SERVER = "the snapshot", "the server"

@@ -22,10 +22,11 @@ from ..host.mounts import is_below
 from ..host.steps import reached
 from ..host.text import iso
 from ..job import options
-from ..lvm.snapshots import Target
+from ..lvm.targets import Target
 from ..mysql.connection import READ_TIMEOUT, Login, ServerError, Session
 from ..mysql.messages import table_of
-from ..mysql.scratch import Recovery, Scratch, ScratchFailed, is_of_host, scratch_server
+from ..mysql.recovery import Recovery, is_of_host
+from ..mysql.scratch import Scratch, ScratchFailed, scratch_server
 from ..mysql.settings import Settings
 from ..repository import manifest
 from ..repository.generation import GOOD, Generation

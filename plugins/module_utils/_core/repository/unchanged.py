@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Dict, Iterator, Set, Tuple
 
 from ..host.errors import StillpointError
-from . import manifest
+from . import compare, manifest
 from .links import SAFE
 from .manifest import Entry
 from .sums import Stamp
@@ -96,7 +96,7 @@ def look(base: Base, name: bytes, source: bytes, findings: Findings) -> Iterator
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise StillpointError("%s can't be read: %s" % (manifest.shown(source + entry.path[len(name) :]), error.strerror)) from error
+            raise StillpointError("%s can't be read: %s" % (compare.shown(source + entry.path[len(name) :]), error.strerror)) from error
         way = base.way(entry, status)
         if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
             links = _links(os.path.join(root, entry.path))

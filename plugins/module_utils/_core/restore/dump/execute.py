@@ -18,7 +18,7 @@ from ...host.reporter import Reporter
 from ...mysql.connection import ServerError, Session
 from ...proof import checksums
 from ...repository import manifest
-from ...repository.manifest import Fault
+from ...repository.compare import Fault
 from .. import journal
 from ..in_place.execute import execute as put_back
 from ..replay.execute import Floor

@@ -12,9 +12,10 @@ from ...host import durable
 from ...host.errors import StillpointError
 from ...host.reporter import Reporter
 from ...proof import checksums
-from ...repository import manifest, rsync
+from ...repository import compare, manifest, rsync
+from ...repository.compare import Fault
 from ...repository.generation import Generation
-from ...repository.manifest import Entry, Fault
+from ...repository.manifest import Entry
 from ...repository.sums import Ahead, Sums, order
 from ...repository.transfer import DestinationFull, Item, room
 from ...trees import Tree
@@ -30,7 +31,7 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
     name = os.fsencode(target.tree.name)
     source = os.path.join(generation.path, target.tree.name)
     if not os.path.lexists(source):
-        missing = [Fault(manifest.shown(name), "missing", name)]
+        missing = [Fault(compare.shown(name), "missing", name)]
         checksums.found_damaged(generation, missing, reporter)
         raise _damaged(generation, missing)
     sums = Sums()
@@ -110,13 +111,13 @@ def _confirmed(generation: Generation, target: Target, faults: List[Fault]) -> L
     doubted = {fault.path for fault in faults}
 
     def in_doubt(entries: Iterable[Entry]) -> Iterator[Entry]:
-        return (entry for entry in entries if manifest.shown(entry.path) in doubted)
+        return (entry for entry in entries if compare.shown(entry.path) in doubted)
 
     sums = Sums()
     try:
         _read(generation, in_doubt(_expected(generation, target)), sums)
         found = (entry for entry, _allocated in manifest.walk(os.fsencode(generation.path), os.fsencode(target.tree.name)))
-        return list(manifest.compare(in_doubt(_expected(generation, target)), in_doubt(found), sums, times=False))
+        return list(compare.compare(in_doubt(_expected(generation, target)), in_doubt(found), sums, times=False))
     finally:
         sums.close()
 
@@ -156,7 +157,7 @@ def _compared(generation: Generation, target: Target, sums: Sums) -> Iterator[Fa
 
     # The file system may keep times less precisely than the one that was backed up.
     expected = (owners.expected(entry, target) for entry in _expected(generation, target))
-    return manifest.compare(expected, found(), sums, times=False)
+    return compare.compare(expected, found(), sums, times=False)
 
 
 def drop(journal: Dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ...archive import source
-from ...archive.archive import Archive, Piece
+from ...archive.archive import Archive
+from ...archive.line import Piece
 from ...binlog import gtid
 from ...host import durable
 from ...host.errors import StillpointError

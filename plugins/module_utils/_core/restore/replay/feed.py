@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO, Callable, List, Optional, Sequence, Set, Tuple
 
 from ...host.errors import StillpointError
-from ...host.process import sentence, start, undisturbed
+from ...host.process import kill, sentence, start
 from ...mysql.acceptance import init_command
 from ...mysql.scratch import Pulse, Scratch
 from .outside import Filter
@@ -77,10 +77,10 @@ def feed(
     with ExitStack() as stack:
         said = [stack.enter_context(open(os.path.join(scratch.directory, name), "w+b")) for name in ("reader", "client")]
         reader = start(reading, dies_with_us=True, pass_fds=list(descriptors), stdout=subprocess.PIPE, stderr=said[0])
-        stack.callback(_end, reader)
+        stack.callback(kill, reader)
         given = subprocess.PIPE if outside.needed else reader.stdout
         client = start(executing, dies_with_us=True, stdin=given, stdout=subprocess.DEVNULL, stderr=said[1])
-        stack.callback(_end, client)
+        stack.callback(kill, client)
         if outside.needed:
             outside.start(reader.stdout, client.stdin)  # type: ignore[arg-type]
         elif reader.stdout is not None:
@@ -202,7 +202,7 @@ class _Witness:
 
     def close(self) -> None:
         if self._process is not None:
-            _end(self._process)
+            kill(self._process)
             if self._process.stdout is not None:
                 self._process.stdout.close()
 
@@ -226,10 +226,3 @@ def _why(client: Optional[int], reader: Optional[int], reader_said: str, client_
     if client != 0:
         return sentence(client_said) or "the client ended with exit status %s" % client
     return sentence(reader_said) or "the reader of the logs ended with exit status %s" % reader
-
-
-def _end(process: "subprocess.Popen[Any]") -> None:
-    with undisturbed():
-        if process.poll() is None:
-            process.kill()
-            process.wait()

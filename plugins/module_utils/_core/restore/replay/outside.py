@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass
 from typing import BinaryIO, Dict, Iterable, List, Set, Tuple
 
-from ...archive.archive import Piece
+from ...archive.line import Piece
 from ...binlog import events
 from ...binlog.format import CHANGES_ROWS, TABLE_MAP
 from ...dump.plan import quoted, shown

@@ -15,25 +15,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ...archive import timeline
-from ...archive.archive import Archive, Line, Piece
+from ...archive.archive import Archive
+from ...archive.line import Line, Piece
 from ...archive.timeline import Base, Stretch, Timeline
 from ...binlog import events, gtid
-from ...binlog.events import Facts, Transaction
-from ...binlog.gtid import Gtid
+from ...binlog.events import Transaction
 from ...host.errors import StillpointError, UsageError
 from ...host.text import human as size
 from ...repository.generation import BAD, Generation
 from .moment import Moment
+from .stop import Clock, holds, left_in_doubt, may_stop_in, read_piece, stop_in
 
 # Errors after which a replica stops (Query_log_event::check_expected_error): ER_SERVER_SHUTDOWN, ER_NET_READ_ERROR,
 # ER_NET_ERROR_ON_WRITE, ER_NEW_ABORTING_CONNECTION, ER_QUERY_INTERRUPTED; and ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT, of MariaDB.
 _ABORTED = (1053, 1158, 1160, 1184, 1317, 1927, 1969)
-
-_ANSWER = 1.0  # seconds in which a server says at which position it is
-
 
 @dataclass(frozen=True)
 class Failed:
@@ -215,7 +213,7 @@ def _base_for_place(found: Timeline, wanted: Moment, name: Optional[str]) -> Tup
             % (wanted.text, len(holding))
         )
     stretch, index = holding[0]
-    stop = _stop_in(stretch.pieces[index], wanted, 0, _Clock([]))[0]
+    stop = stop_in(stretch.pieces[index], wanted, 0, Clock([]))[0]
     for _stretch, base in _bases(found, name):
         if _stretch is stretch and (base.index, base.position) <= (index, stop):
             return stretch, base
@@ -230,34 +228,9 @@ def _piece_with(stretch: Stretch, wanted: Moment) -> Optional[int]:
                 if wanted.position.position > piece.usable:
                     raise StillpointError("the archive has %s only up to %d: %s was asked for" % (piece.file, piece.usable, wanted.text))
                 return index
-        elif wanted.gtid is not None and _holds(piece, stretch.line.flavour, wanted.gtid):
+        elif wanted.gtid is not None and holds(piece, stretch.line.flavour, wanted.gtid):
             return index
     return None
-
-
-def _holds(piece: Piece, flavour: str, one: Gtid) -> bool:
-    if piece.before is not None and piece.after is not None:
-        return one in gtid.state(piece.after, flavour) and one not in gtid.state(piece.before, flavour)
-    seen: List[bool] = []
-
-    def visit(each: Transaction) -> bool:
-        if each.gtid == one:
-            seen.append(True)
-        return not seen
-
-    _read(piece, visit)
-    return bool(seen)
-
-
-def _read(piece: Piece, visit: Callable[[Transaction], bool]) -> Facts:
-    """Return the Facts of a log, as `events.read` does.
-
-    :raises StillpointError: it is not right any more as far as it was
-    """
-    facts = events.read(piece.path, visit)
-    if facts.fault and facts.complete < piece.usable:
-        raise StillpointError("the archived log %s is damaged: %s; put it back, or choose a moment before it" % (piece.path, facts.fault))
-    return facts
 
 
 def _check_base(stretch: Stretch, base: Base) -> None:
@@ -273,7 +246,7 @@ def _check_base(stretch: Stretch, base: Base) -> None:
             straddled.append(each)
         return each.end <= base.position
 
-    facts = _read(piece, visit)
+    facts = read_piece(piece, visit)
     recorded = (base.generation.summary.get("coordinates") or {}).get("gtid")
     if straddled or (recorded and facts.after is not None and not _agrees(str(recorded), facts.after)):
         raise StillpointError(
@@ -303,112 +276,18 @@ def _up_to(archive: Archive, found: Timeline, stretch: Stretch, base: Base, want
     for index in range(base.index, len(pieces)):
         piece = pieces[index]
         start = base.position if index == base.index else 0
-        clock = _Clock(archive.marks(stretch.line, piece.file)) if wanted.time is not None else _Clock([])
-        if not _may_stop_in(piece, wanted, stretch.line.flavour, clock):
+        clock = Clock(archive.marks(stretch.line, piece.file)) if wanted.time is not None else Clock([])
+        if not may_stop_in(piece, wanted, stretch.line.flavour, clock):
             continue
-        stop, state, after, there = _stop_in(piece, wanted, start, clock)
+        stop, state, after, there = stop_in(piece, wanted, start, clock)
         if there:
-            doubtful = _doubtful(piece, wanted.time, after, clock) if wanted.time is not None and after else (0, None)
+            doubtful = left_in_doubt(piece, wanted.time, after, clock) if wanted.time is not None and after else (0, None)
             taken = pieces[base.index : index + 1]
             return Recovery(wanted, base.generation, stretch.line, taken, base.position, stop, after, state, origin, doubtful)
     if wanted.time is None or stretch.until is None or stretch.until < wanted.time:
         raise StillpointError("the archive does not reach %s: %s" % (_asked(wanted), _what_can(found)))
     last = pieces[-1]
     return Recovery(wanted, base.generation, stretch.line, pieces[base.index :], base.position, last.usable, None, last.after, origin)
-
-
-class _Clock:
-    """When the transactions of a log were committed, as far as that is known.
-
-    :param marks: ``(position, time)``, in order: what is before the position had been committed by then, and what is behind it had not
-    """
-
-    def __init__(self, marks: Sequence[Tuple[int, float]]) -> None:
-        self._marks = marks
-        self._next = 0  # the first mark that is not before the transaction in question
-        self._latest = 0.0
-
-    def reaches(self, moment: float) -> bool:
-        return bool(self._marks) and self._marks[-1][1] >= moment
-
-    def later_from(self, moment: float) -> Optional[int]:
-        """Return a position behind which everything was certainly committed at a moment or later."""
-        return next((position for position, time in self._marks if time >= moment), None)
-
-    def time(self, each: Transaction) -> float:
-        """Return the latest time that is known for a transaction and those before it; to be asked in the order of the log."""
-        while self._next < len(self._marks) and self._marks[self._next][0] <= each.start:
-            self._latest = max(self._latest, self._marks[self._next][1])
-            self._next += 1
-        limits = self._marks[self._next : self._next + 2]  # a mark may lie within the transaction
-        limit = next((time for at, time in limits if at >= each.end), None)
-        if limit is None or each.time <= limit + _ANSWER:
-            self._latest = max(self._latest, each.time)
-        return self._latest
-
-
-def _may_stop_in(piece: Piece, wanted: Moment, flavour: str, clock: _Clock) -> bool:
-    """Tell whether the place to stop may be in a log; cheaply."""
-    if wanted.time is not None:
-        return not piece.archived or (piece.last_time is not None and piece.last_time >= wanted.time) or clock.reaches(wanted.time)
-    if wanted.position is not None:
-        return piece.file == wanted.position.file
-    return wanted.gtid is not None and _holds(piece, flavour, wanted.gtid)
-
-
-def _stop_in(piece: Piece, wanted: Moment, start: int, clock: _Clock) -> Tuple[int, Optional[str], Optional[Transaction], bool]:
-    """Return where to stop in a log, the GTIDs there, the first transaction that is left out, and whether that is the place:
-    a time that the log ends before may be in the next one.
-
-    :param start: transactions before it are part of the generation
-    """
-    seen: List[Transaction] = []
-    left_out: List[Transaction] = []
-
-    def visit(each: Transaction) -> bool:
-        if each.end > piece.usable:
-            return False
-        stop = False
-        if wanted.time is not None:
-            each = replace(each, time=clock.time(each))
-        if each.start >= start:
-            if wanted.time is not None:
-                stop = each.time >= wanted.time
-            elif wanted.position is not None:
-                stop = each.end > wanted.position.position
-            else:
-                stop = bool(seen) or (wanted.before and each.gtid == wanted.gtid)
-        if stop:
-            left_out.append(each)
-            return False
-        if wanted.gtid is not None and each.gtid == wanted.gtid:
-            seen.append(each)
-        return True
-
-    facts = _read(piece, visit)
-    stop = left_out[0].start if left_out else min(facts.complete, piece.usable)
-    there = bool(left_out) or bool(seen) or wanted.position is not None
-    return max(stop, start), None if facts.after is None else str(facts.after), left_out[0] if left_out else None, there
-
-
-def _doubtful(piece: Piece, moment: float, stop: Transaction, clock: _Clock) -> Tuple[int, Optional[Transaction]]:
-    """Return how many transactions of a log behind the stop say that they are from before the moment, without the archive knowing that
-    they are not, and the first of them."""
-    later = clock.later_from(moment)
-    found: List[Transaction] = []
-    number = 0
-
-    def visit(each: Transaction) -> bool:
-        nonlocal number
-        if later is not None and each.start >= later:
-            return False
-        if each.start > stop.start and each.time < moment:
-            number += 1
-            found.extend([each] if not found else [])
-        return True
-
-    _read(piece, visit)
-    return number, found[0] if found else None
 
 
 def _asked(wanted: Moment) -> str:

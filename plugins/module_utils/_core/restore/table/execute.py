@@ -24,7 +24,7 @@ from ...dump import client
 from ...dump.plan import quoted, shown
 from ...host.errors import StillpointError, UsageError
 from ...host.mounts import is_below
-from ...host.process import sentence, start, undisturbed
+from ...host.process import kill, sentence, start, undisturbed
 from ...host.reporter import Reporter
 from ...mysql.acceptance import accept, init_command
 from ...mysql.connection import ServerError, Session
@@ -32,7 +32,7 @@ from ...mysql.scratch import Scratch, scratch_server
 from ...mysql.settings import Settings
 from ...proof import checksums
 from ...repository import rsync
-from ...repository.manifest import Fault
+from ...repository.compare import Fault
 from .. import journal as journals
 from ..replay.execute import Floor
 from . import overlay
@@ -338,9 +338,9 @@ class _Work:
             said = [stack.enter_context(tempfile.TemporaryFile()) for _each in range(2)]
             how = ["--single-transaction", "--skip-triggers"]
             dump = start(self._dump_command(source, how, table), dies_with_us=True, stdout=subprocess.PIPE, stderr=said[0])
-            stack.callback(_end, dump)
+            stack.callback(kill, dump)
             load = self._load(target, dump.stdout, said[1])
-            stack.callback(_end, load)
+            stack.callback(kill, load)
             self._wait(load, dump)
             if dump.stdout is not None:
                 dump.stdout.close()  # or it would wait for ever for a loader that has failed
@@ -408,10 +408,3 @@ def _text(file: Any) -> str:
     said = file.read(1 << 20).decode("utf-8", "replace")
     errors = [line.strip() for line in said.splitlines() if _ERROR.match(line)]
     return (errors[0] if errors else sentence(said))[:_LONGEST]
-
-
-def _end(process: "subprocess.Popen[Any]") -> None:
-    with undisturbed():
-        if process.poll() is None:
-            process.kill()
-            process.wait()

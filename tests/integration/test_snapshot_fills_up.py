@@ -9,7 +9,7 @@ from etrial import Etrial
 WRITER = """
     import subprocess
     def outgrow(_about):
-        script = 'for i in $(seq 60); do dd if=/dev/zero of=/var/tmp/outgrow bs=1M count=5 oflag=append conv=notrunc,fdatasync; sleep 0.3; done'
+        script = 'for i in $(seq 60); do dd if=/dev/zero of=OUTGROW bs=1M count=5 oflag=append conv=notrunc,fdatasync; AND; sleep 0.3; done'
         subprocess.Popen(['sh', '-c', script], stderr=subprocess.DEVNULL, start_new_session=True)
     at('copy', outgrow)
 """
@@ -24,7 +24,7 @@ def job(etrial: Etrial) -> None:
 
 def test_a_snapshot_that_fills_up_is_extended_while_the_group_has_room(etrial: Etrial) -> None:
     job(etrial)
-    done = etrial.faulty(WRITER, "run", "etrial")
+    done = etrial.faulty(WRITER.replace("OUTGROW", "/var/tmp/outgrow").replace("AND", "true"), "run", "etrial")
     assert done.rc == 0, done.stderr
     (generation,) = etrial.generations()
     shown = etrial.stillpoint("show", "etrial", "--json").stdout
@@ -33,14 +33,22 @@ def test_a_snapshot_that_fills_up_is_extended_while_the_group_has_room(etrial: E
     assert etrial.left_behind() == []
 
 
-def test_without_room_the_run_fails_says_why_and_publishes_nothing(etrial: Etrial) -> None:
-    free = int(etrial.machine.run("vgs --noheadings --units m --nosuffix -o vg_free vg00").stdout.split(".")[0])
-    etrial.machine.run(f"lvcreate -q -y -an -Zn -Wn -L {free - 160}m -n filler vg00")
-    job(etrial)
-    done = etrial.faulty(WRITER, "run", "etrial")
+def test_without_room_the_run_fails_says_why_and_publishes_nothing_and_the_machine_stays_up(etrial: Etrial) -> None:
+    """On a file system that asks for a panic: nothing of a snapshot may be in memory when it overflows, so that its directories have to be read."""
+    machine = etrial.machine
+    machine.run("lvcreate -qq -y -L 600m -n app vg00; mkfs.ext4 -q -N 8000 /dev/vg00/app; tune2fs -e panic /dev/vg00/app >/dev/null; mkdir /opt/slowly")
+    machine.run("mount /dev/vg00/app /opt/slowly; sysctl -q kernel.panic=1")
+    many = "import os\nfor d in range(100):\n os.mkdir(str(d))\n for f in range(40): open('%d/%d' % (d, f), 'wb').write(b'x' * 9000)"
+    machine.run(f'cd /opt/slowly; python3 -c "{many}"; sync')
+    etrial.job(JOB.replace("snapshot_size: 128m", "snapshot_size: 64m"))
+    free = int(machine.run("vgs --noheadings --units m --nosuffix -o vg_free vg00").stdout.split(".")[0])
+    machine.run(f"lvcreate -q -y -an -Zn -Wn -L {free - 80}m -n filler vg00")
+    booted = machine.run("cat /proc/sys/kernel/random/boot_id").stdout
+    done = etrial.faulty(WRITER.replace("OUTGROW", "/opt/slowly/outgrow").replace("AND", "echo 3 > /proc/sys/vm/drop_caches"), "run", "etrial")
     assert done.rc == 1
     last = done.stderr.strip().splitlines()[-1]
     assert "was filled up by writes to its origin and is lost" in last
     assert "vg00" in last
+    assert machine.run("cat /proc/sys/kernel/random/boot_id").stdout == booted
     assert etrial.generations() == []
     assert etrial.left_behind() == []

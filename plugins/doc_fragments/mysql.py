@@ -38,12 +38,15 @@ options:
   ca_cert:
     description: Certificate of the authority that the server's certificate has to be signed by. Makes the connection use TLS.
     type: path
+    aliases: [ssl_ca]
   client_cert:
     description: The client's certificate, where the server asks for one.
     type: path
+    aliases: [ssl_cert]
   client_key:
     description: The key that belongs to O(client_cert).
     type: path
+    aliases: [ssl_key]
   check_hostname:
     description: Whether the name in the server's certificate has to be O(login_host).
     type: bool

@@ -54,9 +54,9 @@ def connection() -> ArgumentSpec:
             "login_port": {"type": "int"},
             "login_unix_socket": {"type": "path"},
             "config_file": {"type": "path"},
-            "ca_cert": {"type": "path"},
-            "client_cert": {"type": "path"},
-            "client_key": {"type": "path", "no_log": False},  # a path
+            "ca_cert": {"type": "path", "aliases": ["ssl_ca"]},
+            "client_cert": {"type": "path", "aliases": ["ssl_cert"]},
+            "client_key": {"type": "path", "aliases": ["ssl_key"], "no_log": False},  # a path
             "check_hostname": {"type": "bool"},
             "connect_timeout": {"type": "int", "default": 10},
         },

@@ -301,7 +301,8 @@ def test_a_stream_notes_at_which_time_the_server_was_where(archiving_: Archiving
     insert(server)
     until(lambda: marks()[-1][0] > position, "the next row to be seen")
     seen = [when for at, when in marks() if at == position]
-    assert begun - 0.1 < min(seen) < committed + 1 < max(seen) < time.time()
+    # it looks every now and then: the last look at the first row came less than the waited second before the next row
+    assert begun - 0.1 < min(seen) and committed + 0.5 < max(seen) < time.time()
     assert all(when < committed for at, when in marks() if at < position)
     server.do("FLUSH BINARY LOGS")
     until(lambda: archiving_.names() == ["bin.000001"], "a closed log")

@@ -185,8 +185,17 @@ def _bases(found: Timeline, name: Optional[str]) -> List[Tuple[Stretch, Base]]:
         why = next((reason for generation, reason in found.outside if generation.name == name), "")
         if not every:
             raise StillpointError("nothing can be replayed onto %s: %s" % (name, why or "there is no such backup"))
-        return every
-    return [pair for pair in every if pair[1].generation.state != BAD]
+        return _told_apart(every)
+    return _told_apart([pair for pair in every if pair[1].generation.state != BAD])
+
+
+def _told_apart(pairs: Sequence[Tuple[Stretch, Base]]) -> List[Tuple[Stretch, Base]]:
+    """Return the pairs without those in which a generation is in the wrong line: taken within a second of a restore, it may by its time be in the line
+    before or behind it, whose logs have the same names. What the logs hold tells."""
+    names = [base.generation.name for _stretch, base in pairs]
+    right = {id(base) for stretch, base in pairs if names.count(base.generation.name) > 1 and _stands_in(stretch, base)}
+    decided = {base.generation.name for _stretch, base in pairs if id(base) in right}
+    return [(stretch, base) for stretch, base in pairs if base.generation.name not in decided or id(base) in right]
 
 
 def _base_before(found: Timeline, when: float, name: Optional[str]) -> Tuple[Stretch, Base]:
@@ -234,10 +243,19 @@ def _piece_with(stretch: Stretch, wanted: Moment) -> Optional[int]:
 
 
 def _check_base(stretch: Stretch, base: Base) -> None:
-    """Make sure that the archived log is the one in which the generation stands, by what the log says at that place.
+    """Make sure that the archived log is the one in which the generation stands.
 
     :raises StillpointError: it is not
     """
+    if not _stands_in(stretch, base):
+        raise StillpointError(
+            "%s in the archive is not the log in which the backup %s stands at %d: nothing can be replayed onto it"
+            % (stretch.pieces[base.index].file, base.generation.name, base.position)
+        )
+
+
+def _stands_in(stretch: Stretch, base: Base) -> bool:
+    """Tell by what the archived log says at the generation's place whether it stands there."""
     piece = stretch.pieces[base.index]
     straddled: List[Transaction] = []
 
@@ -248,11 +266,7 @@ def _check_base(stretch: Stretch, base: Base) -> None:
 
     facts = read_piece(piece, visit)
     recorded = (base.generation.summary.get("coordinates") or {}).get("gtid")
-    if straddled or (recorded and facts.after is not None and not _agrees(str(recorded), facts.after)):
-        raise StillpointError(
-            "%s in the archive is not the log in which the backup %s stands at %d: nothing can be replayed onto it"
-            % (piece.file, base.generation.name, base.position)
-        )
+    return not straddled and not (recorded and facts.after is not None and not _agrees(str(recorded), facts.after))
 
 
 def _agrees(recorded: str, found: gtid.State) -> bool:

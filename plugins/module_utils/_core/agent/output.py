@@ -41,6 +41,18 @@ def reporter_for(arguments: argparse.Namespace, job: Job) -> Reporter:
     return for_stream(sys.stderr, job.name, quiet=arguments.json and not sys.stderr.isatty())
 
 
+def only_shown(arguments: argparse.Namespace, facts: Any, lines: Sequence[str]) -> bool:
+    """Show what a command is going to do, and tell whether that was all that was asked for, with --dry-run.
+
+    :param facts: the same as `lines`, for JSON
+    """
+    if not arguments.json:
+        print_lines(lines)
+    elif arguments.dry_run:
+        print_json(facts)
+    return bool(arguments.dry_run)
+
+
 def confirm(arguments: argparse.Namespace, what: str) -> None:
     """Return when whoever called agrees.
 

@@ -15,7 +15,7 @@ from ...job import options
 from ...mysql import server as servers
 from ...mysql.connection import Login, Session
 from ...repository import adoption, identity
-from ..output import confirm, job_directory, print_json, print_lines
+from ..output import confirm, job_directory, only_shown, print_json, print_lines
 
 TEXT = "go on with backups that were made under a former name of this host, or on another machine of its name"
 
@@ -31,14 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     refuse_half_done()  # it knows its backup by its path
     made = adoption.plan(job_directory(job, None), identity.here(_server(job)), arguments.source)
-    if arguments.dry_run:
-        if arguments.json:
-            print_json(made.as_dict())
-        else:
-            print_lines(made.lines())
+    if only_shown(arguments, made.as_dict(), made.lines()):
         return 0
-    if not arguments.json:
-        print_lines(made.lines())
     confirm(arguments, "go on with them, as those of this host")
     with ExitStack() as stack:
         stack.enter_context(_archive_stopped(job.name))

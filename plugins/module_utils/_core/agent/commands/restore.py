@@ -15,7 +15,7 @@ from ...job.names import host_name, job_names
 from ...job.options import Job
 from .. import show
 from ..arguments import one_generation
-from ..output import PROGRAM, confirm, job_directory, print_json, print_lines, reporter_for
+from ..output import PROGRAM, confirm, job_directory, only_shown, print_json, print_lines, reporter_for
 
 if TYPE_CHECKING:
     from ...archive.archive import Archive
@@ -97,14 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     if name is None and replay is None:
         concerned = plan.DATABASE if arguments.table or arguments.database else parts or plan.ALL
         made = replace(made, warnings=(*made.warnings, *plan.passed_over(generation, concerned, arguments.path)))
-    if arguments.dry_run:
-        if arguments.json:
-            print_json(made.as_dict())
-        else:
-            print_lines(made.lines())
+    if only_shown(arguments, made.as_dict(), made.lines()):
         return 0
-    if not arguments.json:
-        print_lines(made.lines())
     if arguments.to is None:  # elsewhere, nothing is replaced
         beside = isinstance(made, table_plan.TablePlan) and made.beside
         what = "put a table beside those that are there, from" if beside else "replace what is there now with"
@@ -154,14 +148,8 @@ def _undo(arguments: argparse.Namespace, job: Job) -> int:
     journal = undo.find()
     if journal["job"] != job.name:
         raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
-    if arguments.dry_run:
-        if arguments.json:
-            print_json({key: journal.get(key) for key in ("job", "generation", "time", "parts", "part", "moment")})
-        else:
-            print_lines(undo.lines(journal))
+    if only_shown(arguments, {key: journal.get(key) for key in ("job", "generation", "time", "parts", "part", "moment")}, undo.lines(journal)):
         return 0
-    if not arguments.json:
-        print_lines(undo.lines(journal))
     confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
     reporter = reporter_for(arguments, job)
     try:
@@ -183,14 +171,8 @@ def _undo_load(arguments: argparse.Namespace, job: Job, load: "Load") -> int:
 
     if load.job != job.name:
         raise UsageError("the restore that was interrupted is one of %s: %s undoes it" % (load.job, load.undo))
-    if arguments.dry_run:
-        if arguments.json:
-            print_json({"job": load.job, "generation": load.generation, "phase": load.phase})
-        else:
-            print_lines(beside.lines(load))
+    if only_shown(arguments, {"job": load.job, "generation": load.generation, "phase": load.phase}, beside.lines(load)):
         return 0
-    if not arguments.json:
-        print_lines(beside.lines(load))
     confirm(arguments, "undo the restore of %s of %s" % (load.generation, job.name))
     reporter = reporter_for(arguments, job)
     try:

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from ...restore.rollback import execute, plan
-from ..output import confirm, print_json, print_lines
+from ..output import confirm, only_shown, print_json, print_lines
 from ..progress import for_stream
 
 TEXT = "go back to the snapshots that a playbook has kept, and lose what was written since"
@@ -21,14 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     made = plan.make(arguments.run)
-    if arguments.dry_run:
-        if arguments.json:
-            print_json(made.as_dict())
-        else:
-            print_lines(made.lines())
+    if only_shown(arguments, made.as_dict(), made.lines()):
         return 0
-    if not arguments.json:
-        print_lines(made.lines())
     confirm(arguments, "go back to %s and lose what was written since" % made.run_id)
     reporter = for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
     try:

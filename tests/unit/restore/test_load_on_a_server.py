@@ -16,10 +16,12 @@ import pytest
 from _core.backup import run as backup
 from _core.dump import client
 from _core.host.errors import StillpointError
+from _core.host.machine import Machine
 from _core.host.reporter import Silent
 from _core.job import reader
 from _core.job.names import host_name
 from _core.mysql.connection import Session
+from _core.repository import identity
 from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
 from _core.restore.dump import beside, execute, feed, swap
@@ -190,6 +192,20 @@ def place(made: Place) -> Iterator[Place]:
             made.server.start()
         if different(made.picture(), made.now):
             made.renew()
+
+
+def test_events_of_another_hosts_dump_do_not_run_unless_asked_to(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    give(place.server, "ALTER EVENT shop.later ON SCHEDULE EVERY 1 DAY COMMENT 'ON COMPLETION PRESERVE ENABLE'")
+    status = "SELECT STATUS FROM information_schema.EVENTS WHERE EVENT_NAME = 'later'"
+    monkeypatch.setattr(identity, "this_machine", lambda: Machine("another", "machine"))
+    made = place.plan()
+    assert any("events do not run on this host" in line for line in made.lines())
+    assert execute.execute(made, Silent())["warnings"] == [
+        "the events shop.later are another host's and are disabled here: ALTER EVENT NAME ENABLE lets one run"
+    ]
+    assert place.rows(status) == [("DISABLED",)]
+    assert place.restore(resume=True)["warnings"] == []
+    assert place.rows(status) == [("ENABLED",)]
 
 
 def test_a_load_that_ends_well_leaves_what_the_dump_holds_and_nothing_else(place: Place) -> None:

@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         made = table_plan.make(generation, login, arguments.table, arguments.into)
     elif load.applies(generation, to=arguments.to, parts=parts, asked=_of_a_dump(arguments)):
         login = load.login(job, arguments.server_socket, arguments.server_config)
-        made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=parts or plan.ALL)
+        made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=parts or plan.ALL, resume=arguments.resume)
     else:
         wanted = whose_logs.asked(moment) if moment else None
         given = {"path": arguments.path, "replay": replay, "archives": _archives(job), "moment": wanted, "resume": arguments.resume}

@@ -123,7 +123,7 @@ def _through(plan: LoadPlan, load: Load, reporter: Reporter) -> List[str]:
         plan.login, read_timeout=swap.ANSWER_TIMEOUT
     ) as session:
         swap.session_for(session)
-        later = Later(programs, views_file)
+        later = Later(programs, views_file, without_events=plan.without_events)
         sequences: List[Key] = []
 
         def on_sequence(database: str, name: str) -> None:
@@ -141,6 +141,8 @@ def _through(plan: LoadPlan, load: Load, reporter: Reporter) -> List[str]:
             load = swap.swap(session, load, plan, later, reporter)
             _check(session, plan)
             swap.finish(session, load, plan.state, plan.live)
+        if later.silenced:
+            troubles.append("the events %s are another host's and are disabled here: ALTER EVENT NAME ENABLE lets one run" % ", ".join(later.silenced))
         troubles += _invalid_views(plan)
         return troubles + _grant(plan, statements)
 

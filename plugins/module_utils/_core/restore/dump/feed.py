@@ -33,6 +33,8 @@ _PATIENT = ("wait_timeout=2147483", "net_read_timeout=600", "net_write_timeout=6
 _TRIGGER = (b"/*!50003 ", b"/*!50032 ", b"DELIMITER ")
 _LOCKS = (b"LOCK TABLES `", b"UNLOCK TABLES;")
 _LATER = (sections.STAND_IN, sections.VIEW, sections.PROGRAMS)
+# An event that is enabled, as the server shows its definition: its name and its schedule come before that word.
+_EVENT = re.compile(rb"(/\*!50106 CREATE\*/ [^\n]*?\bEVENT (`(?:[^`]|``)+`) ON SCHEDULE [^\n]*? ON COMPLETION (?:NOT )?PRESERVE) ENABLE\b")
 _SEQUENCE = re.compile(rb"(?:nextval|lastval)\(`((?:[^`]|``)+)`\.`((?:[^`]|``)+)`\)")
 
 
@@ -160,17 +162,27 @@ class _Kept:
 
 
 class Later:
-    """What is left for the time when the tables are in their places: two files, in order, and each database's CREATE DATABASE."""
+    """What is left for the time when the tables are in their places: two files, in order, and each database's CREATE DATABASE.
 
-    def __init__(self, programs: BinaryIO, views: BinaryIO) -> None:
+    :ivar silenced: events that are created disabled, as ``database.name``
+    """
+
+    def __init__(self, programs: BinaryIO, views: BinaryIO, *, without_events: bool = False) -> None:
+        """:param without_events: events are created, and not enabled"""
         self._programs, self._views = _Kept(programs), _Kept(views)
+        self._without_events = without_events
         self.creates: Dict[str, str] = {}
+        self.silenced: List[str] = []
 
     def everywhere(self, section: Section, piece: bytes) -> None:
         self._programs.write(section, piece)
         self._views.write(section, piece)
 
     def add(self, section: Section, piece: bytes) -> None:
+        match = _EVENT.search(piece) if self._without_events and section.kind == sections.PROGRAMS else None
+        if match:
+            self.silenced.append("%s.%s" % (shown(section.database), shown(match.group(2)[1:-1].decode("utf-8", "surrogateescape").replace("``", "`"))))
+            piece = piece[: match.end(1)] + b" DISABLE" + piece[match.end() :]
         (self._views if section.kind == sections.VIEW else self._programs).write(section, piece)
 
     def feed(self, plan: LoadPlan) -> None:

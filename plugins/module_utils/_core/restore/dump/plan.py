@@ -16,11 +16,14 @@ from ...host import service
 from ...host.errors import StillpointError, UsageError
 from ...host.process import require
 from ...host.text import count, size
+from ...job.names import host_name
 from ...job.options import Job
 from ...mysql import server as servers
 from ...mysql.connection import Login, Session
+from ...repository import identity
 from ...repository.generation import Generation
 from .. import journal
+from ..in_place.activity import OPTION
 from ..in_place.plan import ALL, FILES, RestorePlan, refuse_damaged
 from ..in_place.plan import make as plan_restore
 from . import beside
@@ -43,6 +46,7 @@ class LoadPlan:
     :ivar invalid: views that were so when the dump was taken, and are tried
     :ivar packet: what the server's max_allowed_packet is too small by; None where it is enough
     :ivar files: the restore of the files that belong to it
+    :ivar without_events: it is another host's, whose events are created and not enabled
     """
 
     generation: Generation
@@ -65,6 +69,7 @@ class LoadPlan:
     flavour: str
     live: str = ""
     needs: Optional[Tuple[int, int]] = None
+    without_events: bool = False
 
     @property
     def sql_bytes(self) -> int:
@@ -84,6 +89,7 @@ class LoadPlan:
             "accounts": {"made": list(self.made), "kept": list(self.kept)},
             "files": self.files.as_dict() if self.files else None,
             "needs_bytes": self.needs[0] if self.needs else None,
+            "without_events": self.without_events,
             "warnings": list(self.warnings),
         }
 
@@ -110,6 +116,8 @@ class LoadPlan:
             lines.append(
                 "  needs about %s in %s, where %s are free: old and new lie side by side until the end" % (size(self.needs[0]), self.live, size(self.needs[1]))
             )
+        if self.without_events:
+            lines.append("  its events do not run on this host: they are created disabled; %s leaves them as they were" % OPTION)
         if self.packet:
             lines.append(
                 "  max_allowed_packet is raised from %s to %s for the moment in which the load begins" % (size(self.packet[0]), size(self.packet[1]))
@@ -158,8 +166,11 @@ def make(
     table: Optional[str] = None,
     parts: str = ALL,
     state: str = journal.STATE,
+    resume: bool = False,
 ) -> LoadPlan:
     """Return the plan for loading a dump. Nothing is changed.
+
+    :param resume: events of another host's dump run as they did there
 
     :param table: ``DATABASE.TABLE``, in backquotes where a dot in a name would make that two things
     :param parts: as in `restore.plan.make`; not the files alone
@@ -216,6 +227,7 @@ def make(
         flavour,
         live,
         needs,
+        what.table is None and not resume and identity.is_foreign(generation, host_name()),
     )
 
 

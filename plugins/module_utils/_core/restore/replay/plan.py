@@ -33,6 +33,7 @@ from .stop import Clock, holds, left_in_doubt, may_stop_in, read_piece, stop_in
 # ER_NET_ERROR_ON_WRITE, ER_NEW_ABORTING_CONNECTION, ER_QUERY_INTERRUPTED; and ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT, of MariaDB.
 _ABORTED = (1053, 1158, 1160, 1184, 1317, 1927, 1969)
 
+
 @dataclass(frozen=True)
 class Failed:
     """A statement that failed half way on the server, and what it had done by then stayed.

@@ -12,7 +12,8 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 from _core.host.errors import BusyError, CommandError, StillpointError, UsageError
-from _core.repository import rsync, transfer
+from _core.host.processes import io_counter
+from _core.repository import rsync
 from _core.repository.mirror import alone, mirror
 from _core.repository.rsync_options import check_options
 from _core.repository.transfer import Copied, DestinationFull, Item
@@ -215,10 +216,10 @@ def test_a_large_file_shows_progress_while_it_is_copied_and_is_watched(tmp_path)
 
 def test_how_far_a_process_has_read_is_known_while_it_reads(tmp_path):
     (tmp_path / "file").write_bytes(b"x" * 1_000_000)
-    before = transfer._transferred(os.getpid(), "rchar")
+    before = io_counter(os.getpid(), "rchar")
     (tmp_path / "file").read_bytes()
-    assert 1_000_000 <= transfer._transferred(os.getpid(), "rchar") - before < 1_100_000
-    assert transfer._transferred(0, "rchar") is None
+    assert 1_000_000 <= io_counter(os.getpid(), "rchar") - before < 1_100_000
+    assert io_counter(0, "rchar") is None
 
 
 def test_what_the_watcher_raises_ends_rsync_and_all_of_its_processes(tmp_path):

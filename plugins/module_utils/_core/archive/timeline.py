@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..host.errors import StillpointError
-from ..host.text import age, iso
+from ..host.text import age, iso, moment
 from ..repository.generation import BAD, Generation
 from .archive import Archive
 from .line import Line, Piece
@@ -246,6 +246,6 @@ def human(seconds: float) -> str:
 
 def _moment(text: str) -> datetime:
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+        return moment(text)
     except ValueError as error:
         raise StillpointError("%r is not a time" % text) from error

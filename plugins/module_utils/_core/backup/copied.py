@@ -15,7 +15,7 @@ from ..host.machine import this_machine
 from ..host.process import require, undisturbed
 from ..host.processes import COLLECTION, Owner, this_process
 from ..host.reporter import Reporter
-from ..host.text import iso
+from ..host.text import iso, moment
 from ..host.version import VERSION
 from ..job.names import host_name
 from ..lvm import dm, layout, ownership, sizes, targets, volumes
@@ -309,7 +309,7 @@ def _moment(text: Any) -> datetime:
     if not text:
         return datetime.now(timezone.utc)
     try:
-        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+        return moment(str(text))
     except ValueError as error:
         raise UsageError("point.time %r is not a time as mysql_quiesce_snapshot returns it" % text) from error
 

@@ -119,3 +119,15 @@ def _stat(pid: int) -> List[str]:
 def this_process(run_id: str, job: str) -> Owner:
     pid = os.getpid()
     return Owner(run_id, job, boot_id(), pid, process_start(pid) or 0)
+
+
+def io_counter(pid: int, name: str) -> Optional[int]:
+    """Return one of the kernel's counts of the bytes that a process has read or written (proc(5), io); None where it keeps none, or there is no process.
+
+    :param name: ``rchar``, ``wchar``, ...
+    """
+    try:
+        with open("/proc/%d/io" % pid, encoding="ascii") as file:
+            return next((int(line.split(":")[1]) for line in file if line.startswith(name + ":")), None)
+    except (OSError, ValueError):
+        return None

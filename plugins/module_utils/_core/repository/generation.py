@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
-from ..host import durable
+from ..host import durable, text
 from ..host.errors import UsageError
 from . import manifest
 
@@ -102,7 +102,7 @@ class Generation:
     def time(self) -> datetime:
         """The point in time that it holds, UTC."""
         try:
-            return datetime.strptime(str(self.summary["time"]), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+            return text.moment(str(self.summary["time"]))
         except (KeyError, ValueError):
             return datetime.strptime(self.name[:20], NAME_FORMAT).replace(tzinfo=timezone.utc)
 
@@ -237,6 +237,6 @@ def now() -> str:
 def moment(recorded: Mapping[str, Any]) -> Optional[datetime]:
     """Return when a verification ended, UTC; None where that is not known."""
     try:
-        return datetime.strptime(str(recorded.get("time")), MOMENT).replace(tzinfo=timezone.utc)
+        return text.moment(str(recorded.get("time")))
     except ValueError:
         return None

@@ -15,6 +15,7 @@ from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, 
 
 from ..host.errors import CommandError
 from ..host.process import start
+from ..host.processes import io_counter
 from ..host.steps import reached
 from ..host.text import human
 
@@ -161,7 +162,7 @@ def drive(
                 if now - seen >= _TICK:
                     seen = now
                     watch()
-                    done = _transferred(process.pid, counter)
+                    done = io_counter(process.pid, counter)
                     if done is not None:
                         on_progress(done)
         return process.wait(), b"".join(rest), b"".join(errors)
@@ -195,21 +196,6 @@ def _end(process: "subprocess.Popen[Any]") -> None:
         process.wait(_END_TIMEOUT)
     except subprocess.TimeoutExpired:
         pass  # in the kernel, uninterruptible
-
-
-def _transferred(pid: int, counter: str) -> Optional[int]:
-    """Return the bytes that a process has read or written so far, from the kernel's own count; None where it keeps none.
-
-    rsync's own progress is one more line for each file, and with many small files costs more than the copy.
-    """
-    try:
-        with open("/proc/%d/io" % pid, encoding="ascii") as file:
-            for line in file:
-                if line.startswith(counter):
-                    return int(line.split(":")[1])
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def _item(line: bytes) -> Optional[Item]:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Callable, List, Optional, Sequence, Set, Tuple
 
 from ...host.errors import StillpointError
 from ...host.process import kill, sentence, start
+from ...host.processes import io_counter
 from ...mysql.acceptance import init_command
 from ...mysql.scratch import Pulse, Scratch
 from .outside import Filter
@@ -92,7 +93,7 @@ def feed(
         while client.poll() is None:
             scratch.check(*working)
             judge.look()
-            look(_bytes_read(reader.pid))
+            look(io_counter(reader.pid, "rchar") or 0)
             time.sleep(_POLL)
         scratch.check(*working)
         judge.look()
@@ -205,15 +206,6 @@ class _Witness:
             kill(self._process)
             if self._process.stdout is not None:
                 self._process.stdout.close()
-
-
-def _bytes_read(pid: int) -> int:
-    """Return how much a process has read so far."""
-    try:
-        with open("/proc/%d/io" % pid, encoding="ascii") as file:
-            return int(file.readline().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def _text(file: Any) -> str:

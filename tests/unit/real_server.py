@@ -180,11 +180,20 @@ def _make_volume(directory: str) -> None:
     shutil.chown(directory, USER)
 
 
+def _ready(server: RealServer) -> bool:
+    """A Galera node listens before it takes statements on tables."""
+    with Session(server.login) as session:
+        known = {row["Variable_name"]: row["Value"] for row in session.rows("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")}
+        node = session.rows("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")
+    return not node or node[0]["Value"] == "OFF" or known.get("wsrep_ready") == "ON"
+
+
 def _wait(server: RealServer) -> None:
     for _attempt in range(300):
         try:
             server.do("SELECT 1")
-            return
+            if _ready(server):
+                return
         except StillpointError:
             time.sleep(0.1)
     raise AssertionError("the server did not start")

@@ -12,7 +12,8 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 from _core.host import service
-from _core.host.errors import StillpointError, UsageError
+from _core.host.errors import NotNowError, StillpointError, UsageError
+from _core.mysql.absent import nothing_begun
 from _core.mysql.connection import Session
 from _core.restore.in_place import cluster
 from _core.restore.in_place import plan as planning
@@ -136,6 +137,17 @@ def test_a_node_of_a_running_cluster_is_refused_with_what_to_do(node: Cluster) -
             "restore with --to DIR"
         )
     node.server.stop(crash=True)
+
+
+@marked
+@needs_galera
+def test_a_node_that_takes_no_statements_is_tried_again_later(node: Cluster) -> None:
+    with Session(node.server.login) as session:
+        session.do("SET GLOBAL wsrep_reject_queries = ALL")
+        with pytest.raises(NotNowError, match="this node of the Galera cluster takes no statements now .*: nothing was locked or backed up"):
+            with nothing_begun():
+                session.rows("SELECT i FROM d.t")
+        session.do("SET GLOBAL wsrep_reject_queries = NONE")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class Unit:
 def nothing_begun() -> Iterator[None]:
     """Have what passes by itself end the body as "not now": nothing has been locked or changed yet.
 
-    :raises NotNowError: the server has no connection free, is stopped or restarting, or ended the session
+    :raises NotNowError: the server has no connection free, is stopped or restarting, ended the session, or is a Galera node outside of its cluster
     """
     try:
         yield
@@ -62,6 +62,10 @@ def nothing_begun() -> Iterator[None]:
             ) from None
         raise NotNowError("%s (%s): nothing was locked or backed up; try again later" % (error, reason)) from None
     except ServerError as error:
+        if error.node_not_ready:
+            raise NotNowError(
+                "this node of the Galera cluster takes no statements now (%s): nothing was locked or backed up; try again later" % error.text
+            ) from None
         if not error.connection_lost:
             raise
         raise NotNowError(

@@ -179,6 +179,11 @@ class ServerError(StillpointError):
     def connection_lost(self) -> bool:
         return self.number in (0, 1053, 1927, 2006, 2013, 2014, 4031)
 
+    @property
+    def node_not_ready(self) -> bool:
+        """Whether it is a Galera node that starts, is cut off from its cluster, or was told to reject queries."""
+        return self.number == 1047 and "WSREP" in self.text
+
 
 class Unavailable(StillpointError):
     """No login was to be had now.

@@ -144,9 +144,9 @@ def test_a_node_of_a_running_cluster_is_refused_with_what_to_do(node: Cluster) -
 def test_a_node_that_takes_no_statements_is_tried_again_later(node: Cluster) -> None:
     with Session(node.server.login) as session:
         session.do("SET GLOBAL wsrep_reject_queries = ALL")
-        with pytest.raises(NotNowError, match="this node of the Galera cluster takes no statements now .*: nothing was locked or backed up"):
-            with nothing_begun():
-                session.rows("SELECT i FROM d.t")
+        sentence = "this node of the Galera cluster takes no statements now .*: nothing was locked or backed up"
+        with pytest.raises(NotNowError, match=sentence), nothing_begun():
+            session.rows("SELECT i FROM d.t")
         session.do("SET GLOBAL wsrep_reject_queries = NONE")
 
 

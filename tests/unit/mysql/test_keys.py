@@ -17,6 +17,8 @@ from _core.mysql import keys, server, settings
 from _core.mysql.account import Account, ensure
 from _core.mysql.connection import Login, Session
 from _core.mysql.scratch import scratch_server
+from _core.repository.left_out import held
+from _core.trees import Tree
 from real_server import PLUGINS, RealServer, needed, real_server
 
 
@@ -78,17 +80,29 @@ KEYS = keys.Keys("file_key_management", ("/etc/mysql/keys", "/etc/mysql/pass"), 
 
 
 def test_each_key_file_that_no_tree_holds_is_warned_of() -> None:
-    assert KEYS.warnings(["/var/lib/mysql", "/etc/mysql/pass"]) == [
+    assert KEYS.warnings({"/etc/mysql/pass"}) == [
         "shop.t and the redo log can't be read without the key file /etc/mysql/keys, which the backup does not hold: keep a copy of it elsewhere"
     ]
-    assert KEYS.warnings(["/var/lib/mysql", "/etc"]) == []
+    assert KEYS.warnings(KEYS.files) == []
+
+
+def test_a_key_file_that_a_pattern_leaves_out_of_its_tree_is_not_held(tmp_path: Path) -> None:
+    top = tmp_path / "etc"
+    (top / "keys").mkdir(parents=True)
+    paths = [str(top / name) for name in ("one.key", "keys/two", "pass")]
+    for path in paths:
+        Path(path).touch()
+    away = str(tmp_path / "elsewhere")
+    assert held([*paths, away], [Tree("files/etc", str(top), str(top))]) == set(paths)
+    assert held([*paths, away], [Tree("files/etc", str(top), str(top), ("*.key", "keys/"))]) == {paths[2]}
+    assert held([paths[0]], [Tree("files/etc/one.key", paths[0], paths[0], ("*.other",))]) == {paths[0]}
 
 
 def test_keys_that_another_host_holds_are_said_to_be_its() -> None:
     away = keys.Keys("hashicorp_key_management", (), "HashiCorp Vault (https://vault:8200/v1/x)", ("shop.t",))
-    (said,) = away.warnings(["/"])
+    (said,) = away.warnings(set())
     assert "without the keys that HashiCorp Vault (https://vault:8200/v1/x) holds" in said
-    assert "the keys of some_plugin" in keys.Keys("some_plugin", (), "", ("shop.t",)).warnings([])[0]
+    assert "the keys of some_plugin" in keys.Keys("some_plugin", (), "", ("shop.t",)).warnings(set())[0]
 
 
 def test_a_restore_looks_for_the_key_files_that_the_manifest_names(tmp_path: Path) -> None:
@@ -96,10 +110,10 @@ def test_a_restore_looks_for_the_key_files_that_the_manifest_names(tmp_path: Pat
     there.touch()
     known = keys.Keys("file_key_management", (str(there), "/nowhere/keys"), "", ("shop.t",))
     summary = {"server": {"keys": known.as_dict()}}
-    (said,) = keys.missing_here(summary, ["/var/lib/mysql"])
+    (said,) = keys.missing_here(summary, lambda _path: False)
     assert said.startswith("shop.t can't be read without the key file /nowhere/keys, which this host lacks: put it there first")
-    assert list(keys.missing_here(summary, ["/nowhere"])) == []
-    assert list(keys.missing_here({"server": {}}, [])) == list(keys.missing_here({}, [])) == []
+    assert list(keys.missing_here(summary, lambda path: path == "/nowhere/keys")) == []
+    assert list(keys.missing_here({"server": {}}, bool)) == list(keys.missing_here({}, bool)) == []
 
 
 class Answers:

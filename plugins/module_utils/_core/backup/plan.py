@@ -36,7 +36,7 @@ from ..repository import identity, rsync
 from ..repository.estimate import estimate
 from ..repository.generation import Generation
 from ..repository.job_directory import JobDirectory
-from ..repository.left_out import left_out
+from ..repository.left_out import held, left_out
 from ..restore import journal
 from ..restore.dump import beside
 from ..restore.rollback import plan
@@ -230,7 +230,7 @@ def make(job: Job) -> Plan:
     if quiesce:
         warnings.extend(doubts(quiesce))
         if dump is None and quiesce.server.keys:
-            warnings.extend(quiesce.server.keys.warnings(sources))
+            warnings.extend(quiesce.server.keys.warnings(held(quiesce.server.keys.files, trees)))
     if known_server and not known_server.log_bin:
         warnings.append("binary logging is off: the backup has no coordinates")
     for name in layout.kept_by_playbooks(known):

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Container, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from .connection import ServerError, Session
-from .outside import decoded, lies_in
+from .outside import decoded
 
 # variable that names a file of keys, or a directory; "FILE:" before its value is MariaDB's way to say that it is one
 _FILES = {
@@ -64,16 +64,16 @@ class Keys:
         """Return it as the manifest keeps it, under ``server``."""
         return {**asdict(self), "files": list(self.files), "needed_by": list(self.needed_by)}
 
-    def warnings(self, copied: Sequence[str]) -> List[str]:
-        """Return what somebody should know of keys that are not among what is copied.
+    def warnings(self, held: Container[str]) -> List[str]:
+        """Return what somebody should know of keys that the backup does not hold.
 
-        :param copied: the paths that are
+        :param held: the key files that it does
         """
         what = " and ".join(self.needed_by)
         found = [
             "%s can't be read without the key file %s, which the backup does not hold: keep a copy of it elsewhere" % (what, path)
             for path in self.files
-            if not lies_in(path, copied)
+            if path not in held
         ]
         if self.service:
             found.append("%s can't be read without the keys that %s holds, which no backup does: see that they are kept there" % (what, self.service))
@@ -82,15 +82,15 @@ class Keys:
         return found
 
 
-def missing_here(summary: Mapping[str, Any], brought: Sequence[str]) -> Iterator[str]:
+def missing_here(summary: Mapping[str, Any], brought: Callable[[str], bool]) -> Iterator[str]:
     """Give a sentence for each key file that a backup needs and this host lacks.
 
     :param summary: of its manifest
-    :param brought: the paths that are restored with it
+    :param brought: tells whether a path is restored with it
     """
     keys = (summary.get("server") or {}).get("keys") or {}
     for path in keys.get("files") or ():
-        if not os.path.exists(path) and not lies_in(str(path), brought):
+        if not os.path.exists(path) and not brought(str(path)):
             yield "%s can't be read without the key file %s, which this host lacks: put it there first, or have the server's configuration name another" % (
                 " and ".join(keys.get("needed_by") or ("it",)),
                 path,

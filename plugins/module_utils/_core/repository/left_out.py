@@ -38,8 +38,20 @@ def left_out(path: str, exclude: Sequence[str], emptied: Sequence[str] = ()) -> 
     return LeftOut((*rules, *exclude), tuple(point for point in points if any(is_below(point, other) for other in outermost)))
 
 
+def held(paths: Sequence[str], trees: Sequence[Tree]) -> Set[str]:
+    """Return those of some files and directories of the live system that trees of a backup hold: they lie in one, and nothing leaves them out of it."""
+    found: Set[str] = set()
+    for tree in trees:
+        source = os.path.realpath(tree.source)
+        names = {os.path.relpath(path, source): path for path in paths if is_below(path, source)}
+        out = _excluded(source, [name for name in names if name != "."], tree.exclude) if names else set()
+        found.update(path for name, path in names.items() if name not in out)
+    return found
+
+
 def _excluded(path: str, names: Sequence[str], exclude: Sequence[str]) -> Set[str]:
-    """Return those of some mount points below a path with all of whose contents patterns leave out. rsync is asked, on a directory with the same names."""
+    """Return those of some names below a path that patterns leave out, of directories those with all of their contents. rsync is asked, on a
+    directory with the same names."""
     copied: Set[str] = set()
     with tempfile.TemporaryDirectory(prefix="stillpoint-") as model:
         probes = {}

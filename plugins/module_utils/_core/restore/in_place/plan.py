@@ -326,7 +326,7 @@ def _plan_elsewhere(
     if is_below(os.path.realpath(to), os.path.realpath(os.path.dirname(generation.path))):
         raise UsageError("%s lies among the generations: name a directory outside the repository" % to)
     targets = tuple(Target(tree, os.path.join(to, tree.name), os.path.join(to, places.NEW, tree.name), "", False) for tree in trees)
-    warnings = [*doubts(generation), *(keys.missing_here(generation.summary, ()) if any(not tree.is_files for tree in trees) else ())]
+    warnings = [*doubts(generation), *(keys.missing_here(generation.summary, lambda _path: False) if any(not tree.is_files for tree in trees) else ())]
     return RestorePlan(generation, to, targets, _needs([(to, tree) for tree in trees], replay), None, False, tuple(warnings), state, replay)
 
 

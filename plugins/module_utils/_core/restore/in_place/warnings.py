@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Iterator, Optional, Sequence
 
+from ...host.mounts import is_below
 from ...job.names import host_name
 from ...mysql import keys
 from ...repository import identity
@@ -32,13 +34,18 @@ def _stranger(generation: Generation, targets: Sequence[Target]) -> Iterator[str
         yield "the server here gets the accounts and passwords of that one"
 
 
+def _brings(generation: Generation, target: Target, path: str) -> bool:
+    copy = os.path.join(generation.path, target.tree.name)
+    return is_below(path, target.path) and os.path.lexists(copy if path == target.path else os.path.join(copy, os.path.relpath(path, target.path)))
+
+
 def warnings_of(
     generation: Generation, targets: Sequence[Target], unit: Optional[str], replay: Optional["Replay"] = None
 ) -> Iterator[str]:
     yield from doubts(generation)
     yield from _stranger(generation, targets)
     if places.databases(targets):
-        yield from keys.missing_here(generation.summary, [target.path for target in targets])
+        yield from keys.missing_here(generation.summary, lambda path: any(_brings(generation, target, path) for target in targets))
     if places.databases(targets) and unit is None:
         yield "no systemd unit is known for the server: start it yourself when the restore is done"
     settings = generation.summary.get("settings") or {}

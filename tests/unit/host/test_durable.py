@@ -2,12 +2,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Iterator
 
 import pytest
 from _core.host import durable
 from trees import small_disk
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "r+")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 
@@ -54,3 +64,24 @@ def test_where_no_moment_of_birth_is_known_the_device_tells(tmp_path: Path, monk
     for other in small_disk(str(tmp_path / "other")):
         assert durable.identity(other) == "%d, device %d" % (os.stat(other).st_ino, os.stat(other).st_dev)
         assert durable.identity(str(tmp_path)) != durable.identity(other)
+
+
+def test_a_lock_that_another_holds_is_told_at_once_and_free_again_when_that_one_ends(tmp_path: Path) -> None:
+    file = str(tmp_path / ".lock")
+    with durable.lock(file, make=True) as held:
+        assert held is not None
+        assert os.stat(file).st_mode & 0o777 == 0o600
+        with durable.lock(file, make=True) as other:
+            assert other is None
+    for name, make in ((str(tmp_path), False), (file, True)):
+        with durable.lock(name, make=make, shared=True) as one, durable.lock(name, make=make, shared=True) as two, durable.lock(name, make=make) as alone:
+            assert one is not None and two is not None and alone is None
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, file], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with durable.lock(file, make=True) as other:
+        assert other is None
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with durable.lock(file, make=True) as held:
+        assert held is not None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import grp
 import os
 import pwd
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Iterator, List, NamedTuple, Optional
 
 from ..bundle import Origin, origin
-from ..host.durable import rename, sync_directory
+from ..host import durable
 from ..host.errors import BusyError, CommandError, StillpointError
 from ..host.process import run, sentence
 from ..host.version import VERSION
@@ -90,7 +89,7 @@ def install(sources: str, path: str, interpreter: str, after: Agent) -> None:
         _give_access(new)
         if look(new) != after:
             raise StillpointError("what arrived on the host is not the agent that was sent, and %s was left as it was: deploy it again" % path)
-        rename(new, path)
+        durable.rename(new, path)
 
 
 def restore_access(path: str) -> None:
@@ -109,7 +108,7 @@ def remove(path: str) -> None:
     """
     with _explained(path), _removed_in_the_end(path + ".new"):
         os.unlink(path)
-        sync_directory(os.path.dirname(path))
+        durable.sync_directory(os.path.dirname(path))
 
 
 def _give_access(path: str) -> None:
@@ -143,14 +142,10 @@ def _alone(directory: str) -> Iterator[None]:
 
     :raises BusyError: one is at work there
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with durable.lock(directory) as held:
+        if held is None:
+            raise BusyError("another deployment is replacing the agent in %s: run this one again when it has ended" % directory)
         yield
-    except BlockingIOError as error:
-        raise BusyError("another deployment is replacing the agent in %s: run this one again when it has ended" % directory) from error
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -17,10 +17,9 @@ whole. A new line begins wherever a log does not follow on the one before: a gap
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
@@ -63,17 +62,13 @@ class Archive:
 
         :raises BusyError: another process is
         """
-        with written(self.path):
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
-            descriptor = os.open(os.path.join(self.path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BusyError("another process is archiving binary logs to %s" % self.path) from error
+        with ExitStack() as stack:
+            with written(self.path):
+                os.makedirs(self.path, mode=0o700, exist_ok=True)
+                held = stack.enter_context(durable.lock(os.path.join(self.path, _LOCK), make=True))
+            if held is None:
+                raise BusyError("another process is archiving binary logs to %s" % self.path)
             yield
-        finally:
-            os.close(descriptor)
 
     # -- reading
 

@@ -129,29 +129,44 @@ def naming(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def used(path: str) -> Iterator[None]:
-    """Have a directory that is ours known as such for as long as this process lives, however it ends."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def lock(path: str, *, make: bool = False, shared: bool = False, wait: bool = False) -> Iterator[Optional[int]]:
+    """Hold the lock of a directory, or of a file, and give its descriptor; None where another process holds it. The kernel frees it, however this one ends.
+
+    :param make: it is a file, for root alone, that is made where it is missing
+    :param shared: others may hold it too that ask for no more
+    :param wait: until the other one, which holds it for a moment only, has let go
+    :raises OSError: it can't be opened
+    """
+    kind = os.O_RDWR | os.O_CREAT if make else os.O_RDONLY | os.O_DIRECTORY
+    descriptor = os.open(path, kind | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor if _lock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)) else None
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how)
+        return True
+    except BlockingIOError:
+        return False
+
+
+@contextmanager
+def used(path: str) -> Iterator[None]:
+    """Have a directory that is ours known as such for as long as this process lives, however it ends."""
+    with lock(path, wait=True):
+        yield
 
 
 def in_use(path: str) -> bool:
     """Tell whether somebody uses a directory, as `used` marks it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with lock(path) as held:
+            return held is None
     except OSError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
 
 
 def identity(path: str) -> Optional[str]:

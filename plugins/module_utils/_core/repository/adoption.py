@@ -6,7 +6,6 @@ A kill at any line leaves every generation under one of the two names, and the s
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from contextlib import ExitStack, contextmanager
@@ -130,15 +129,10 @@ def execute(adoption: Adoption) -> None:
 @contextmanager
 def _unread(generation: Generation) -> Iterator[None]:
     """Keep others from reading a generation, whose path is about to change."""
-    descriptor = os.open(generation.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError("%s is being read: wait until that has ended" % generation.path) from error
+    with durable.lock(generation.path) as held:
+        if held is None:
+            raise BusyError("%s is being read: wait until that has ended" % generation.path)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _merge(adoption: Adoption) -> None:

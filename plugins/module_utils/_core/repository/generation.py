@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
@@ -211,22 +210,23 @@ class Generation:
         :raises Gone: it is, or about to be
         :raises UsageError: it can't be read
         """
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            kind = Gone if isinstance(error, FileNotFoundError) else UsageError
-            raise kind("the generation %s can't be read: %s" % (self.path, error.strerror)) from error
-        try:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                gone = not os.path.samestat(os.fstat(descriptor), os.stat(self.path))
-            except OSError:
-                gone = True
-            if gone:
+                held = stack.enter_context(durable.lock(self.path, shared=True))
+            except OSError as error:
+                kind = Gone if isinstance(error, FileNotFoundError) else UsageError
+                raise kind("the generation %s can't be read: %s" % (self.path, error.strerror)) from error
+            if held is None or not _is_at(held, self.path):
                 raise Gone("the generation %s is being removed by another run" % self.path)
             yield
-        finally:
-            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Tell whether what is open has its name still."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def now() -> str:

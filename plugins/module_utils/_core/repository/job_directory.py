@@ -17,10 +17,9 @@ did not change are hard links that it shares with others.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..host import durable
@@ -94,25 +93,18 @@ class JobDirectory:
         :raises BusyError: another process is
         :raises StillpointError: the repository can't be written
         """
-        with self.written():
-            _make_directories(self.path)
-            descriptor = os.open(os.path.join(self.path, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-                raise BusyError(
-                    "another run%s is writing to %s: wait until it has ended" % (" (process %s)" % holder if holder else "", self.path)
-                ) from error
+        path = os.path.join(self.path, LOCK)
+        with ExitStack() as stack:
             with self.written():
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+                _make_directories(self.path)
+                held = stack.enter_context(durable.lock(path, make=True))
+                if held is None:
+                    raise BusyError("another run%s is writing to %s: wait until it has ended" % (_holder(path), self.path))
+                os.ftruncate(held, 0)
+                os.pwrite(held, b"%d\n" % os.getpid(), 0)
+            stack.callback(setattr, self, "_locked", False)
             self._locked = True
             yield
-        finally:
-            self._locked = False
-            os.close(descriptor)
 
     def must_be_locked(self) -> None:
         """Raise StillpointError unless this holds the lock."""
@@ -240,11 +232,8 @@ class JobDirectory:
     def remove(self, generation: Generation) -> bool:
         """Remove a generation. False: somebody is reading it, and it stays."""
         self.must_be_locked()
-        descriptor = os.open(generation.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+        with durable.lock(generation.path) as held:
+            if held is None:
                 return False
             doomed = os.path.join(self.path, "." + generation.name + DELETING)
             with self.written():
@@ -253,8 +242,6 @@ class JobDirectory:
                 if os.path.lexists(generation.verdict_path):
                     os.unlink(generation.verdict_path)
                 durable.remove_tree(doomed)
-        finally:
-            os.close(descriptor)
         return True
 
     def prune(self, keep: Any, *, dry_run: bool = False) -> "List[retention.Decision[Generation]]":
@@ -305,6 +292,13 @@ class JobDirectory:
             os.unlink(new)
         os.symlink(name, new)
         durable.rename(new, os.path.join(self.path, LATEST))
+
+
+def _holder(path: str) -> str:
+    """Return in words which process holds a lock, as far as it has said so."""
+    with open(path, encoding="ascii", errors="replace") as file:
+        holder = file.read(20).strip()
+    return " (process %s)" % holder if holder else ""
 
 
 def _make_directories(path: str) -> None:

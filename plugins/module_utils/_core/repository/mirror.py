@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from datetime import datetime, timezone
 from typing import Callable, Iterator, Optional, Sequence
 
+from ..host import durable
 from ..host.errors import BusyError, StillpointError
 from ..trees import Tree
 from .mirror_record import MirrorRecord
@@ -85,16 +85,12 @@ def alone(dest: str) -> Iterator[None]:
     :raises BusyError: another run is
     :raises StillpointError: it can't be written
     """
-    try:
-        os.makedirs(dest, mode=0o700, exist_ok=True)
-        descriptor = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StillpointError("the mirror %s can't be written: %s" % (dest, error.strerror)) from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.makedirs(dest, mode=0o700, exist_ok=True)
+            held = stack.enter_context(durable.lock(dest))
         except OSError as error:
-            raise BusyError("another run is writing to the mirror %s" % dest) from error
+            raise StillpointError("the mirror %s can't be written: %s" % (dest, error.strerror)) from error
+        if held is None:
+            raise BusyError("another run is writing to the mirror %s" % dest)
         yield
-    finally:
-        os.close(descriptor)

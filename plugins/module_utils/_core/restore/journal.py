@@ -4,10 +4,9 @@ finishes what had begun: a copy is made again, an exchange is completed."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from ..host import durable
@@ -26,19 +25,15 @@ _JOURNAL = "journal.json"
 @contextmanager
 def alone(state: str = STATE) -> Iterator[None]:
     """Be the only restore in place on this host."""
-    try:
-        os.makedirs(state, mode=0o700, exist_ok=True)
-        descriptor = os.open(os.path.join(state, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StillpointError("the journal of the restore can't be kept in %s: %s" % (state, error.strerror)) from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.makedirs(state, mode=0o700, exist_ok=True)
+            held = stack.enter_context(durable.lock(os.path.join(state, ".lock"), make=True))
         except OSError as error:
-            raise BusyError("another restore is running on this host: wait until it has ended") from error
+            raise StillpointError("the journal of the restore can't be kept in %s: %s" % (state, error.strerror)) from error
+        if held is None:
+            raise BusyError("another restore is running on this host: wait until it has ended")
         yield
-    finally:
-        os.close(descriptor)
 
 
 def read(state: str) -> Optional[Dict[str, Any]]:

@@ -12,7 +12,7 @@ short_description: Put a backup of a host back
 description:
   - Puts a generation back in place with the host's agent. The files are copied beside the live ones and compared with the
     checksums of the manifest first; only then is the server stopped, old and new are exchanged, and the server is started.
-  - What is replaced is kept beside it, as C(/var/lib/mysql.replaced-TIME), until somebody runs C(stillpoint restore JOB --discard-replaced).
+  - What is replaced is kept beside it, as C(/var/lib/mysql.replaced-TIME), until somebody runs C(stillpoint discard JOB).
   - A dump is loaded into the running server instead, beside the databases that are there. Those are dropped when the load has ended well, and are not kept.
   - A generation that does not agree with its checksums is refused before anything live is touched.
   - The restore does not depend on the connection. If that breaks, the restore goes on, and the module follows it again when
@@ -44,14 +44,13 @@ options:
   as:
     description: With O(table), not of a dump, the name that the table gets, C(DATABASE.TABLE). It must be free.
     type: str
-  dest:
+  to:
     description: Put the trees below this directory and leave everything live alone. No server is stopped.
     type: path
-  parts:
-    description: What of it to put back, all of it, the database alone or the files alone.
+  only:
+    description: Put the database or the files alone back and leave the other half alone.
     type: str
-    choices: [all, database, files]
-    default: all
+    choices: [database, files]
   resume_replication_and_events:
     description:
       - A copy of another host's server, put back in place, neither replicates nor runs events here until somebody says so. With this, it goes on as it
@@ -63,6 +62,16 @@ options:
       - Then replay archived binary logs, up to this moment. Everything that was committed before that second is there, and nothing after it.
       - As in V(2026-11-22 14:03:07Z) or V(2026-11-22 14:03:07+02:00); without a zone it is the host's own.
       - Without O(generation), the newest one from before that moment is taken that is not known to be bad.
+      - Of O(until_time), O(until_gtid), O(before_gtid) and O(until_position) only one is given.
+    type: str
+  until_gtid:
+    description: The same, up to and with this transaction, as V(0-1-4710), or on MySQL C(UUID:NUMBER).
+    type: str
+  before_gtid:
+    description: The same, up to and without this transaction.
+    type: str
+  until_position:
+    description: The same, up to this place in the server's binary logs, as V(mysql-bin.000042:1234).
     type: str
   timeout:
     description: Seconds after which a restore that is still running is told to end and to clean up.
@@ -104,18 +113,25 @@ EXAMPLES = r"""
 - name: Put it below another directory, with nothing live touched
   stillpoint.backup.backup_restore:
     job: etrial
-    dest: /backups/look
+    to: /backups/look
 
 - name: Put the database back to the second before a mistake, as "2026-11-22 14:03:07Z"
   stillpoint.backup.backup_restore:
     job: etrial
     until_time: "{{ second_of_the_mistake }}"
 
+- name: Look at the database as it was right before a transaction, with nothing live touched
+  stillpoint.backup.backup_restore:
+    job: etrial
+    before_gtid: "{{ gtid_of_the_mistake }}"
+    to: /backups/before
+  when: gtid_of_the_mistake is defined
+
 - name: Put a backup of another host below a directory of this one
   stillpoint.backup.backup_restore:
     job: etrial
     from_host: "{{ other_host }}"
-    dest: /backups/theirs
+    to: /backups/theirs
   when: other_host is defined
 
 - name: Put one directory of the application tree back
@@ -202,25 +218,34 @@ OWN = ArgumentSpec(
         "table": {"type": "str"},
         "path": {"type": "str"},
         "as": {"type": "str"},
-        "dest": {"type": "path"},
-        "parts": {"type": "str", "choices": ["all", "database", "files"], "default": "all"},
+        "to": {"type": "path"},
+        "only": {"type": "str", "choices": ["database", "files"]},
         "resume_replication_and_events": {"type": "bool", "default": False},
         "until_time": {"type": "str"},
+        "until_gtid": {"type": "str"},
+        "before_gtid": {"type": "str"},
+        "until_position": {"type": "str"},
         "timeout": {"type": "int", "default": 86400},
         "poll_interval": {"type": "int", "default": 3},
         "reconnect_timeout": {"type": "int", "default": 600},
-    }
+    },
+    mutually_exclusive=[["until_time", "until_gtid", "before_gtid", "until_position"], ["only", "path", "database", "table"]],
 )
+
+# The command's options by those of the module. That one is not `until`: a keyword of tasks, where an indentation that slips would put it.
+OPTIONS = {
+    **{
+        name: "--" + name.replace("_", "-")
+        for name in ("from_host", "to", "only", "path", "database", "table", "as", "until_gtid", "before_gtid", "until_position")
+    },
+    "until_time": "--until",
+}
 
 
 def command(params: Dict[str, Any], job: str) -> List[str]:
     """Return the agent's words for a restore."""
     words = ["restore", job, *([params["generation"]] if params["generation"] else [])]
-    words += ["--host", params["from_host"]] if params["from_host"] else []
-    words += ["--to", params["dest"]] if params["dest"] is not None else []
-    words += ["--%s-only" % params["parts"]] if params["parts"] != "all" else []
-    words += ["--%s=%s" % (name, params[name]) for name in ("path", "database", "table", "as") if params[name] is not None]
-    words += ["--until", params["until_time"]] if params["until_time"] else []
+    words += ["%s=%s" % (option, params[name]) for name, option in OPTIONS.items() if params[name] is not None]
     words += ["--resume-replication-and-events"] if params["resume_replication_and_events"] else []
     return words
 

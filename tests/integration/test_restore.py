@@ -48,7 +48,7 @@ def test_a_restore_in_place_brings_everything_back_and_keeps_what_it_replaces(et
     assert len(kept) == 2
     assert machine.run("ls -d /var/lib/mysql.replaced-*/later /opt/processmaker.replaced-*/later").rc == 0
 
-    etrial.stillpoint("restore", "etrial", "--discard-replaced", "--yes")
+    etrial.stillpoint("discard", "etrial", "--yes")
     assert machine.run("ls -d /var/lib/mysql.replaced-* /opt/processmaker.replaced-*", check=False).stdout == ""
     assert etrial.sql("CHECKSUM TABLE wf_workflow.APP_DOCUMENT, rp_workflow.USERS EXTENDED") == documents
 
@@ -56,7 +56,7 @@ def test_a_restore_in_place_brings_everything_back_and_keeps_what_it_replaces(et
     machine.run("rm -rf /opt/processmaker/shared/* && echo later > /opt/processmaker/shared/later")
     done = json.loads(etrial.stillpoint("restore", "etrial", "--path", "/opt/processmaker/shared", "--yes", "--json").stdout)
     assert machine.run(["cat", done["replaced"][0] + "/later"]).stdout == "later\n"
-    etrial.stillpoint("restore", "etrial", "--discard-replaced", "--yes")
+    etrial.stillpoint("discard", "etrial", "--yes")
     assert machine.run(part).stdout == part_before
     assert machine.run("systemctl show -p MainPID --value mariadb").stdout == started
 
@@ -95,7 +95,7 @@ def test_after_a_power_cut_in_the_exchange_the_server_stays_down_until_the_resto
     refused = machine.run("systemctl start mariadb", check=False)
     assert refused.rc != 0 and "assert" in (refused.stdout + refused.stderr).lower()
     assert "stillpoint restore JOB" in machine.run("systemctl cat mariadb").stdout
-    etrial.stillpoint("restore", "etrial", "--undo", "--yes", timeout=600)
+    etrial.stillpoint("undo", "etrial", "--yes", timeout=600)
     assert "later" in etrial.sql("SHOW DATABASES").split()
     assert machine.run("ls /opt/processmaker/shared/later").rc == 0
     assert "stillpoint" not in machine.run("systemctl cat mariadb").stdout

@@ -209,7 +209,7 @@ def test_without_a_command_the_help_is_shown_and_the_usage_is_wrong(host: Host) 
 
 
 @pytest.mark.parametrize(
-    "arguments", [("frobnicate",), ("run",), ("list", "--frob"), ("restore", "web", "--database-only", "--files-only")]
+    "arguments", [("frobnicate",), ("run",), ("list", "--frob"), ("restore", "web", "--only", "both"), ("restore", "web", "--undo"), ("discard",), ("undo",)]
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(host: Host, arguments: Any) -> None:
     assert "--help" in host.refusal(*arguments)
@@ -300,8 +300,8 @@ def test_another_hosts_generations_can_be_looked_at(host: Host) -> None:
     host.job()
     path = host.generation(at(22), host="lost.example.com")
     assert host.json("list", "web") == []
-    assert [each["path"] for each in host.json("list", "web", "--host", "lost.example.com")] == [path]
-    assert host.json("show", "web", "--host", "lost.example.com")["path"] == path
+    assert [each["path"] for each in host.json("list", "web", "--from-host", "lost.example.com")] == [path]
+    assert host.json("show", "web", "--from-host", "lost.example.com")["path"] == path
 
 
 needs_schedules = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
@@ -324,7 +324,7 @@ def test_a_job_that_nobody_runs_any_more_is_called_overdue_wherever_it_is_shown(
     assert host.json("list")[0]["overdue"] == late == host.json("show", "web")["overdue"]
     for command in ("list", "show"):
         assert host.run(command, "web").stdout.splitlines()[0] == "web: " + late
-    assert host.json("list", "--host", HOST)[0]["overdue"] == late
+    assert host.json("list", "--from-host", HOST)[0]["overdue"] == late
     text = (metrics / "stillpoint_web_backups.prom").read_text()
     assert re.search(r'^stillpoint_backup_due_timestamp_seconds\{backup_job="web"\} 1790917200.0$', text, re.MULTILINE), text
     assert "stillpoint_verify_due_timestamp_seconds" in text
@@ -357,7 +357,7 @@ def test_a_host_with_a_new_name_adopts_its_backups_when_told_yes(host: Host) -> 
     here = "%s/%s/web" % (host.repository, HOST)
     assert host.json("adopt", "web", "--dry-run") == {"job": "web", "host": HOST, "from": "old", "path": here, "generations": 1}
     assert "say --yes" in host.refusal("adopt", "web")
-    assert "name one with --host" in host.refusal("show", "web")
+    assert "name one with --from-host" in host.refusal("show", "web")
     done = host.run("adopt", "web", "--yes")
     assert done.returncode == 0 and done.stdout.endswith("web goes on with the backups in %s/%s/web\n" % (host.repository, HOST))
     assert [each["host"] for each in host.json("list")] == [HOST]
@@ -677,8 +677,11 @@ def test_a_recovery_that_can_not_be_is_refused_in_one_sentence(host: Host) -> No
     host.job()
     host.generation(at(22))
     assert "'tomorrow' is not a time: write 2026-11-22 14:03:07Z" in host.refusal("restore", "web", "--until", "tomorrow")
+    assert "'' is not a time" in host.refusal("restore", "web", "--until", "", "--yes")
+    assert "'' is not the GTID of one transaction" in host.refusal("restore", "web", "--before-gtid=", "--yes")
+    assert "it names no host" in host.refusal("restore", "web", "--from-host=", "--yes")
     assert "not allowed with argument" in host.refusal("restore", "web", "--until", "2026-11-22 14:03:07Z", "--before-gtid", "0-1-5")
-    assert "leave out --files-only" in host.refusal("restore", "web", "--files-only", "--until", "2026-11-22 14:03:07Z")
+    assert "leave out --only files" in host.refusal("restore", "web", "--only", "files", "--until", "2026-11-22 14:03:07Z")
     assert "leave out --path" in host.refusal("restore", "web", "--path", str(host.files), "--until", "2026-11-22 14:03:07Z")
     assert "no binary logs have been archived" in host.refusal("restore", "web", "--until", "2026-11-22 14:03:07Z", code=1)
     assert "the job does not archive binary logs" in host.refusal("archive", "web")
@@ -705,12 +708,12 @@ def test_a_restore_in_place_keeps_what_it_replaces_until_that_is_discarded(host:
     with open(os.path.join(kept, "case 1")) as file:
         assert file.read() == "changed since"
 
-    assert host.run("restore", "web", "--discard-replaced").returncode == 2
-    assert host.json("restore", "web", "--discard-replaced", "--dry-run") == {"discarded": [], "kept": [kept]}
+    assert host.run("discard", "web").returncode == 2
+    assert host.json("discard", "web", "--dry-run") == {"discarded": [], "kept": [kept]}
     assert os.path.isdir(kept)
-    assert host.json("restore", "web", "--discard-replaced", "--yes") == {"discarded": [kept], "kept": []}
+    assert host.json("discard", "web", "--yes") == {"discarded": [kept], "kept": []}
     assert not os.path.exists(kept)
-    assert host.run("restore", "web", "--discard-replaced").stdout == "no restore of web has left anything to discard\n"
+    assert host.run("discard", "web").stdout == "no restore of web has left anything to discard\n"
 
 
 def test_one_path_is_restored_alone(host: Host) -> None:
@@ -721,7 +724,7 @@ def test_one_path_is_restored_alone(host: Host) -> None:
         (host.files / name).write_text("changed since")
     path = str(host.files / "case 2")
     assert host.json("restore", "web", "--path", path, "--dry-run")["part"] == path
-    assert "not allowed with argument" in host.refusal("restore", "web", "--path", path, "--files-only")
+    assert "not allowed with argument" in host.refusal("restore", "web", "--path", path, "--only", "files")
     done = host.run("restore", "web", "--path", path, "--yes")
     assert "%s of 2026-11-22T02-00-05Z of web is back: 1 files, 6 B in " % path in done.stdout
     assert [(host.files / name).read_text() for name in ("case 1", "case 2")] == ["changed since", "second"]
@@ -743,21 +746,21 @@ def test_a_restore_that_was_interrupted_is_undone_or_finished_and_nothing_else_i
     host.generation(at(21))
     host.generation(at(22))
     (host.files / "case 1").write_text("changed since")
-    assert "no restore was interrupted on this host" in host.refusal("restore", "web", "--undo")
+    assert "no restore was interrupted on this host" in host.refusal("undo", "web")
 
     real = durable.exchange
     monkeypatch.setattr(durable, "exchange", lambda one, other: (real(one, other), os.kill(os.getpid(), signal.SIGKILL)))
     host.run("restore", "web", "--yes")
     monkeypatch.undo()
-    way_out = "finish it, with stillpoint restore web 2026-11-22T02-00-05Z, or undo it, with stillpoint restore web --undo"
+    way_out = "finish it, with stillpoint restore web 2026-11-22T02-00-05Z, or undo it, with stillpoint undo web"
     for more in (["2026-11-21"], ["--until", "2026-11-22 14:03:07Z"]):
         sentence = host.refusal("restore", "web", *more)
         assert sentence == "a restore of 2026-11-22T02-00-05Z was interrupted while it replaced the live data, and this asks for another one: " + way_out
     assert way_out in host.refusal("run", "web", code=1)
-    assert "say --yes to undo the restore of 2026-11-22T02-00-05Z of web" in host.refusal("restore", "web", "--undo")
-    assert host.json("restore", "web", "--undo", "--dry-run")["generation"] == "2026-11-22T02-00-05Z"
+    assert "say --yes to undo the restore of 2026-11-22T02-00-05Z of web" in host.refusal("undo", "web")
+    assert host.json("undo", "web", "--dry-run")["generation"] == "2026-11-22T02-00-05Z"
     assert (host.files / "case 1").read_text() != "changed since"
-    done = host.run("restore", "web", "--undo", "--yes")
+    done = host.run("undo", "web", "--yes")
     assert "%s: what was there before gets its place back" % host.files in done.stdout
     assert (host.files / "case 1").read_text() == "changed since"
     assert host.run("restore", "web", "--yes").returncode == 0
@@ -780,7 +783,7 @@ def test_a_generation_may_be_named_behind_options(host: Host) -> None:
     older = os.path.basename(host.generation(at(21)))
     for words in (["show", "web", "--json", older], ["show", "--json", "web", older], ["verify", "web", "--json", older]):
         assert json.loads(host.run(*words).stdout)["generation"] == older
-    assert [each["generation"] for each in json.loads(host.run("list", "--host", HOST, "web", "--json").stdout)][1:] == ["2026-11-22T02-00-05Z"]
+    assert [each["generation"] for each in json.loads(host.run("list", "--from-host", HOST, "web", "--json").stdout)][1:] == ["2026-11-22T02-00-05Z"]
     for words in (["show", "web", older, "more"], ["show", "web", "--json", older, "more"], ["run", "web", "--json", older], ["show", "web", "--jso", "-x"]):
         assert "unrecognized arguments" in host.refusal(*words)
 
@@ -797,7 +800,7 @@ def test_a_table_is_asked_for_with_what_goes_with_it(host: Host) -> None:
 def test_a_part_that_a_generation_does_not_hold_is_refused(host: Host) -> None:
     host.job()
     host.generation(at(22))
-    assert "holds no database" in host.refusal("restore", "web", "--database-only", "--yes")
+    assert "holds no database" in host.refusal("restore", "web", "--only", "database", "--yes")
 
 
 @pytest.mark.parametrize("answer, code, text", [("yes\n", 0, "first"), ("y\n", 1, "changed since"), ("\x04", 1, "changed since")])

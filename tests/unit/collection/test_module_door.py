@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
+import yaml
 
 pytest.importorskip("ansible")
 
@@ -106,13 +107,38 @@ def test_what_a_restore_warns_of_is_one_of_ansibles_own_warnings_and_no_value_of
 def test_a_restore_asks_the_agent_in_its_own_words() -> None:
     from ansible_collections.stillpoint.backup.plugins.modules import backup_restore
 
-    nothing = dict.fromkeys(("generation", "from_host", "dest", "path", "database", "table", "as", "until_time", "resume_replication_and_events"))
-    assert backup_restore.command({**nothing, "parts": "all"}, "etrial") == ["restore", "etrial"]
-    assert backup_restore.command({**nothing, "parts": "all", "path": "/opt/a b"}, "etrial") == ["restore", "etrial", "--path=/opt/a b"]
-    moment = {"generation": "2026", "from_host": "db1", "dest": "/look", "parts": "database", "until_time": "2026-11-22 14:03:07Z"}
-    words = backup_restore.command({**nothing, **moment}, "etrial")
-    assert words == ["restore", "etrial", "2026", "--host", "db1", "--to", "/look", "--database-only", "--until", "2026-11-22 14:03:07Z"]
-    resumed = backup_restore.command({**nothing, "parts": "all", "resume_replication_and_events": True}, "etrial")
-    assert resumed == ["restore", "etrial", "--resume-replication-and-events"]
-    table = backup_restore.command({**nothing, "parts": "all", "table": "shop.orders", "as": "shop.before"}, "etrial")
-    assert table == ["restore", "etrial", "--table=shop.orders", "--as=shop.before"]
+    def words(**given: Any) -> List[str]:
+        options: Dict[str, Any] = dict.fromkeys(backup_restore.OWN.options)
+        return backup_restore.command({**options, **given}, "etrial")
+
+    assert words() == ["restore", "etrial"]
+    assert words(path="/opt/a b") == ["restore", "etrial", "--path=/opt/a b"]
+    elsewhere = words(generation="2026", from_host="db1", to="/look", only="database", until_time="2026-11-22 14:03:07Z")
+    assert elsewhere == ["restore", "etrial", "2026", "--from-host=db1", "--to=/look", "--only=database", "--until=2026-11-22 14:03:07Z"]
+    assert words(resume_replication_and_events=True) == ["restore", "etrial", "--resume-replication-and-events"]
+    assert words(table="shop.orders", **{"as": "shop.before"}) == ["restore", "etrial", "--table=shop.orders", "--as=shop.before"]
+    moments = {"until_time": "--until", "until_gtid": "--until-gtid", "before_gtid": "--before-gtid", "until_position": "--until-position"}
+    assert [words(**{name: "X"})[2:] for name in moments] == [[option + "=X"] for option in moments.values()]
+
+
+def test_the_command_knows_each_option_that_the_module_of_a_restore_hands_on() -> None:
+    from _core.agent import arguments
+    from ansible_collections.stillpoint.backup.plugins.modules import backup_restore
+
+    parts = {"only": "files", "path": "/srv", "database": "d", "table": "d.t"}
+    for name, option in backup_restore.OPTIONS.items():
+        words = ["restore", "etrial", "%s=%s" % (option, parts.get(name, "X"))]
+        assert "X" in vars(arguments.parse(words)).values() or parts[name] in vars(arguments.parse(words)).values()
+    told = set(backup_restore.OPTIONS) | {"generation", "resume_replication_and_events"}
+    assert set(backup_restore.OWN.options) - told == {"job", "timeout", "poll_interval", "reconnect_timeout"}
+
+
+def test_the_playbook_hands_on_the_same_options_to_the_plan_and_to_the_restore() -> None:
+    from ansible_collections.stillpoint.backup.plugins.modules import backup_restore
+
+    with open(os.path.join(os.path.dirname(__file__), "..", "..", "..", "playbooks", "restore.yml"), encoding="utf-8") as file:
+        tasks = yaml.safe_load(file)[0]["tasks"]
+    planned, done = (each["stillpoint.backup.backup_restore"] for each in tasks if "stillpoint.backup.backup_restore" in each)
+    assert set(planned) == set(done) == set(backup_restore.OPTIONS) | {"job", "generation", "resume_replication_and_events"}
+    del planned["job"], planned["generation"], done["job"], done["generation"]
+    assert planned == done

@@ -200,7 +200,7 @@ def test_a_replaced_machine_goes_on_with_the_backups_of_another_name(fleet: Flee
 def test_who_finds_no_backup_is_told_which_hosts_have_some(fleet: Fleet) -> None:
     fleet.run("db1", HERE)
     fleet.run("db2", OTHER)
-    with pytest.raises(UsageError, match="nothing was backed up there yet; of web there are backups of db1, db2: name one with --host"):
+    with pytest.raises(UsageError, match="nothing was backed up there yet; of web there are backups of db1, db2: name one with --from-host"):
         fleet.of("db3").find()
 
 

@@ -331,7 +331,7 @@ def kill_at(step: str, process: Callable[[], int] = os.getpid) -> Callable[[], N
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_while_tables_take_their_places_is_undone_by_one_command(place: Place, step: str) -> None:
     place.killed(kill_at(step))
-    with pytest.raises(StillpointError, match="`stillpoint restore etrial --undo` puts back the old"):
+    with pytest.raises(StillpointError, match="`stillpoint undo etrial` puts back the old"):
         beside.refuse_half_done(place.state)
     place.undo()
     place.assert_as_it_was()
@@ -371,7 +371,7 @@ def test_a_server_that_crashes_leaves_what_one_command_puts_back(place: Place, m
     made = place.plan()
     with monkeypatch.context() as patched:
         patched.setattr(Session, "rows", rows)
-        with pytest.raises(StillpointError, match="`stillpoint restore etrial --undo` puts back what was there before"):
+        with pytest.raises(StillpointError, match="`stillpoint undo etrial` puts back what was there before"):
             execute.execute(made, Silent())
     place.server.start()
     place.undo()

@@ -758,7 +758,7 @@ def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
     with pytest.raises(
         UsageError,
         match="a restore of 2026-11-22T02-00-05Z was interrupted while it replaced the live data, and this asks for another one: "
-        "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --host host, or undo it, with stillpoint restore job --undo",
+        "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --from-host host, or undo it, with stillpoint undo job",
     ):
         host.make(name="2026-11-22T03")
     with pytest.raises(UsageError, match="this asks for another one"):
@@ -775,7 +775,7 @@ def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
 
 def test_one_half_that_was_interrupted_is_finished_by_its_own_command(host):
     interrupted(host, parts="database")
-    with pytest.raises(UsageError, match="stillpoint restore job 2026-11-22T02-00-05Z --host host --database-only, or undo it"):
+    with pytest.raises(UsageError, match="stillpoint restore job 2026-11-22T02-00-05Z --from-host host --only database, or undo it"):
         host.make()
     host.restore(parts="database")
     assert facts(host.datadir) == host.saved[host.datadir]
@@ -784,7 +784,7 @@ def test_one_half_that_was_interrupted_is_finished_by_its_own_command(host):
 def test_prepared_data_that_somebody_took_away_is_missed_in_one_sentence(host):
     interrupted(host)
     shutil.rmtree(os.path.dirname(host.app) + "/.app.stillpoint-new")
-    with pytest.raises(StillpointError, match="the data that was prepared for .*/app is not at .*app.stillpoint-new any more"):
+    with pytest.raises(StillpointError, match="the data prepared for .*/app is no longer at .*app.stillpoint-new"):
         host.restore()
     assert facts(host.app) == host.lived[host.app]
 
@@ -798,7 +798,7 @@ def test_an_error_in_the_middle_of_the_exchange_says_that_the_same_command_finis
         real(one, other)
 
     monkeypatch.setattr(durable, "exchange", exchange)
-    way = "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --host host, or undo it"
+    way = "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --from-host host, or undo it"
     with pytest.raises(StillpointError, match="both are complete on the disk: " + way):
         host.restore()
     monkeypatch.undo()

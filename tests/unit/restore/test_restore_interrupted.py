@@ -254,7 +254,7 @@ def test_an_undoing_that_is_killed_itself_is_finished_by_the_same_command(mounte
         more = killed_at(step, lambda: undo.undo(Quiet(), state=mounted.state))
         if more and journal.pending(state=mounted.state):
             if journal.pending(state=mounted.state)["phase"] == journal.UNDOING:
-                with pytest.raises(UsageError, match="then undone half way: finish undoing it, with stillpoint restore job --undo"):
+                with pytest.raises(UsageError, match="then undone half way: finish undoing it, with stillpoint undo job"):
                     mounted.make(parts="database")
             undo.undo(Quiet(), state=mounted.state)
         assert in_place(mounted.datadir, mounted.lived[mounted.datadir]), "killed at step %d" % step
@@ -284,7 +284,7 @@ def test_nothing_is_undone_where_nothing_was_interrupted(host: Host) -> None:
 def test_prepared_data_that_is_gone_can_be_undone(host: Host) -> None:
     interrupted(host)
     shutil.rmtree(os.path.dirname(host.app) + "/.app.stillpoint-new")
-    with pytest.raises(StillpointError, match="can't be finished: undo it, with --undo"):
+    with pytest.raises(StillpointError, match="can't be finished: undo it, with stillpoint undo"):
         host.restore()
     undo.undo(Quiet(), state=host.state)
     assert {path: facts(path) for path in host.lived} == host.lived
@@ -304,7 +304,7 @@ def test_a_moment_that_is_asked_for_is_that_of_the_interrupted_restore_or_refuse
     interrupted(host)
     host.make = real  # type: ignore[method-assign]
     for other in (None, {"--until": "2026-11-22T14:03:08Z"}, {"--before-gtid": "0-1-5"}):
-        way = "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --host host --until 2026-11-22T14:03:07Z, or undo it"
+        way = "finish it, with stillpoint restore job 2026-11-22T02-00-05Z --from-host host --until 2026-11-22T14:03:07Z, or undo it"
         with pytest.raises(UsageError, match="this asks for another one: " + way):
             asked(host, moment=other)
     assert asked(host, moment=moment).resumes

@@ -118,7 +118,7 @@ def test_one_path_that_was_interrupted_is_finished_by_the_same_command_and_by_no
         assert there in (below(host.saved[host.app], "shared/sites"), below(host.lived[host.app], "shared/sites"))
         if journal.pending(state=host.state):
             refused += 1
-            with pytest.raises(UsageError, match="finish it, with stillpoint restore job 2026-11-22T02-00-05Z --host host --path %s, or undo it" % path):
+            with pytest.raises(UsageError, match="finish it, with stillpoint restore job 2026-11-22T02-00-05Z --from-host host --path %s, or undo it" % path):
                 host.make()
         put_path(host, path)
         assert below(facts(host.app), "shared/sites") == below(host.saved[host.app], "shared/sites")

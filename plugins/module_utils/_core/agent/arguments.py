@@ -92,6 +92,14 @@ def one_generation(parser: argparse.ArgumentParser, default: str) -> None:
     any_host(parser)
 
 
+def _host(text: str) -> str:
+    """Return the name of a host; an empty one, as of a shell's variable that is not set, must not become this host's."""
+    if not text:
+        raise argparse.ArgumentTypeError("it names no host")
+    return text
+
+
 def any_host(parser: argparse.ArgumentParser) -> None:
     """Add the option that looks at another host's backups."""
-    parser.add_argument("--host", metavar="NAME", help="look at the backups of another host in the job's repository (default: this one)")
+    text = "the backups of this other host in the job's repository (default: this one)"
+    parser.add_argument("--from-host", dest="host", metavar="NAME", type=_host, help=text)

@@ -81,9 +81,9 @@ def _found(directory: JobDirectory, own: Identity) -> str:
     if len(formers) == 1:
         return formers[0].host
     if formers:
-        raise UsageError("this machine had several names, %s: say which one with --from" % ", ".join(former.host for former in formers))
+        raise UsageError("this machine had several names, %s: say which one with --from-host" % ", ".join(former.host for former in formers))
     raise UsageError(
-        "the backups in %s are this machine's already, and the repository holds none of it under another name: name a host with --from" % directory.path
+        "the backups in %s are this machine's already, and the repository holds none of it under another name: name a host with --from-host" % directory.path
     )
 
 

@@ -201,7 +201,7 @@ class JobDirectory:
         if not hosts:
             return ""
         more = " and %d more" % (len(hosts) - _MOST_HOSTS) if len(hosts) > _MOST_HOSTS else ""
-        return "; of %s there are backups of %s%s: name one with --host" % (self.job, ", ".join(hosts[:_MOST_HOSTS]), more)
+        return "; of %s there are backups of %s%s: name one with --from-host" % (self.job, ", ".join(hosts[:_MOST_HOSTS]), more)
 
     def clean(self, on_trouble: Callable[[StillpointError], None] = fail) -> List[str]:
         """Remove what earlier runs left unfinished, and return the names.

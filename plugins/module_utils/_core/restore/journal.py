@@ -66,16 +66,15 @@ def targets(journal: Dict[str, Any]) -> Tuple[Target, ...]:
 
 def ways_out(journal: Dict[str, Any]) -> str:
     """Return how a restore that was interrupted is finished, and how it is undone."""
-    words = ["stillpoint restore", journal["job"]]
-    undo = "%s --undo" % " ".join(words)
+    undo = "stillpoint undo %s" % journal["job"]
     if journal["phase"] == UNDOING:
         return "finish undoing it, with %s" % undo
-    words.append(journal["generation"])
-    words += ["--host", journal["host"]] if journal["host"] not in ("", host_name()) else []
+    words = ["stillpoint restore", journal["job"], journal["generation"]]
+    words += ["--from-host", journal["host"]] if journal["host"] not in ("", host_name()) else []
     if journal.get("part"):
         words += ["--path", shlex.quote(journal["part"])]
     elif journal["parts"] != "all":
-        words.append("--%s-only" % journal["parts"])
+        words += ["--only", journal["parts"]]
     words += [option + " " + shlex.quote(value) for option, value in (journal.get("moment") or {}).items()]
     return "finish it, with %s, or undo it, with %s" % (" ".join(words), undo)
 

@@ -22,7 +22,7 @@ TEXT = "go on with backups that were made under a former name of this host, or o
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB")
-    parser.add_argument("--from", dest="source", metavar="NAME", help="the name under which they lie in the repository (default: found by the machine)")
+    parser.add_argument("--from-host", dest="source", metavar="NAME", help="the name under which they lie in the repository (default: found by the machine)")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `restore`, and what it can be told to do instead."""
+"""The command `restore`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from ..output import PROGRAM, confirm, job_directory, only_shown, print_json, pr
 if TYPE_CHECKING:
     from ...archive.archive import Archive
     from ...repository.generation import Generation
-    from ...restore.dump.beside import Load
     from ...restore.replay.execute import Replay
     from ...restore.replay.moment import Moment
 
@@ -33,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one_generation(parser, "the newest that is good")
     parser.add_argument("--to", metavar="DIR", help="put it there and leave the live data alone")
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--database-only", dest="parts", action="store_const", const="database", help="leave the files alone")
-    part.add_argument("--files-only", dest="parts", action="store_const", const="files", help="leave the database alone")
+    part.add_argument("--only", dest="parts", choices=("database", "files"), help="leave the other half alone")
     part.add_argument("--path", metavar="PATH", help="this directory or file of the live files alone")
     part.add_argument("--database", metavar="NAME", help="of a dump: this database alone")
     part.add_argument("--table", metavar="DATABASE.TABLE", help="this table or view alone, into a running server")
@@ -49,16 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume-replication-and-events", dest="resume", action="store_true", help="another host's server replicates and runs events here as it did there"
     )
-    parser.add_argument("--undo", action="store_true", help="instead: undo a restore in place that was interrupted, and put back what it was to replace")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
-    parser.add_argument(
-        "--discard-replaced", action="store_true", help="instead: delete what earlier restores of the job replaced and kept"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Put a generation back, or one path or one table of it, or delete what earlier restores kept, or undo one that was interrupted."""
+    """Put a generation back, or one path or one table of it."""
     from ...restore import journal as journals
     from ...restore import whose_logs
     from ...restore.dump import execute
@@ -71,12 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     if arguments.to == "":
         raise UsageError("--to names no directory")
-    if arguments.discard_replaced and (arguments.path is not None or arguments.parts or arguments.table or arguments.database):
-        raise UsageError("--discard-replaced deletes all that restores of %s have kept, not a part of it: say it alone" % job.name)
-    if arguments.discard_replaced:
-        return _discard_replaced(arguments, job)
-    if arguments.undo:
-        return _undo(arguments, job)
     interrupted = journals.pending() if arguments.to is None else None
     moment = _moment(arguments)
     replay = _replay(arguments, job, moment) if moment and not interrupted else None
@@ -131,62 +119,10 @@ def run(arguments: argparse.Namespace) -> int:
         print_lines(show.recovery(done["recovery"]))
     print_lines(done.get("disabled", []))
     if done.get("replaced"):
-        print_lines(["what it replaced is kept until `%s restore %s --discard-replaced`:" % (PROGRAM, arguments.job)])
+        print_lines(["what it replaced is kept until `%s discard %s`:" % (PROGRAM, arguments.job)])
         print_lines(["  %s" % kept for kept in done["replaced"]])
     if plan.BACK_UP in done.get("warnings", ()):
         print_lines(["take a backup now, with `%s run %s`: no moment from now on can be recovered before there is one" % (PROGRAM, job.name)])
-    return 0
-
-
-def _undo(arguments: argparse.Namespace, job: Job) -> int:
-    from ...restore.dump import beside
-    from ...restore.in_place import undo
-
-    load = beside.pending()
-    if load:
-        return _undo_load(arguments, job, load)
-    journal = undo.find()
-    if journal["job"] != job.name:
-        raise UsageError("the restore that was interrupted is one of %s: `%s restore %s --undo` undoes it" % (journal["job"], PROGRAM, journal["job"]))
-    if only_shown(arguments, {key: journal.get(key) for key in ("job", "generation", "time", "parts", "part", "moment")}, undo.lines(journal)):
-        return 0
-    confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
-    reporter = reporter_for(arguments, job)
-    try:
-        done = undo.undo(reporter)
-    finally:
-        reporter.close()
-    if arguments.json:
-        print_json(done)
-    else:
-        print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
-        print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
-    return 0
-
-
-def _undo_load(arguments: argparse.Namespace, job: Job, load: "Load") -> int:
-    """Undo the load of a dump that was interrupted."""
-    from ...restore import journal as journals
-    from ...restore.dump import beside, swap
-
-    if load.job != job.name:
-        raise UsageError("the restore that was interrupted is one of %s: %s undoes it" % (load.job, load.undo))
-    if only_shown(arguments, {"job": load.job, "generation": load.generation, "phase": load.phase}, beside.lines(load)):
-        return 0
-    confirm(arguments, "undo the restore of %s of %s" % (load.generation, job.name))
-    reporter = reporter_for(arguments, job)
-    try:
-        with journals.alone():
-            reporter.stage("undo")
-            troubles = swap.put_back(load, journals.STATE)
-            for trouble in troubles:
-                reporter.warn(trouble)
-    finally:
-        reporter.close()
-    if arguments.json:
-        print_json({"generation": load.generation, "job": load.job, "undone": [part.name for part in load.parts], "later": [], "service": None})
-    else:
-        print_lines(["what was there before %s of %s is %s" % (load.generation, job.name, "gone" if load.phase == beside.LOADED else "back")])
     return 0
 
 
@@ -196,7 +132,7 @@ def _moment(arguments: argparse.Namespace) -> Optional["Moment"]:
 
     wanted = moment.asked(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
     if wanted is not None and (arguments.parts == "files" or arguments.path is not None):
-        option = "--path" if arguments.path is not None else "--files-only"
+        option = "--path" if arguments.path is not None else "--only files"
         raise UsageError("files can only be had as they were when a backup was taken: leave out %s, or the moment" % option)
     return wanted
 
@@ -251,29 +187,3 @@ def _of_a_dump(arguments: argparse.Namespace) -> Optional[str]:
     """Return the first option that was given and that only a dump has."""
     given = {"--" + name.replace("_", "-"): getattr(arguments, name) for name in ("database", "table", "server_socket", "server_config")}
     return next((option for option, value in given.items() if value is not None), None)
-
-
-def _discard_replaced(arguments: argparse.Namespace, job: Job) -> int:
-    from ...restore.in_place import replaced as keeping
-
-    kept = keeping.replaced(job.name)
-    if not arguments.json:
-        print_lines(
-            ["%s: what was %s until %s" % (each.path, each.target, each.time) for each in kept]
-            or ["no restore of %s has left anything to discard" % job.name]
-        )
-    if not kept or arguments.dry_run:
-        if arguments.json:
-            print_json({"discarded": [], "kept": [each.path for each in kept]})
-        return 0
-    confirm(arguments, "delete that for good")
-    reporter = reporter_for(arguments, job)
-    try:
-        gone = keeping.discard(kept, reporter)
-    finally:
-        reporter.close()
-    if arguments.json:
-        print_json({"discarded": gone, "kept": []})
-    else:
-        print_lines(["deleted %s" % path for path in gone])
-    return 0

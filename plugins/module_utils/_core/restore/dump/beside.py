@@ -78,7 +78,7 @@ class Load:
     @property
     def undo(self) -> str:
         """The command that puts back what was there before."""
-        return "`stillpoint restore %s --undo`" % self.job
+        return "`stillpoint undo %s`" % self.job
 
     def at(self, phase: str, state: str, **more: Any) -> "Load":
         """Return the load in a phase, which is on the disk by then."""

@@ -36,7 +36,7 @@ def _refuse_left(left: Sequence[str]) -> None:
     """Old tables that no journal knows of may be all that is left of a database."""
     if left:
         raise StillpointError(
-            "the server has %s, the old tables of a restore that was interrupted: undo that one on the host where it ran (--undo), or move them back"
+            "the server has %s, the old tables of a restore that was interrupted: undo that one on the host where it ran (stillpoint undo), or move them back"
             % named(left)
         )
 

@@ -185,5 +185,5 @@ def _copy_attributes(source: str, dest: str) -> None:
 
 def _lost(target: Target) -> StillpointError:
     return StillpointError(
-        "the data that was prepared for %s is not at %s any more, so the restore can't be finished: undo it, with --undo" % (target.path, target.staging)
+        "the data prepared for %s is no longer at %s, so the restore can't be finished: undo it, with stillpoint undo" % (target.path, target.staging)
     )

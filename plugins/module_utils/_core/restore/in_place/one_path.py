@@ -34,7 +34,7 @@ def find(generation: Generation, path: str) -> RecordedTree:
         raise UsageError("the generation %s holds no %s; its files are those of %s" % (generation.name, path, sources or "nothing but the server"))
     if not tree.is_files:
         raise UsageError(
-            "%s is one of the server's own files, which belong together: restore the database (--database-only), or one table of it (--table)" % path
+            "%s is one of the server's own files, which belong together: restore the database (--only database), or one table of it (--table)" % path
         )
     name = os.path.join(tree.name, os.path.relpath(path, tree.source)) if path != tree.source else tree.name
     wanted, found, files, size, allocated = os.fsencode(name), False, 0, 0, 0

@@ -284,7 +284,7 @@ def _needs(places: Sequence[Tuple[str, RecordedTree]], replay: Optional["Replay"
         if need.free < need.needed:
             raise StillpointError(
                 "the file system of %s has %s free and the restore needs %s beside what is there: free some space, discard what earlier "
-                "restores replaced (--discard-replaced), or restore into a directory elsewhere (--to DIR)"
+                "restores replaced (stillpoint discard), or restore into a directory elsewhere (--to DIR)"
                 % (need.path, human(need.free), human(need.needed))
             )
         needs.append(need)

@@ -216,7 +216,7 @@ class Floor:
         if left < self._least:
             raise StillpointError(
                 "%s takes more room than there is: only %s are left on the file system of %s; free some, discard what earlier restores "
-                "replaced (--discard-replaced), or restore into a directory elsewhere (--to DIR)" % (self._what, size(left), self._named)
+                "replaced (stillpoint discard), or restore into a directory elsewhere (--to DIR)" % (self._what, size(left), self._named)
             )
 
 

@@ -75,16 +75,16 @@ def asked(
 
     :raises UsageError: more than one is given, or one is not understood
     """
-    given = [each for each in (until, until_gtid, before_gtid, until_position) if each]
+    given = [each for each in (until, until_gtid, before_gtid, until_position) if each is not None]
     if not given:
         return None
     if len(given) > 1:
         raise UsageError("say only one of --until, --until-gtid, --before-gtid and --until-position")
-    if until:
+    if until is not None:
         return Moment(until, time=seconds(until))
-    if until_position:
+    if until_position is not None:
         match = _POSITION.fullmatch(until_position)
         if not match:
             raise UsageError("%r is not a position: it looks like mysql-bin.000042:1234" % until_position)
         return Moment(until_position, position=Place(match.group(1), int(match.group(2))))
-    return Moment(given[0], gtid=gtid.parse(given[0]), before=bool(before_gtid))
+    return Moment(given[0], gtid=gtid.parse(given[0]), before=before_gtid is not None)

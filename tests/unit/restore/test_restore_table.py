@@ -21,7 +21,7 @@ from _core.mysql import server as servers
 from _core.mysql.connection import Login, Session
 from _core.repository.generation import Generation
 from _core.repository.partial import Partial
-from _core.restore.table import execute, overlay
+from _core.restore.table import clients, execute, overlay
 from _core.restore.table import plan as table_plan
 from real_server import RULED, RealServer, needed, real_server
 from trees import Quiet, job, shape, small_disk, summary, tree
@@ -233,8 +233,8 @@ def test_what_the_server_once_accepted_it_accepts_again(shop: Shop) -> None:
 def test_somebodys_transaction_is_waited_for_half_a_minute_and_not_as_long_as_the_server_would(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert execute._LOCK_WAIT == 30
-    monkeypatch.setattr(execute, "_LOCK_WAIT", 1)
+    assert clients.LOCK_WAIT == 30
+    monkeypatch.setattr(clients, "LOCK_WAIT", 1)
     shop.do("UPDATE shop.customers SET name = 'live'", "UPDATE shop.orders SET data = 'live'", "SET GLOBAL lock_wait_timeout = 20")
     before = shop.rows("SELECT * FROM shop.%s" % name)
     try:
@@ -267,7 +267,7 @@ def test_a_scratch_server_that_has_nothing_to_do_while_the_live_one_works_has_no
     """The one table is sent before the live server takes any of it; of the other one, more is left than there is room for on the way."""
     wanted = shop.rows("SELECT * FROM shop.%s" % name)
     shop.do("DROP TABLE shop.%s" % name)
-    real = execute._Work._pipe
+    real = clients.Clients.pipe
 
     def slowly(self: Any, key: Any) -> None:
         scratch.STALL_LIMIT = 2.0  # in the process of this restore alone
@@ -276,13 +276,13 @@ def test_a_scratch_server_that_has_nothing_to_do_while_the_live_one_works_has_no
         threading.Timer(6.0, working.close).start()
         real(self, key)
 
-    monkeypatch.setattr(execute._Work, "_pipe", slowly)
+    monkeypatch.setattr(clients.Clients, "pipe", slowly)
     shop.restore("shop.%s" % name)
     assert shop.rows("SELECT * FROM shop.%s" % name) == wanted
 
 
 def test_a_scratch_server_that_does_nothing_any_more_is_not_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = execute._Work._dump_command
+    real = clients.Clients._dump_command
 
     def stopped(self: Any, *arguments: Any) -> List[str]:
         scratch.STALL_LIMIT = 2.0
@@ -290,7 +290,7 @@ def test_a_scratch_server_that_does_nothing_any_more_is_not_waited_for(shop: Sho
         self._scratch.process.send_signal(signal.SIGSTOP)
         return argv
 
-    monkeypatch.setattr(execute._Work, "_dump_command", stopped)
+    monkeypatch.setattr(clients.Clients, "_dump_command", stopped)
     with pytest.raises(StillpointError, match="the scratch server stopped working: .*; shop.isam was not touched"):
         shop.restore("shop.isam")
 
@@ -326,7 +326,7 @@ def test_a_table_that_does_not_fit_is_refused_before_a_server_is_started(shop: S
 
 def test_a_table_that_takes_more_room_than_there_is_ends_before_the_disk_is_full(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     before = shop.rows("SELECT * FROM shop.isam")
-    real = execute._Work._dump_command
+    real = clients.Clients._dump_command
 
     def slowly(self: Any, *arguments: Any) -> List[str]:
         argv = real(self, *arguments)
@@ -334,7 +334,7 @@ def test_a_table_that_takes_more_room_than_there_is_ends_before_the_disk_is_full
         monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((4096, 4096, 1 << 20, 10, 10, 10, 10, 10, 0, 255)))
         return argv
 
-    monkeypatch.setattr(execute._Work, "_dump_command", slowly)
+    monkeypatch.setattr(clients.Clients, "_dump_command", slowly)
     said = "the restore takes more room than there is: only 40.0 KiB are left on the file system of %s; .*; shop.isam was not touched" % shop.state
     with pytest.raises(StillpointError, match=said):
         shop.restore("shop.isam")
@@ -346,13 +346,13 @@ HASTY = ("wait_timeout", "interactive_timeout", "net_read_timeout", "net_write_t
 
 
 def test_a_server_that_closes_idle_sessions_soon_does_not_close_that_of_the_restore(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = execute._Work._pipe
+    real = clients.Clients.pipe
 
     def slowly(self: Any, key: Any) -> None:
         real(self, key)
         time.sleep(3)
 
-    monkeypatch.setattr(execute._Work, "_pipe", slowly)
+    monkeypatch.setattr(clients.Clients, "pipe", slowly)
     wanted = shop.rows("SELECT * FROM shop.orders")
     shop.do("DROP TABLE shop.lines", "DELETE FROM shop.orders", *("SET GLOBAL %s = 1" % name for name in HASTY))
     try:

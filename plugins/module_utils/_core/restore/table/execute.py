@@ -8,25 +8,21 @@ under a name of its own first. Only when all rows are there does it take its pla
 from __future__ import annotations
 
 import difflib
-import fcntl
 import hashlib
 import os
 import re
-import subprocess
 import tempfile
-import termios
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Tuple
 
-from ...dump import client
 from ...dump.plan import quoted, shown
 from ...host.errors import StillpointError, UsageError
 from ...host.mounts import is_below
-from ...host.process import kill, sentence, start, undisturbed
+from ...host.process import undisturbed
 from ...host.reporter import Reporter
-from ...mysql.acceptance import accept, init_command
+from ...mysql.acceptance import accept
 from ...mysql.connection import ServerError, Session
 from ...mysql.scratch import Scratch, scratch_server
 from ...mysql.settings import Settings
@@ -35,20 +31,12 @@ from ...repository import rsync
 from ...repository.compare import Fault
 from .. import journal as journals
 from ..replay.execute import Floor
-from . import overlay
+from . import clients, overlay
+from .clients import HELD, LOCK_WAIT_TIMEOUT, Clients
 from .plan import LAYER, Key, TablePlan, named, own_files
 
-_POLL = 0.25
 _MOST_NAMED = 5
-_ERROR = re.compile(r"ERROR \d+|(?:mariadb|mysql)(?:-?dump)?: (?:Error|Got error)")  # a client quotes the statement, and with it data, after that
-_LONGEST = 300
 _COUNT_TIMEOUT = 6 * 3600
-
-# Seconds that a statement waits in the live server for what somebody's transaction uses. Everybody else who wants the table queues behind it, and
-# the server's own limit is a day on MariaDB and a year on MySQL.
-_LOCK_WAIT = 30
-_LOCK_WAIT_TIMEOUT = 1205
-_HELD = "is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again" % _LOCK_WAIT
 
 
 @dataclass(frozen=True)
@@ -84,15 +72,14 @@ def execute(plan: TablePlan, reporter: Reporter) -> Dict[str, Any]:
         os.chown(room, status.st_uid, status.st_gid)
         floors = [Floor(path, "the restore", path) for path in (plan.state, plan.live) if path]
 
-        def look() -> None:
+        def tick() -> None:
             for floor in floors:
                 floor.check()
 
         scratch = stack.enter_context(
-            scratch_server(plan.settings, where, discard=True, binary_log=_logs_are_there(plan.settings), room=room, tick=look)
+            scratch_server(plan.settings, where, discard=True, binary_log=_logs_are_there(plan.settings), room=room, tick=tick)
         )
-        work = _Work(plan, scratch, reporter, look)
-        rows = work.run()
+        rows = _Work(plan, Clients(plan, scratch, reporter, tick), scratch, reporter).run()
     return {
         "generation": plan.generation.name,
         "table": list(plan.table),
@@ -147,13 +134,11 @@ def _verify(plan: TablePlan, reporter: Reporter) -> Tuple[int, int]:
 class _Work:
     """The way of a table from a scratch server into the live one."""
 
-    def __init__(self, plan: TablePlan, scratch: Scratch, reporter: Reporter, look: Callable[[], None]) -> None:
-        """:param look: called a few times a second while rows are on their way"""
+    def __init__(self, plan: TablePlan, clients_: Clients, scratch: Scratch, reporter: Reporter) -> None:
         self._plan = plan
+        self._clients = clients_
         self._scratch = scratch
         self._reporter = reporter
-        self._look_around = look
-        self._accepted: Tuple[str, ...] = ()
         digest = hashlib.sha256(repr(plan.into).encode("utf-8", "surrogateescape")).hexdigest()[:12]
         self._stage = (plan.into[0], "stillpoint_restored_%s" % digest)
 
@@ -161,8 +146,8 @@ class _Work:
         """Do it, and return the number of rows."""
         plan = self._plan
         with Session(self._scratch.login, read_timeout=_COUNT_TIMEOUT) as there, Session(plan.login, read_timeout=_COUNT_TIMEOUT) as live:
-            live.do("SET SESSION lock_wait_timeout = %d" % _LOCK_WAIT)
-            self._accepted = accept(live)
+            live.do("SET SESSION lock_wait_timeout = %d" % clients.LOCK_WAIT)
+            self._clients.accepted = accept(live)
             accept(there)
             found = self._look(there)
             live.do(found.database)
@@ -173,7 +158,7 @@ class _Work:
             self._make_room(live)
             try:
                 self._reporter.stage("load")
-                self._pipe(self._stage)
+                self._clients.pipe(self._stage)
                 rows = int(live.value("SELECT COUNT(*) FROM %s" % _sql(self._stage)))
                 if rows != found.rows:
                     raise StillpointError("the backup has %d rows of %s, and %d arrived in the server" % (found.rows, named(plan.table), rows))
@@ -211,7 +196,7 @@ class _Work:
         foreign_keys = tuple(line.strip().rstrip(",") for line in made.splitlines() if re.match(r"\s+CONSTRAINT `(?:[^`]|``)+` FOREIGN KEY ", line))
         triggers = b""
         if session.rows("SELECT 1 FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = %s AND EVENT_OBJECT_TABLE = %s", plan.table):
-            triggers = self._dumped(["--no-data", "--no-create-info", "--triggers"], plan.table)
+            triggers = self._clients.dumped(["--no-data", "--no-create-info", "--triggers"], plan.table)
         count = int(session.value("SELECT COUNT(*) FROM %s" % _sql(plan.table)))
         return _Found(False, foreign_keys, triggers, database, count)
 
@@ -243,7 +228,7 @@ class _Work:
         """Replace the view."""
         before = self._view(live)
         try:
-            self._pipe(self._plan.table)
+            self._clients.pipe(self._plan.table)
         except StillpointError as error:
             try:
                 state = "was not touched" if self._view(live) == before else "is not complete"
@@ -259,10 +244,10 @@ class _Work:
         try:
             live.do("DROP TABLE IF EXISTS %s" % _sql(self._stage))
         except ServerError as error:
-            if error.number != _LOCK_WAIT_TIMEOUT:
+            if error.number != LOCK_WAIT_TIMEOUT:
                 raise
             raise StillpointError(
-                "%s was not touched: %s, which an earlier restore has left and this one replaces, %s" % (named(self._plan.into), named(self._stage), _HELD)
+                "%s was not touched: %s, which an earlier restore has left and this one replaces, %s" % (named(self._plan.into), named(self._stage), HELD)
             ) from None
 
     def _replace(self, live: Session, found: _Found) -> None:
@@ -275,9 +260,9 @@ class _Work:
                 dropped = True
             live.do("RENAME TABLE %s TO %s" % (_sql(self._stage), _sql(plan.into)))
         except ServerError as error:
-            if error.number == _LOCK_WAIT_TIMEOUT and not plan.beside and not dropped:
+            if error.number == LOCK_WAIT_TIMEOUT and not plan.beside and not dropped:
                 raise StillpointError(
-                    "%s was not touched: it %s; all rows of the backup are in %s, which can be dropped" % (named(plan.into), _HELD, named(self._stage))
+                    "%s was not touched: it %s; all rows of the backup are in %s, which can be dropped" % (named(plan.into), HELD, named(self._stage))
                 ) from None
             raise StillpointError(
                 "all rows of the backup are in %s, and it could not get the name %s: %s" % (named(self._stage), named(plan.into), error.text)
@@ -290,101 +275,13 @@ class _Work:
             except ServerError as error:
                 self._reporter.warn("%s is back without its foreign key %s: %s" % (named(plan.into), _constraint(clause), error.text))
         if found.triggers:
-            self._feed(found.triggers)
+            self._clients.feed(found.triggers)
 
     def _drop_stage(self, live: Session) -> None:
         try:
             live.do("DROP TABLE IF EXISTS %s" % _sql(self._stage))
         except ServerError:
             self._reporter.warn("%s in the server is what was loaded so far, and can be dropped" % named(self._stage))
-
-    # -- programs
-
-    def _dump_command(self, options: str, how: Sequence[str], table: Key) -> List[str]:
-        program = self._plan.programs[0]
-        argv = [
-            program.path,
-            "--defaults-file=" + options,
-            "--quick",
-            "--hex-blob",
-            "--default-character-set=utf8mb4",
-            "--max-allowed-packet=%d" % client.LARGEST_PACKET,
-            *how,
-        ]
-        if self._plan.settings.is_mariadb:
-            argv += ["--dump-history"] if program.has_history and self._versioned(table) else []
-        else:
-            argv += ["--set-gtid-purged=OFF", "--no-tablespaces"]
-        return [*argv, "--", *table]
-
-    def _versioned(self, table: Key) -> bool:
-        with Session(self._scratch.login) as session:
-            rows = session.rows("SELECT TABLE_TYPE AS type FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", table)
-        return bool(rows) and rows[0]["type"] == "SYSTEM VERSIONED"
-
-    def _dumped(self, how: Sequence[str], table: Key) -> bytes:
-        with client.option_file(self._scratch.login) as options, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
-            process = start(self._dump_command(options, how, table), dies_with_us=True, stdout=out, stderr=said)
-            self._wait(process, process)
-            if process.returncode != 0:
-                raise StillpointError("the scratch server's table can't be read: %s" % (_text(said) or "exit status %d" % process.returncode))
-            out.seek(0)
-            return bytes(out.read())
-
-    def _pipe(self, table: Key) -> None:
-        """Let the one program write the table, and the other one load it."""
-        with ExitStack() as stack:
-            source, target = (stack.enter_context(client.option_file(login)) for login in (self._scratch.login, self._plan.login))
-            said = [stack.enter_context(tempfile.TemporaryFile()) for _each in range(2)]
-            how = ["--single-transaction", "--skip-triggers"]
-            dump = start(self._dump_command(source, how, table), dies_with_us=True, stdout=subprocess.PIPE, stderr=said[0])
-            stack.callback(kill, dump)
-            load = self._load(target, dump.stdout, said[1])
-            stack.callback(kill, load)
-            self._wait(load, dump)
-            if dump.stdout is not None:
-                dump.stdout.close()  # or it would wait for ever for a loader that has failed
-            dump.wait(60)
-            if load.returncode != 0:
-                text = _text(said[1]) or "exit status %d" % load.returncode
-                if "ERROR 2006" in text or "ERROR 2013" in text:  # what the client says of it is a matter of who is first
-                    text += " (as where a row is beyond its max_allowed_packet)"
-                if "ERROR %d " % _LOCK_WAIT_TIMEOUT in text:
-                    text = "%s %s" % (named(table), _HELD)
-                raise StillpointError("the server does not take the table: %s" % text)
-            if dump.returncode != 0:
-                raise StillpointError("the scratch server's table can't be read: %s" % (_text(said[0]) or "exit status %d" % dump.returncode))
-
-    def _feed(self, sql: bytes) -> None:
-        """Run SQL in the live server; what goes wrong is a warning, as the table is there."""
-        with client.option_file(self._plan.login) as options, tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as said:
-            source.write(sql)
-            source.flush()
-            source.seek(0)
-            load = self._load(options, source, said)
-            self._wait(load)
-            if load.returncode != 0:
-                self._reporter.warn("%s is back, and not all of its triggers: %s" % (named(self._plan.into), _text(said)))
-
-    def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
-        session = (*self._accepted, "lock_wait_timeout=%d" % _LOCK_WAIT)
-        argv = [*client.load_command(self._plan.programs[1], options), init_command(session), self._plan.into[0]]
-        return start(argv, dies_with_us=True, stdin=source, stdout=subprocess.DEVNULL, stderr=said)
-
-    def _wait(self, process: "subprocess.Popen[Any]", dump: "Optional[subprocess.Popen[Any]]" = None) -> None:
-        """Wait for the end of a program.
-
-        :param dump: the one that reads from the scratch server, which has something to do only as long as that runs and is not the one that waits
-        :raises ScratchFailed: the scratch server was needed, and failed
-        """
-        while process.poll() is None:
-            if dump is not None:
-                self._look_around()
-            if dump is not None and dump.poll() is None:
-                if _unread(dump.stdout):
-                    self._scratch.pulse.restart()
-                self._scratch.check()
-            time.sleep(_POLL)
 
 
 def _constraint(clause: str) -> str:
@@ -393,18 +290,5 @@ def _constraint(clause: str) -> str:
     return match.group(1) if match else ""
 
 
-def _unread(pipe: Any) -> bool:
-    """Whether a pipe holds something that its reader has not read yet."""
-    return pipe is not None and fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)
-
-
 def _sql(key: Key) -> str:
     return "%s.%s" % (quoted(key[0]), quoted(key[1]))
-
-
-def _text(file: Any) -> str:
-    """Return what a client complains of, without the rows that it quotes."""
-    file.seek(0)
-    said = file.read(1 << 20).decode("utf-8", "replace")
-    errors = [line.strip() for line in said.splitlines() if _ERROR.match(line)]
-    return (errors[0] if errors else sentence(said))[:_LONGEST]

@@ -6,14 +6,16 @@ from __future__ import annotations
 import atexit
 import fcntl
 import functools
+import itertools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
 from _core.host.errors import StillpointError
@@ -23,6 +25,7 @@ from apart import TEMPORARY
 SERVER = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 INSTALL = shutil.which("mariadb-install-db")
 PLUGINS = os.environ.get("SERVER_PLUGINS")  # of the package that has the service too; tests/lab/setup knows where
+PATIENCE = 90.0  # seconds that a state is waited for
 USER = "nobody"  # mysql is there only where a server is installed as a service
 REDO_LOG = "--innodb-log-file-size=8M"  # the default is 96M, which each backup, copy and restore would carry along
 
@@ -95,13 +98,24 @@ class RealServer:
 
     def purge(self, name: str) -> None:
         """Purge the binary logs before one. The server keeps those that its engine may still need for a recovery, for a moment."""
-        for _attempt in range(200):
+
+        def gone() -> bool:
             with Session(self.login) as session:
                 session.do("PURGE BINARY LOGS TO '%s'" % name)
-                if session.rows("SHOW BINARY LOGS")[0]["Log_name"] == name:
-                    return
-            time.sleep(0.1)
-        raise AssertionError("the logs before %s were not purged" % name)
+                return bool(session.rows("SHOW BINARY LOGS")[0]["Log_name"] == name)
+
+        until(gone, "the logs before %s to be purged" % name)
+
+    def write_out(self) -> None:
+        """Have InnoDB write to its files what was changed up to now, so that a recovery repeats nothing of that."""
+        with Session(self.login) as session:
+
+            def lsn(of: str) -> int:
+                return int(session.rows("SHOW GLOBAL STATUS LIKE 'Innodb_lsn_%s'" % of)[0]["Value"])
+
+            session.do("SET GLOBAL innodb_max_dirty_pages_pct = 0")
+            now = lsn("current")
+            until(lambda: lsn("last_checkpoint") >= now, "a checkpoint of InnoDB")
 
     def copy(self, name: str, *flush: str) -> str:
         """Return a copy of the data directory beside it, made under a global read lock and after the statements of `flush`."""
@@ -189,11 +203,40 @@ def _ready(server: RealServer) -> bool:
 
 
 def _wait(server: RealServer) -> None:
-    for _attempt in range(300):
+    def ready() -> bool:
+        assert server.process and server.process.poll() is None, "the server ended while it started: " + _complaints(server)
         try:
             server.do("SELECT 1")
-            if _ready(server):
-                return
+            return _ready(server)
         except StillpointError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
+            return False
+
+    until(ready, "the server to start")
+
+
+def _complaints(server: RealServer) -> str:
+    with open(server.top + "/error.log", encoding="utf-8", errors="replace") as log:
+        return log.read()[-2000:]
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    """Wait for a state, longer than a busy machine takes to come to it."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "not in time: " + what
+        time.sleep(0.05)
+
+
+_ports = itertools.count(20000 + 200 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+
+
+def own_port() -> int:
+    """Return a port that no other worker is given, below those that the kernel gives to whoever connects."""
+    for port in _ports:
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("endless")

@@ -621,7 +621,7 @@ class Terminal:
             command = host.command(*arguments)
             os.execvp(command[0], command)
 
-    def read(self, until: str = "", timeout: float = 20) -> str:
+    def read(self, until: str = "", timeout: float = 60) -> str:
         """Return what the terminal shows up to a text, or up to the end."""
         shown = ""
         end = time.monotonic() + timeout

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import pytest
 from _core.archive import chains, stream, timeline
@@ -27,14 +27,12 @@ from _core.job.options import Job
 from _core.job.reader import parse
 from _core.mysql.connection import ServerError, Session
 from _core.repository.job_directory import JobDirectory
-from real_server import RealServer, needed, real_server
+from real_server import PATIENCE, RealServer, needed, real_server, until
 from trees import Quiet
 
 pytest.importorskip("pymysql")
 
 pytestmark = needed
-
-PATIENCE = 20.0
 
 FRESH = ("RESET MASTER", "DROP DATABASE IF EXISTS d", "CREATE DATABASE d", "CREATE TABLE d.t (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
 FACTS = {"flavour": "mariadb", "version": "10.11", "uuid": None, "basename": ""}
@@ -166,13 +164,6 @@ def archiving_(server: RealServer, tmp_path: Path) -> Iterator[Archiving]:
         server.start()
 
 
-def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "not in time: " + what
-        time.sleep(0.05)
-
-
 def insert(server: RealServer, rows: int = 1) -> None:
     server.do(*["INSERT INTO d.t (s) VALUES (REPEAT('x', 1000))"] * rows)
 
@@ -191,6 +182,13 @@ def status_after(archiving_: Archiving, moment: float) -> Dict[str, Any]:
     """Wait until the archive is known to hold everything up to a moment, and return its status."""
     until(lambda: (archiving_.archive.status()["synced"] or 0) > moment, "an answer of the server")
     return archiving_.archive.status()
+
+
+def checkpoint_noted(server: RealServer) -> bool:
+    log = last_log(server)
+    with Session(server.login) as session:
+        noted = [row["Info"] for row in session.rows("SHOW BINLOG EVENTS IN '%s'" % log) if row["Event_type"] == "Binlog_checkpoint"]
+    return log in noted
 
 
 def last_log(server: RealServer) -> str:
@@ -217,7 +215,7 @@ def test_a_log_is_read_with_its_transactions_their_gtids_and_its_end(server: Rea
     assert facts.after.position() == position
     assert facts.transactions == len(found) == 6
     assert [str(each.gtid) for each in found] == ["0-1-%d" % number for number in range(1, 7)]
-    assert all(abs(each.time - time.time()) < 30 for each in found)
+    assert all(abs(each.time - time.time()) < 120 for each in found)
     assert facts.size == facts.complete == os.path.getsize(server.binlogs + "/bin.000001")
 
 
@@ -267,7 +265,7 @@ def test_what_is_committed_is_in_the_archive_within_seconds_byte_for_byte(archiv
     began = time.monotonic()
     insert(server, 5)
     until(archiving_.complete, "five rows")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     server.do("FLUSH BINARY LOGS")
     insert(server)
     server.do("FLUSH BINARY LOGS")
@@ -279,7 +277,7 @@ def test_what_is_committed_is_in_the_archive_within_seconds_byte_for_byte(archiv
     until(lambda: archiving_.archive.status().get("lag_bytes") == 0, "the status")
     status = archiving_.archive.status()
     assert status["state"] == "streaming"
-    assert abs(status["synced"] - time.time()) < 5
+    assert abs(status["synced"] - time.time()) < 30
     assert [line.reason for line in archiving_.archive.lines()] == ["first"]
 
 
@@ -297,11 +295,11 @@ def test_a_stream_notes_at_which_time_the_server_was_where(archiving_: Archiving
         return archiving_.archive.marks(archiving_.line(), "bin.000001")
 
     until(lambda: [at for at, _time in marks()] and marks()[-1][0] == position, "the row to be seen")
-    time.sleep(1)
+    time.sleep(2)
     insert(server)
     until(lambda: marks()[-1][0] > position, "the next row to be seen")
     seen = [when for at, when in marks() if at == position]
-    # it looks every now and then: the last look at the first row came less than the waited second before the next row
+    # it looks every now and then: the last look at the first row came not much less than the waited seconds before the next row
     assert begun - 0.1 < min(seen) and committed + 0.5 < max(seen) < time.time()
     assert all(when < committed for at, when in marks() if at < position)
     server.do("FLUSH BINARY LOGS")
@@ -746,7 +744,7 @@ def test_without_the_privilege_closed_logs_are_copied_and_that_is_said(archiving
         status = archiving_.service().copy_once()
     assert archiving_.names()[-1] != last_log(server)
     assert status["method"] == "copy"
-    assert abs(status["synced"] - time.time()) < 10
+    assert abs(status["synced"] - time.time()) < 30
     for log in archiving_.line().logs:
         assert Path(archiving_.archive.path_of(archiving_.line(), log.file)).read_bytes() == Path(server.binlogs, log.file).read_bytes()
 
@@ -756,7 +754,7 @@ def test_a_server_that_has_written_nothing_is_not_made_to_begin_new_logs(archivi
     with archiving_.archive.lock():
         insert(archiving_.server)
         service.copy_once()
-        time.sleep(1)  # until the server has noted its own checkpoint in the new log
+        until(lambda: checkpoint_noted(archiving_.server), "the server's note of its own checkpoint in the new log")
         service.copy_once()
         log = last_log(archiving_.server)
         service.copy_once()

@@ -22,4 +22,4 @@ def test_file_systems_that_take_long_to_write_out_hold_nobody_up_longer_than_one
     targets = [Target(None, None, "ext4", "/", ())] * 3  # type: ignore[arg-type]
     began = time.monotonic()
     point.sync_shortly(targets)
-    assert 0.4 < time.monotonic() - began < 5
+    assert 0.4 < time.monotonic() - began < 20

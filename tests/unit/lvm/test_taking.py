@@ -149,7 +149,7 @@ def test_of_several_none_counts_before_all_do_and_the_time_between_them_is_told(
         snapshots.wait_frozen([first, second])
     kernel.states["vg-other"] = dm.State(True, False, "thin", "")
     assert snapshots.wait_frozen([first, second]) == "suspended, switched"
-    assert 0.2 <= snapshots.skew([first, second]) < 5
+    assert 0.2 <= snapshots.skew([first, second]) < 60
     assert snapshots.skew([first]) == 0
 
 

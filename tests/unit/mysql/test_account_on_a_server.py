@@ -67,7 +67,7 @@ def admin() -> Iterator[Login]:
 
 
 def _wait_for(login: Login) -> None:
-    for _attempt in range(120):
+    for _attempt in range(480):
         try:
             Session(login).close()
             return

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Thread
-from typing import Iterator
+from typing import Iterator, Set
 
 import pytest
 from _core.backup import plan
@@ -17,13 +17,14 @@ from _core.host.errors import NotNowError, StillpointError, Stopped
 from _core.mysql import locks
 from _core.mysql.connection import ServerError, Session
 from _core.mysql.locks import Lock, Method
-from real_server import RealServer, needed, real_server
+from real_server import RealServer, needed, real_server, until
 
 pytest.importorskip("pymysql")
 pytestmark = needed
 
 STAGE, FTWRL = locks._BACKUP_STAGE, replace(locks._FTWRL, limit=locks._LIMIT)
-LIMIT = 2  # seconds
+LIMIT = 3  # seconds
+SLOW = 1.5  # seconds that a busy machine may add
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,16 @@ def in_the_way(server: RealServer, seconds: float) -> Iterator[None]:
         threads = [Thread(target=hold), Thread(target=_write, args=(writer,))]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        until(lambda: {"a", "b"} <= _in_use(server), "both to be in the way")
         yield
         server.do("KILL QUERY %d" % writer.id)
         for thread in threads:
             thread.join()
+
+
+def _in_use(server: RealServer) -> Set[str]:
+    with Session(server.login) as session:
+        return {str(row["Table"]) for row in session.rows("SHOW OPEN TABLES FROM d WHERE In_use > 0")}
 
 
 def _write(session: Session) -> None:
@@ -65,7 +71,7 @@ def asked_for(server: RealServer, method: Method) -> float:
     with Session(server.login) as session:
         lock = Lock(session, method, LIMIT)
         began = time.monotonic()
-        with pytest.raises(NotNowError, match="within lock_wait_timeout = 2 s: a statement that it has to wait for is running; nothing was"), lock:
+        with pytest.raises(NotNowError, match="within lock_wait_timeout = 3 s: a statement that it has to wait for is running; nothing was"), lock:
             lock.prepare()
             lock.take()
         return time.monotonic() - began
@@ -73,15 +79,15 @@ def asked_for(server: RealServer, method: Method) -> float:
 
 @pytest.mark.parametrize("method", [STAGE, FTWRL, locks._FTWRL], ids=["backup_stage", "ftwrl", "ftwrl ended from outside"])
 def test_all_that_a_lock_waits_for_counts_to_one_limit(server: RealServer, method: Method) -> None:
-    with in_the_way(server, 1.6):
-        assert LIMIT - 0.2 < asked_for(server, method) < LIMIT + 1.0
+    with in_the_way(server, 2.5):
+        assert LIMIT - 0.2 < asked_for(server, method) < LIMIT + SLOW  # and not for each of the two
         server.do("INSERT INTO d.c VALUES (1)")  # nothing is held any more
 
 
 def test_where_the_server_does_not_count_the_lock_is_ended_by_another_session(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lock, "_set_limit", lambda _self: None)
     with in_the_way(server, 60 / 1000):
-        assert LIMIT - 0.2 < asked_for(server, locks._FTWRL) < LIMIT + 1.0
+        assert LIMIT - 0.2 < asked_for(server, locks._FTWRL) < LIMIT + SLOW
 
 
 def test_a_lock_that_is_granted_is_held_beyond_the_limit_of_its_waiting(server: RealServer) -> None:
@@ -121,8 +127,8 @@ def test_a_statement_under_the_lock_that_is_not_answered_is_ended_and_the_lock_w
         lock.take()
         with pytest.raises(StillpointError, match="the session that held the lock was ended .*timed out"), lock.held_or_lost():
             session.do(LONG)
-        assert 0.5 < lock.held < 4
-        assert free_within(server, 1)
+        assert 0.5 < lock.held < 15
+        assert free_within(server, 10)
 
 
 def test_the_lock_of_a_process_that_is_stopped_under_a_statement_does_not_outlive_it(server: RealServer, impatient: None) -> None:
@@ -139,7 +145,7 @@ def test_the_lock_of_a_process_that_is_stopped_under_a_statement_does_not_outliv
             session.do(LONG)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert free_within(server, 1)
+    assert free_within(server, 10)
 
 
 def test_what_prepares_the_lock_and_is_not_answered_is_ended_too(server: RealServer, impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +153,7 @@ def test_what_prepares_the_lock_and_is_not_answered_is_ended_too(server: RealSer
     with pytest.raises(ServerError), Session(server.login, read_timeout=1) as session, Lock(session, STAGE, 5) as lock:
         lock.prepare()
     with Session(server.login) as session:
-        session.do("SET SESSION lock_wait_timeout = 1", "BACKUP STAGE START", "BACKUP STAGE END")
+        session.do("SET SESSION lock_wait_timeout = 10", "BACKUP STAGE START", "BACKUP STAGE END")
 
 
 def test_where_the_session_can_not_be_ended_it_is_the_first_failure_that_is_told(
@@ -176,7 +182,7 @@ def test_a_lock_that_was_given_back_or_whose_session_was_ended_by_others_is_not_
         began = time.monotonic()
         with pytest.raises(StillpointError, match="the session that held the lock was ended"):
             lock.release()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
     monkeypatch.setattr(Lock, "_end", lambda _self: pytest.fail("there is nothing to end"))
     with Session(server.login) as session, Lock(session, STAGE, 5) as lock:
         lock.prepare()
@@ -209,8 +215,11 @@ def test_commits_that_the_server_keeps_in_memory_are_in_the_log_before_the_lock_
     try:
         with Session(server.login) as session, Lock(session, locks._BACKUP_STAGE, 5) as lock:
             lock.prepare()
-            server.do("INSERT INTO d.lazy VALUES (1)")
-            committed = lsn(session)
+            for _attempt in range(50):  # the server writes its log once a second, and may do so just now
+                server.do("INSERT INTO d.lazy VALUES (1)")
+                committed = lsn(session)
+                if committed["Innodb_lsn_flushed"] < committed["Innodb_lsn_current"]:
+                    break
             assert committed["Innodb_lsn_flushed"] < committed["Innodb_lsn_current"]
             lock.take()
             assert lsn(session)["Innodb_lsn_flushed"] >= committed["Innodb_lsn_current"]

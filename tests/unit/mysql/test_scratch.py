@@ -150,7 +150,8 @@ def test_binary_logs_go_where_the_copy_has_them(server: RealServer, copy: str) -
 
 @real
 def test_a_copy_with_a_prepared_transaction_is_refused_with_the_servers_own_words(server: RealServer) -> None:
-    for attempt in range(20):  # without the flush, whether the last commit is on the disk is a matter of chance
+    server.do("SET GLOBAL innodb_flush_log_at_timeout = 2700")
+    for attempt in range(50):  # without the flush, whether the last commit is on the disk is a matter of chance
         server.do("INSERT INTO d.rows_innodb VALUES (%d)" % (100 + attempt))
         path = server.copy("unflushed")
         try:
@@ -179,12 +180,12 @@ def test_one_that_is_not_ready_in_time_is_ended(server: RealServer, copy: str, o
 def test_one_that_does_nothing_any_more_is_ended_and_one_that_works_is_not(
     server: RealServer, copy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scratch, "STALL_LIMIT", 1.0)
     with scratch_server(settings_of(server), {server.datadir: copy}, discard=True) as it:
         it.check()
+        monkeypatch.setattr(scratch, "STALL_LIMIT", 1.0)
         it.process.send_signal(signal.SIGSTOP)
         with pytest.raises(ScratchFailed, match="stopped working"):
-            for _attempt in range(100):
+            for _attempt in range(600):
                 it.check()
                 time.sleep(0.1)
 
@@ -210,7 +211,7 @@ with scratch_server(settings.from_dict(json.loads(sys.argv[1])), json.loads(sys.
         assert _processes(own_run_directory)
         assert len(os.listdir(own_run_directory)) == 1, "the directory of a living run was removed"
         process.send_signal(signal.SIGKILL)
-    for _attempt in range(100):
+    for _attempt in range(600):
         if not _processes(own_run_directory):
             break
         time.sleep(0.1)

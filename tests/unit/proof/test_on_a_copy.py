@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Iterator, Optional
@@ -47,9 +46,8 @@ def server() -> Iterator[RealServer]:
             *["INSERT INTO d.t (t) SELECT t FROM d.t"] * 10,
             "FLUSH TABLES d.t FOR EXPORT",
             "UNLOCK TABLES",
-            "SET GLOBAL innodb_max_dirty_pages_pct = 0",
         )
-        time.sleep(2)  # a page that is in the redo log too would be mended
+        server.write_out()  # a page that is in the redo log too would be mended
         yield server
 
 

@@ -7,13 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Iterator, List, Set
 
 import pytest
+from _core.host import processes
 from _core.host.errors import StillpointError
 from _core.mysql.connection import Session
 from _core.proof import prove as proof
@@ -21,7 +21,7 @@ from _core.proof import tables as checking
 from _core.proof.prove import prove
 from _core.repository import manifest
 from proving import FLUSH, Copies, claim, made_copies, proven, taken  # noqa: F401
-from real_server import RealServer, needed, real_server
+from real_server import RealServer, needed, real_server, until
 
 pytest.importorskip("pymysql")
 pytestmark = [pytest.mark.usefixtures("own_run_directory"), *needed]
@@ -145,7 +145,8 @@ def test_with_nothing_to_recover_the_end_of_the_binary_log_on_the_snapshot_is_co
 
 
 def test_a_copy_with_a_prepared_transaction_fails(server: RealServer, copies: List[str]) -> None:
-    for attempt in range(20):  # without the flush it is a matter of chance
+    server.do("SET GLOBAL innodb_flush_log_at_timeout = 2700")
+    for attempt in range(50):  # without the flush it is a matter of chance
         server.do("INSERT INTO d.small VALUES (%d)" % (1000 + attempt))
         copy, coordinates = taken(server, copies)
         found = proven(server, copy, claim(server, coordinates))
@@ -166,8 +167,8 @@ def broken(copy: str, name: str) -> None:
 
 def test_a_broken_page_fails_the_proof_with_the_name_of_the_table(server: RealServer, copies: List[str]) -> None:
     # what is still in the redo log would mend the page
-    server.do("FLUSH TABLES d.large FOR EXPORT", "UNLOCK TABLES", "SET GLOBAL innodb_max_dirty_pages_pct = 0")
-    time.sleep(2)
+    server.do("FLUSH TABLES d.large FOR EXPORT", "UNLOCK TABLES")
+    server.write_out()
     copy, coordinates = taken(server, copies, FLUSH)
     broken(copy, "d/large.ibd")
     found = proven(server, copy, claim(server, coordinates, tables="all"))
@@ -196,8 +197,8 @@ def proven_before(copy: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_change_that_is_in_the_redo_log_alone_is_one(
     server: RealServer, copies: List[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.do("CREATE TABLE d.still (i INT PRIMARY KEY)", "CREATE TABLE d.late (i INT PRIMARY KEY) ENGINE=InnoDB", "SET GLOBAL innodb_max_dirty_pages_pct = 0")
-    time.sleep(2)
+    server.do("CREATE TABLE d.still (i INT PRIMARY KEY)", "CREATE TABLE d.late (i INT PRIMARY KEY) ENGINE=InnoDB")
+    server.write_out()
     server.do("SET GLOBAL innodb_max_dirty_pages_pct = 90")
     first, _coordinates = taken(server, copies, FLUSH)
     proven_before(first, monkeypatch)
@@ -229,8 +230,8 @@ def test_what_was_written_just_before_the_snapshot_of_the_generation_before_coun
 def test_a_broken_page_of_a_long_column_fails_the_proof_with_the_name_of_the_table(server: RealServer, copies: List[str]) -> None:
     # what is still in the redo log would mend the page
     server.do("CREATE TABLE d.long (i INT PRIMARY KEY, t LONGBLOB) ENGINE=InnoDB", "INSERT INTO d.long VALUES (1, REPEAT('x', 100000))")
-    server.do("FLUSH TABLES d.long FOR EXPORT", "UNLOCK TABLES", "SET GLOBAL innodb_max_dirty_pages_pct = 0")
-    time.sleep(2)
+    server.do("FLUSH TABLES d.long FOR EXPORT", "UNLOCK TABLES")
+    server.write_out()
     copy, coordinates = taken(server, copies, FLUSH)
     assert proven(server, copy, claim(server, coordinates, tables="all")).reason == ""
     with open(copy + "/d/long.ibd", "r+b") as file:
@@ -285,8 +286,9 @@ def test_a_server_that_dies_is_held_against_the_data_unless_somebody_killed_it(
     for number, ok in (signal.SIGSEGV, False), (signal.SIGKILL, None):
 
         def die(session: Session, number: int = number) -> List[checking.Name]:
-            os.kill(int(Path(str(session.value("SELECT @@pid_file"))).read_text(encoding="ascii")), number)
-            time.sleep(1)
+            pid = int(Path(str(session.value("SELECT @@pid_file"))).read_text(encoding="ascii"))
+            os.kill(pid, number)
+            until(lambda: processes.process_state(pid) in ("", "Z", "X"), "the end of the server")
             return tables(session)
 
         monkeypatch.setattr(checking, "tables", die)

@@ -249,7 +249,7 @@ def test_rsync_does_not_outlive_a_killed_agent(tmp_path):
         os._exit(0)
     _pid, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while rsyncs(str(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert rsyncs(str(tmp_path)) == []

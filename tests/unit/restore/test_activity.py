@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -17,7 +16,7 @@ from _core.mysql.connection import Session
 from _core.restore.in_place import activity
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
-from real_server import RealServer, real_server
+from real_server import RealServer, own_port, real_server, until
 from shop import Shop, marked
 from trees import Quiet, back_up, tree, write
 from trees import job as job_directory
@@ -26,17 +25,11 @@ OTHER = {"id": "0" * 32, "hardware": None}
 EVENTS = "--event-scheduler=ON"
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 class Replica(Shop):
     """A shop whose server replicates from another one and runs an event every second."""
 
     def __init__(self, source: RealServer, server: RealServer, top: Path) -> None:
-        port = free_port()
+        port = own_port()
         self.source = source
         source.stop()
         source.start("--skip-networking=0", "--bind-address=127.0.0.1", "--port=%d" % port)
@@ -100,8 +93,7 @@ def test_a_copy_of_another_hosts_replica_neither_replicates_nor_runs_events_befo
             os.rename(os.path.join(replica.server.datadir, name), os.path.join(replica.server.datadir, name[: -len(activity.DISABLED)]))
     replica.server.start("--server-id=2", EVENTS)
     replica.server.do("ALTER EVENT d.tick ENABLE")
-    time.sleep(2.5)
-    assert replica.ticks() > before
+    until(lambda: replica.ticks() > before, "an event")
     assert {row["Connection_name"] for row in replica.ask("SHOW ALL SLAVES STATUS")} == {"", "two"}
 
 
@@ -114,8 +106,7 @@ def test_who_asks_for_it_gets_a_copy_that_goes_on_and_so_does_a_host_with_its_ow
         done = replica.put_back(**wanted)
         assert done["plan"]["does_not_start"] is None and done["disabled"] == []
         before = replica.ticks()
-        time.sleep(2.5)
-        assert replica.ticks() > before
+        until(lambda before=before: replica.ticks() > before, "an event")  # type: ignore[misc]
         assert len(replica.ask("SHOW ALL SLAVES STATUS")) == 2
 
 

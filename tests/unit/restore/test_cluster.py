@@ -18,19 +18,13 @@ from _core.mysql.connection import Session
 from _core.restore.in_place import cluster
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
-from real_server import PLUGINS, RealServer, real_server
+from real_server import PLUGINS, RealServer, own_port, real_server
 from shop import Shop, marked
 from trees import Quiet
 
 PROVIDER = os.path.join(os.path.dirname(PLUGINS or ""), "galera-4", "libgalera_smm.so")  # as tests/lab/setup puts it
 
 needs_galera = pytest.mark.skipif(not os.path.exists(PROVIDER), reason="needs Galera, which tests/lab/setup brings")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def options(server: RealServer, port: int, *others: int) -> List[str]:
@@ -44,7 +38,7 @@ def options(server: RealServer, port: int, *others: int) -> List[str]:
         "--wsrep-cluster-name=test",
         "--wsrep-node-address=127.0.0.1",
         "--wsrep-sst-method=rsync",
-        "--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:%d;ist.recv_addr=127.0.0.1:%d" % (port, free_port()),
+        "--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:%d;ist.recv_addr=127.0.0.1:%d" % (port, own_port()),
         "--binlog-format=ROW",
     ]
 
@@ -53,8 +47,8 @@ class Cluster(Shop):
     """A shop whose server is a Galera node."""
 
     def __init__(self, server: RealServer, top: Path) -> None:
-        self.port = free_port()
-        self.options = options(server, self.port, self.port, free_port())
+        self.port = own_port()
+        self.options = options(server, self.port, self.port, own_port())
         server.stop()
         server.start(*self.options, "--wsrep-new-cluster")
         server.do("CREATE DATABASE d", "CREATE TABLE d.t (i INT PRIMARY KEY) ENGINE=InnoDB", "INSERT INTO d.t VALUES (1)")
@@ -128,7 +122,7 @@ def test_a_node_of_a_running_cluster_is_refused_with_what_to_do(node: Cluster) -
         subprocess.run(["rm", "-rf", second.datadir], check=True)
         os.rename(copy, second.datadir)
         os.unlink(second.datadir + "/gvwstate.dat")
-        second.start(*options(second, free_port(), node.port), "--wsrep-start-position=" + where)
+        second.start(*options(second, own_port(), node.port), "--wsrep-start-position=" + where)
         assert _status(node.server)["wsrep_cluster_size"] == "2"
         with pytest.raises(UsageError) as caught:
             node.plan()

@@ -155,7 +155,7 @@ class Place:
     def undo(self) -> None:
         left = beside.pending(self.state)
         assert left is not None
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(self.rows("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'root'")) > 1 and time.monotonic() < deadline:
             time.sleep(0.1)  # what the dead client's session was doing
         assert swap.put_back(left, self.state) == []

@@ -391,10 +391,10 @@ def test_a_replay_goes_on_as_long_as_the_reader_of_the_logs_works(shop: Shop, mo
     shop.write(1)
     shop.archive_logs()
     real = feed.start
-    long = "for each in 1 2 3 4 5 6 7 8 9 10 11 12; do read line < /etc/passwd; sleep 0.5; done" if works else "sleep 60"
+    long = "for each in 1 2 3 4 5 6 7 8 9 10 11 12; do read line < /etc/passwd; sleep 0.5; done" if works else "sleep 600"
 
     def start(argv: List[str], **more: Any) -> Any:
-        monkeypatch.setattr(scratch, "STALL_LIMIT", 2.0)
+        monkeypatch.setattr(scratch, "STALL_LIMIT", 4.0)
         if any(word.startswith("--local-load=") for word in argv):
             argv = ["sh", "-c", long + '; exec "$0" "$@"', *argv]
         return real(argv, **more)
@@ -406,7 +406,7 @@ def test_a_replay_goes_on_as_long_as_the_reader_of_the_logs_works(shop: Shop, mo
     began = time.monotonic()
     with pytest.raises(StillpointError, match="the scratch server stopped working"):
         shop.restore(until=moment)
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 120
 
 
 @marked
@@ -462,7 +462,7 @@ def test_the_agent_archives_as_a_service_says_how_it_is_and_recovers(shop: Shop,
         rows = shop.write()
         moment = next_second()
         shop.server.do("DROP TABLE d.orders")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while behind() != 0:
             assert time.monotonic() < deadline, "the archive did not come after"
             time.sleep(0.2)
@@ -476,7 +476,7 @@ def test_the_agent_archives_as_a_service_says_how_it_is_and_recovers(shop: Shop,
         assert shop.count(str(tmp_path / "to" / "mysql")) == rows
     finally:
         service.terminate()
-        said = service.communicate(timeout=20)[1]
+        said = service.communicate(timeout=60)[1]
     assert service.returncode == 0, said
     assert "told to end" in said
     assert "NOT RUNNING" in ask("list", "job")
@@ -507,7 +507,7 @@ def test_under_load_exactly_what_was_acknowledged_before_the_drop_comes_back(sho
     finally:
         notes.mkdir(exist_ok=True)
         (notes / "stop").touch()
-        load.wait(30)
+        load.wait(120)
     acknowledged = {(writer, int(key)) for writer in (1, 2) for key in (notes / str(writer)).read_text().split()}
     assert len(acknowledged) > 20
     shop.archive_logs()

@@ -196,7 +196,7 @@ def test_what_was_aborted_half_way_is_refused_before_anything_is_touched(shop: S
     rows = shop.write(1)
     last = shop.gtid()
     with Session(shop.server.login) as session:
-        session.do("SET SESSION max_statement_time = 0.5")
+        session.do("SET SESSION max_statement_time = 1.5")
         fail(session, "INSERT INTO d.m SELECT seq, SLEEP(0.1) FROM d.seq_1_to_50")
     shop.write(1)
     moment = next_second()

@@ -198,7 +198,7 @@ def test_a_server_that_works_below_a_directory_is_found(tmp_path):
     shutil.copy("/bin/sleep", str(tmp_path / "mariadbd"))
     with subprocess.Popen([str(tmp_path / "mariadbd"), "60"], cwd=str(tmp_path / "data" / "mysql")) as server:
         try:
-            for _attempt in range(100):  # it has its name a moment after it was begun
+            for _attempt in range(1200):  # it has its name a moment after it was begun
                 if read("/proc/%d/comm" % server.pid) == b"mariadbd\n":
                     break
                 time.sleep(0.05)

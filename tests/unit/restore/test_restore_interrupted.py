@@ -356,7 +356,7 @@ def test_a_full_repository_does_not_keep_the_server_down(host: Host, server: Fak
         reporter = Quiet()
         execute(planning.make(generation, archives=[archive], state=host.state), reporter)
         assert service.running_in(host.datadir)
-        assert any("can't be told of the restore (No space left on device)" in warning for warning in reporter.warnings)
+        assert any("can't be told that the data was replaced (No space left on device)" in warning for warning in reporter.warnings)
 
 
 class Logging:

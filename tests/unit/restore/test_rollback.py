@@ -407,4 +407,4 @@ def test_a_damaged_archive_is_warned_of_and_keeps_no_server_down(tmp_path: Any, 
     reporter = Quiet()
     execute.execute(replace(fake.plan, about=undo_points.About("mariadb.service", str(tmp_path), "/nowhere/mysql-bin", "/nowhere/mysql-bin.index")), reporter)
     assert fake.calls[-1] == "start mariadb.service"
-    assert any("can't be told of it" in warning for warning in reporter.warnings)
+    assert any("can't be told that the data was replaced" in warning for warning in reporter.warnings)

@@ -18,7 +18,9 @@ from ..binlog import events
 from ..binlog.gtid import MariaState
 from ..host import durable
 from ..host.errors import StillpointError
+from ..host.mounts import is_below
 from ..repository.generation import Generation
+from .in_place.targets import Target
 from .server_logs import Logs
 
 if TYPE_CHECKING:
@@ -103,6 +105,18 @@ def leave(basename: str, state: str, like: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     durable.rename(path + ".new", path)
+
+
+def begin_after(gtids: str, logs: Logs, targets: Sequence[Target]) -> bool:
+    """Have a staged copy that brings logs with it begin after these GTIDs, without those logs; tell whether it brings any."""
+    directory, stem = os.path.split(logs.basename)
+    target = next((each for each in targets if is_below(os.path.realpath(directory), each.path)), None)
+    if target is None or logs.outside(logs.basename):
+        return False
+    copy = target.staging + os.path.realpath(directory)[len(target.path) :]
+    remove(copy, stem, os.path.basename(logs.index))
+    leave(os.path.join(copy, stem), gtids, copy)
+    return True
 
 
 def remove(directory: str, stem: str, index: str) -> None:

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Setting a server's binary logs aside when its data is replaced, where they lie beside the data and not in it.
+"""What becomes of a server's binary logs when its data is replaced; `gtid_state` says what it numbers its transactions on from.
 
-They tell of what happened after the moment that has been restored. A server that went on in them would give a replica, or an
-archive, logs that do not describe its data. Only what the server's own index names is taken: other servers may log to the same
-directory.
+They tell of what happened after the moment that has been restored. A server that went on in them would give a replica, or an archive, logs that do not
+describe its data. Where they lie beside the data they are set aside, and archives of them are told. Only what the server's own index names is taken:
+another server may log to the same directory.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import TYPE_CHECKING, Iterable, List, Optional, Sequence, Set, Tuple
 
-from ..host import durable
+from ..host import durable, service
+from ..host.errors import StillpointError
 from ..host.mounts import is_below
+from ..host.reporter import Reporter
+from ..repository.generation import Generation
+from .in_place import targets as places
+from .in_place.targets import Target
+
+if TYPE_CHECKING:
+    from ..archive.archive import Archive
 
 
 @dataclass(frozen=True)
@@ -102,3 +110,89 @@ def _named(index: str) -> List[str]:
             return [line.strip() for line in file if line.strip()]
     except OSError:
         return []
+
+
+def own(generation: Generation, targets: Sequence[Target], archives: Sequence["Archive"]) -> Optional[Logs]:
+    """Return the binary logs of the server whose data is replaced; None where it writes none, or it is not certain which.
+
+    The manifest says which they were. A server that runs shows whether they still are: it has the index open.
+
+    :param archives: the one beside the generation, if it is among them, says it for an old manifest
+    """
+    settings = generation.summary.get("settings") or {}
+    basename, index = str(settings.get("log_bin") or ""), str(settings.get("log_bin_index") or "")
+    if not settings:
+        beside = os.path.dirname(generation.path)
+        basename = next((found for found in (_basename(archive) for archive in archives if os.path.dirname(archive.path) == beside) if found), "")
+    if not basename:
+        return None
+    datadir = places.datadir(targets)
+    index = os.path.join(datadir, index or basename + ".index")
+    if not os.path.exists(index) and os.path.exists(index + ".index"):
+        index += ".index"  # as a server completes what it was given
+    holders = service.holders(index)
+    running = service.running_in(datadir)
+    if any(pid != running.pid for pid in holders) if running else holders:
+        return None
+    if running and not holders and os.path.exists(index):
+        return None
+    stamp = places.stamp_of(targets[0].kept)
+    return Logs(os.path.join(datadir, basename), index, datadir, tuple(places.databases(targets)), stamp)
+
+
+def is_of(archive: "Archive", basename: str) -> bool:
+    """Tell whether an archive is one of the logs of this path without the number."""
+    known = _basename(archive)
+    return bool(known) and _real(known) == _real(basename)
+
+
+def _basename(archive: "Archive") -> str:
+    """Return what an archive's logs are called on their server; "" where that is not known."""
+    return next((str(line.server.get("basename") or "") for line in reversed(archive.lines())), "")
+
+
+def _real(path: str) -> str:
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def coming_back(targets: Sequence[Target], archives: Sequence["Archive"]) -> List[str]:
+    """Return the names of the archived server's logs that lie in staged copies: what the server logs from now on begins after them."""
+    found: Set[str] = set()
+    for archive in archives:
+        for line in archive.lines()[-1:]:
+            directory, stem = os.path.split(str(line.server.get("basename") or ""))
+            for target in targets:
+                source = os.path.realpath(target.tree.source)
+                if stem and is_below(os.path.realpath(directory), source):
+                    inside = target.staging + os.path.realpath(directory)[len(source) :]
+                    found.update(name for name in (os.listdir(inside) if os.path.isdir(inside) else []) if name.startswith(stem + "."))
+    return sorted(found)
+
+
+def drop_index(logs: Logs, targets: Sequence[Target]) -> None:
+    """Remove the index from a staged copy where the logs themselves lie beside the data: it names what is set aside."""
+    if not logs.outside(logs.basename) or logs.outside(logs.index):
+        return
+    index = os.path.join(os.path.realpath(os.path.dirname(logs.index)), os.path.basename(logs.index))
+    for target in targets:
+        copy = target.staging + index[len(target.path) :]
+        if is_below(index, target.path) and os.path.lexists(copy):
+            os.unlink(copy)
+
+
+def tell(archives: Iterable["Archive"], what: str, coming: Sequence[str], reporter: Reporter, *, of: Optional[str] = None) -> None:
+    """Tell archives that what is logged from now on does not follow on them. One that can't be told keeps no server down.
+
+    :param what: is put back
+    :param coming: names of logs that come back with the data
+    :param of: tell those alone that archive the logs of this path without the number
+    """
+    for archive in archives:
+        try:
+            if archive.exists and (of is None or is_of(archive, of)):
+                archive.note_restore(what, list(coming))
+        except (OSError, StillpointError) as error:
+            reporter.warn(
+                "the archive of binary logs in %s can't be told that the data was replaced (%s): have it begin anew, by moving it away, before anything is "
+                "recovered from it" % (archive.path, error.strerror if isinstance(error, OSError) else error)
+            )

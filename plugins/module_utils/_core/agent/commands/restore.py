@@ -54,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Put a generation back, or one path or one table of it."""
     from ...restore import journal as journals
-    from ...restore import whose_logs
     from ...restore.dump import execute
     from ...restore.dump import plan as load
     from ...restore.in_place import plan
@@ -79,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         login = load.login(job, arguments.server_socket, arguments.server_config)
         made = load.make(generation, login, database=arguments.database, table=arguments.table, parts=parts or plan.ALL, resume=arguments.resume)
     else:
-        wanted = whose_logs.asked(moment) if moment else None
+        wanted = moment.option if moment else None
         given = {"path": arguments.path, "replay": replay, "archives": _archives(job), "moment": wanted, "resume": arguments.resume}
         made = plan.make(generation, arguments.to, parts or plan.ALL, **given)
     if name is None and replay is None:

@@ -12,15 +12,14 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ...host import durable, service
 from ...host.errors import StillpointError
-from ...host.mounts import is_below
 from ...host.process import undisturbed
 from ...host.reporter import Reporter
 from ...repository.generation import now
-from .. import gtid_state
+from .. import gtid_state, server_logs
 from .. import journal as journals
 from ..rollback.plan import refuse_going_back
 from . import activity, cluster, exchange, targets
@@ -121,8 +120,9 @@ def _copied(plan: RestorePlan, journal: Optional[Dict[str, Any]], reporter: Repo
             cluster.prepare(targets.datadir_of(plan.targets).staging)
         for target in plan.targets:
             durable.sync_file_system(os.path.dirname(target.staging))
-        journal["old_logs"] = _old_logs(plan)
-        _drop_index(plan)
+        journal["old_logs"] = server_logs.coming_back(plan.targets, plan.archives)
+        if plan.logs:
+            server_logs.drop_index(plan.logs, plan.targets)
         journal = {
             **journal,
             "phase": journals.READY,
@@ -176,32 +176,13 @@ def _renew(plan: RestorePlan) -> None:
         gtid_state.renew(targets.datadir_of(plan.targets).staging)
 
 
-def _old_logs(plan: RestorePlan) -> List[str]:
-    """Return the binary logs that come back with the data: what the server logs from now on begins after them."""
-    found: Set[str] = set()
-    for archive in plan.archives:
-        for line in archive.lines()[-1:]:
-            directory, stem = os.path.split(str(line.server.get("basename") or ""))
-            for target in plan.targets:
-                source = os.path.realpath(target.tree.source)
-                if stem and is_below(os.path.realpath(directory), source):
-                    inside = target.staging + os.path.realpath(directory)[len(source) :]
-                    found.update(name for name in (os.listdir(inside) if os.path.isdir(inside) else []) if name.startswith(stem + "."))
-    return sorted(found)
-
-
 def _onward(plan: RestorePlan, journal: Dict[str, Any]) -> Dict[str, Any]:
     """Note which GTIDs the server had given out when it was stopped, and have a copy that brings logs begin after them; return the journal."""
     if plan.logs is None or "gtids" in journal:
         return journal
     try:
         journal = {**journal, "gtids": gtid_state.newest(plan.generation, plan.logs, plan.archives)}
-        directory, stem = os.path.split(plan.logs.basename)
-        target = next((each for each in plan.targets if is_below(os.path.realpath(directory), each.path)), None)
-        if journal["gtids"] and target and not plan.logs.outside(plan.logs.basename):
-            copy = target.staging + os.path.realpath(directory)[len(target.path) :]
-            gtid_state.remove(copy, stem, os.path.basename(plan.logs.index))
-            gtid_state.leave(os.path.join(copy, stem), journal["gtids"], copy)
+        if journal["gtids"] and gtid_state.begin_after(journal["gtids"], plan.logs, plan.targets):
             journal["old_logs"] = []
         journals.write(plan.state, journal)
     except OSError as error:
@@ -210,16 +191,6 @@ def _onward(plan: RestorePlan, journal: Dict[str, Any]) -> Dict[str, Any]:
             % (plan.generation.name, error.strerror, error.filename, journals.ways_out(journal))
         ) from error
     return journal
-
-
-def _drop_index(plan: RestorePlan) -> None:
-    """Remove the list of binary logs from the copy, where the logs themselves lie beside the data: it names what is set aside."""
-    if plan.logs and plan.logs.outside(plan.logs.basename) and not plan.logs.outside(plan.logs.index):
-        index = os.path.join(os.path.realpath(os.path.dirname(plan.logs.index)), os.path.basename(plan.logs.index))
-        for target in plan.targets:
-            copy = target.staging + index[len(target.path) :]
-            if is_below(index, target.path) and os.path.lexists(copy):
-                os.unlink(copy)
 
 
 def _make_parents(path: str) -> None:
@@ -289,7 +260,7 @@ def _start_again(plan: RestorePlan, unit: str, reporter: Reporter) -> None:
 def _replace(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> List[Dict[str, Any]]:
     """Exchange each tree, whatever of that has been done before, and return what was kept."""
     try:
-        _note(plan, journal, reporter)
+        server_logs.tell(plan.archives, plan.generation.name, journal.get("old_logs") or [], reporter)
         aside = plan.logs.set_aside() if plan.logs else []
         if plan.logs and journal.get("gtids") and plan.logs.outside(plan.logs.basename):
             gtid_state.leave(plan.logs.basename, journal["gtids"], os.path.dirname(plan.logs.basename))
@@ -310,19 +281,6 @@ def _replace(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> 
             % (error.strerror, error.filename2 or error.filename, journals.ways_out(journal))
         ) from error
     return kept
-
-
-def _note(plan: RestorePlan, journal: Dict[str, Any], reporter: Reporter) -> None:
-    """Tell the archives of binary logs that what comes does not follow on them. One that can't be told does not hold up the restore."""
-    for archive in plan.archives:
-        try:
-            if archive.exists:
-                archive.note_restore(plan.generation.name, journal.get("old_logs") or [])
-        except OSError as error:
-            reporter.warn(
-                "the archive of binary logs in %s can't be told of the restore (%s): have it begin anew, by moving it away, before anything is "
-                "recovered from it" % (archive.path, error.strerror)
-            )
 
 
 def _start(plan: RestorePlan, unit: str, kept: Sequence[Dict[str, Any]], new_cluster: bool) -> None:

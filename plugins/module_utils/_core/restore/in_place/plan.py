@@ -16,7 +16,7 @@ from ...repository import manifest
 from ...repository.generation import BAD, Generation, RecordedTree
 from ...repository.job_directory import JobDirectory
 from .. import journal as journals
-from .. import whose_logs
+from .. import server_logs
 from ..dump import beside
 from ..rollback.plan import refuse_going_back
 from ..server_logs import Logs
@@ -198,8 +198,8 @@ def make(
     plan = RestorePlan(generation, None, targets, needs, unit, False, warnings, state, replay, moment=moment, part=path)
     if not places.databases(targets):
         return plan
-    logs = whose_logs.own(generation, targets, archives)
-    concerned = [archive for archive in archives if logs and whose_logs.is_of(archive, logs)]
+    logs = server_logs.own(generation, targets, archives)
+    concerned = [archive for archive in archives if logs and server_logs.is_of(archive, logs.basename)]
     ends = tuple(archive for archive in concerned if archive.writable)
     for archive in concerned:
         if archive not in ends:

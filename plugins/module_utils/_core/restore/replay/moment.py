@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Optional
+from typing import Dict, Optional
 
 from ...binlog import gtid
 from ...binlog.gtid import Gtid
@@ -32,6 +32,15 @@ class Moment:
     gtid: Optional[Gtid] = None
     before: bool = False
     position: Optional[Place] = None
+
+    @property
+    def option(self) -> Dict[str, str]:
+        """The option that asks for it and its value, the same for whatever way a time was written."""
+        if self.time is not None:
+            return {"--until": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.time))}
+        if self.position is not None:
+            return {"--until-position": "%s:%d" % self.position}
+        return {"--before-gtid" if self.before else "--until-gtid": str(self.gtid)}
 
 
 def seconds(text: str) -> float:

@@ -19,7 +19,7 @@ from ...host.processes import Holder, holders
 from ...host.reporter import Reporter
 from ...job.names import host_name
 from ...lvm import dm, undo_points, volumes
-from .. import gtid_state
+from .. import gtid_state, server_logs
 from .. import journal as journals
 from .plan import RollbackPlan, Volume, begun, forget, own_jobs, write
 
@@ -304,16 +304,11 @@ def _mount(volume: Volume) -> None:
 
 
 def _note(plan: RollbackPlan, reporter: Reporter) -> None:
-    """Tell the archive of the server's binary logs that what comes does not follow on it. One that can't be told does not keep the server down."""
+    """Tell the archive of the server's binary logs that what comes does not follow on it."""
     from ...archive.archive import Archive  # pylint: disable=import-outside-toplevel  # only where there is one
 
-    directory, stem = os.path.split(plan.about.log)
-    for archive in (Archive(os.path.join(job.repository, host_name(), job.name)) for job in own_jobs() if job.mysql and job.binlog):
-        try:
-            known = [str(line.server.get("basename") or "") for line in archive.lines()[-1:]] if archive.exists else []
-            if not plan.about.log or known != [plan.about.log]:
-                continue
-            there = os.listdir(directory) if os.path.isdir(directory) else []
-            archive.note_restore("the undo point %s" % plan.run_id, sorted(name for name in there if name.startswith(stem + ".")))
-        except (OSError, StillpointError) as error:
-            reporter.warn("the archive of binary logs in %s can't be told of it (%s): have it begin anew, by moving it away" % (archive.path, error))
+    if plan.about.log:
+        directory, stem = os.path.split(plan.about.log)
+        coming = [name for name in (os.listdir(directory) if os.path.isdir(directory) else []) if name.startswith(stem + ".")]
+        archives = (Archive(os.path.join(job.repository, host_name(), job.name)) for job in own_jobs() if job.mysql and job.binlog)
+        server_logs.tell(archives, "the undo point %s" % plan.run_id, sorted(coming), reporter, of=plan.about.log)

@@ -573,6 +573,37 @@ def test_old_rows_of_versioned_tables_and_sequences_come_back(shop: RealServer, 
         assert len(two.rows("SELECT 1 FROM shop.versioned FOR SYSTEM_TIME ALL")) == 2
 
 
+def test_a_table_that_keeps_old_rows_by_transaction_is_dumped_as_it_is_now_and_said(
+    shop: RealServer, other: RealServer, make_job: Callable[..., Job]
+) -> None:
+    shop.do(
+        "CREATE TABLE shop.by_time (id INT PRIMARY KEY) WITH SYSTEM VERSIONING",
+        "CREATE TABLE shop.precise (id INT PRIMARY KEY, a BIGINT UNSIGNED GENERATED ALWAYS AS ROW START, b BIGINT UNSIGNED GENERATED ALWAYS AS ROW END,"
+        " PERIOD FOR SYSTEM_TIME (a, b)) ENGINE=InnoDB WITH SYSTEM VERSIONING",
+        "INSERT INTO shop.precise (id) VALUES (1)",
+        "UPDATE shop.precise SET id = 2",
+    )
+    generation = run(make_job(databases=["shop"]))
+    (warning,) = [each for each in generation.summary["warnings"] if "old rows" in each]
+    assert warning == (
+        "shop.precise keeps its old rows by transaction, which mariadb-dump can't dump: no old rows of any table are dumped (2 system-versioned); "
+        "method: snapshot copies them"
+    )
+    into(other, generation)
+    with Session(other.login) as session:
+        assert [row["id"] for row in session.rows("SELECT id FROM shop.precise")] == [2]
+
+
+def test_a_function_that_the_server_would_not_take_is_refused_by_the_plan(shop: RealServer, make_job: Callable[..., Job]) -> None:
+    shop.do("SET GLOBAL log_bin_trust_function_creators = ON", "CREATE FUNCTION shop.f(i INT) RETURNS INT RETURN i")
+    generation = run(make_job(databases=["shop"]))
+    prepared(shop, generation)
+    shop.do("SET GLOBAL log_bin_trust_function_creators = OFF")
+    with pytest.raises(StillpointError, match=r"no function that does not say what it reads, as shop\.f: SET GLOBAL log_bin_trust_function_creators = ON"):
+        prepared(shop, generation)
+    prepared(shop, generation, table="shop.a_item")
+
+
 def test_tables_that_are_dumped_without_their_rows_are_warned_of(shop: RealServer, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_DEFINED_ONLY", ("MYISAM",))  # for CONNECT, whose plugin is not here
     of = make_job(databases=["shop"])

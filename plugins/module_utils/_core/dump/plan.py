@@ -71,18 +71,21 @@ class TableFacts:
 
     :ivar engines: those of each database
     :ivar sizes: bytes of rows and indexes of each database
+    :ivar undeclared: functions that are declared neither DETERMINISTIC nor NO SQL or READS SQL DATA, as (database, name)
     :ivar keyless: tables of InnoDB without a primary key, or a unique one of columns that are never NULL, as (database, name)
     """
 
     engines: Tuple[Tuple[str, Tuple[str, ...]], ...] = ()
     sizes: Tuple[Tuple[str, int], ...] = ()
     keyless: Tuple[Key, ...] = ()
+    undeclared: Tuple[Key, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
         return {
             "engines": {name: list(engines) for name, engines in self.engines},
             "sizes": dict(self.sizes),
             "keyless": [list(key) for key in self.keyless],
+            "undeclared": [list(key) for key in self.undeclared],
         }
 
 
@@ -95,6 +98,7 @@ class DumpPlan:
     :ivar tables: every table of theirs, as (database, name)
     :ivar locked: those that are not transactional, and stay locked for writers until they are dumped
     :ivar versioned: those that keep their old rows
+    :ivar by_transaction: of these, those that keep with them which transaction made them, and not when
     :ivar without_rows: those of which the program dumps the definition alone
     :ivar wait_timeout: seconds that the server lets the session of the program that dumps say nothing
     :ivar invalid: views that no program can dump
@@ -112,6 +116,7 @@ class DumpPlan:
     tables: Tuple[Key, ...] = ()
     locked: Tuple[Table, ...] = ()
     versioned: Tuple[Key, ...] = ()
+    by_transaction: Tuple[Key, ...] = ()
     invalid: Tuple[InvalidView, ...] = ()
     directories: Tuple[str, ...] = ()
     facts: TableFacts = TableFacts()
@@ -125,6 +130,11 @@ class DumpPlan:
     def live(self) -> bool:
         """Whether the running server itself is read."""
         return self.options.source == "server"
+
+    @property
+    def with_history(self) -> bool:
+        """Whether the old rows of tables that keep them are dumped too. The program does so for all tables or for none, and ends where it can't for one."""
+        return bool(self.versioned) and self.program.has_history and not self.by_transaction
 
     def warnings(self, *, files: bool) -> List[str]:
         """Return what somebody should know before it runs.
@@ -152,6 +162,11 @@ class DumpPlan:
             found.append(
                 "%s.%s keeps its old rows (system versioning), and %s %s does not dump them"
                 % (*map(shown, self.versioned[0]), self.program.name, self.program.version)
+            )
+        elif self.by_transaction:
+            found.append(
+                "%s.%s keeps its old rows by transaction, which %s can't dump: no old rows of any table are dumped (%s); method: snapshot copies them"
+                % (*map(shown, self.by_transaction[0]), self.program.name, "%s system-versioned" % count(len(self.versioned)))
             )
         found += [
             "the view %s is invalid (%s): its CREATE VIEW is in %s, and a load makes it only where that is accepted" % (view, view.why, VIEWS)
@@ -236,6 +251,7 @@ def look(session: Session, plan: DumpPlan) -> DumpPlan:
     """
     databases = chosen(session, plan.options.databases or ())
     tables = read_tables(session, databases)
+    versioned = tuple((row["db"], row["name"]) for row in tables if row["kind"] == "SYSTEM VERSIONED")
     return replace(
         plan,
         invalid=tuple(invalid_views(session, databases)),
@@ -244,7 +260,8 @@ def look(session: Session, plan: DumpPlan) -> DumpPlan:
         tables=tuple((row["db"], row["name"]) for row in tables),
         locked=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if not row["transactional"]) if plan.live else (),
         facts=_facts(session, tables),
-        versioned=tuple((row["db"], row["name"]) for row in tables if row["kind"] == "SYSTEM VERSIONED"),
+        versioned=versioned,
+        by_transaction=tuple(key for key in by_transaction(session) if key in versioned) if versioned else (),
         bytes_tables=sum(int(row["bytes"] or 0) for row in tables),
         without_rows=tuple(Table(row["db"], row["name"], str(row["engine"])) for row in tables if str(row["engine"]).upper() in _DEFINED_ONLY),
         wait_timeout=int(session.value("SELECT @@GLOBAL.wait_timeout")),
@@ -268,7 +285,16 @@ def _facts(session: Session, tables: Sequence[Dict[str, Any]]) -> TableFacts:
         tuple((name, tuple(sorted(found))) for name, found in engines.items()),
         tuple(sizes.items()),
         tuple((row["db"], row["name"]) for row in tables if row["engine"] == "InnoDB" and row["kind"] != "SEQUENCE" and (row["db"], row["name"]) not in having),
+        tuple(key for key in _undeclared(session) if key[0] not in SYSTEM_SCHEMAS),
     )
+
+
+def _undeclared(session: Session) -> List[Key]:
+    rows = session.rows(
+        "SELECT ROUTINE_SCHEMA AS db, ROUTINE_NAME AS name FROM information_schema.ROUTINES WHERE ROUTINE_TYPE = 'FUNCTION' AND IS_DETERMINISTIC = 'NO'"
+        " AND SQL_DATA_ACCESS NOT IN ('NO SQL', 'READS SQL DATA')"
+    )
+    return [(str(row["db"]), str(row["name"])) for row in rows]
 
 
 def _sizes(directory: JobDirectory, bytes_tables: int) -> Tuple[int, int]:
@@ -332,6 +358,14 @@ def check_limit(session: Session, source: str) -> None:
             "the server has sql_select_limit = %d for every session, and a dump would have no more rows of a table: SET GLOBAL sql_select_limit = %d, "
             "or dump from a snapshot (mysql.source: snapshot)" % (limit, _NO_LIMIT)
         )
+
+
+def by_transaction(session: Session) -> Set[Key]:
+    """Return the tables of MariaDB whose rows say by which transaction they were made and replaced; mariadb-dump has no way to keep that."""
+    rows = session.rows(
+        "SELECT TABLE_SCHEMA AS db, TABLE_NAME AS name FROM information_schema.COLUMNS WHERE GENERATION_EXPRESSION = 'ROW START' AND DATA_TYPE = 'bigint'"
+    )
+    return {(str(row["db"]), str(row["name"])) for row in rows}
 
 
 def invalid_views(session: Session, databases: Sequence[str]) -> List[InvalidView]:

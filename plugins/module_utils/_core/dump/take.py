@@ -107,9 +107,8 @@ def begun(plan: DumpPlan, login: Login, note: Callable[[str], None]) -> Iterator
             keeper = stack.enter_context(Session(login)) if plan.locked else None
         sql = accounts.text(accounts.read(session, plan.server)) if not plan.options.databases else ""
         states = live and plan.choice.method is None and plan.server.flavour == "mariadb" and plan.server.log_bin
-        history = bool(plan.versioned) and plan.program.has_history
         without = ["%s.%s" % (view.database, view.name) for view in plan.invalid]
-        argv = client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states, history=history, without=without)
+        argv = client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states, history=plan.with_history, without=without)
         source = Source(argv, _BEGUN)
         lock, position = _start(stack, source, plan, keeper)
         source.give_way()

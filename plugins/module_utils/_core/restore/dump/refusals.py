@@ -11,6 +11,7 @@ from ...mysql.connection import Session
 from .what import What, named
 
 _VARIABLES = ("innodb_force_primary_key", "super_read_only", "innodb_read_only", "disabled_storage_engines", "lower_case_table_names")
+_ON_FUNCTIONS = ("log_bin", "log_bin_trust_function_creators")
 
 
 def refuse(session: Session, facts: Dict[str, Any], what: What, databases: Sequence[str], left: Sequence[str]) -> None:
@@ -20,13 +21,15 @@ def refuse(session: Session, facts: Dict[str, Any], what: What, databases: Seque
     :param left: databases with old tables, which no journal of this host knows of
     :raises StillpointError: the first reason
     """
-    rows = session.rows("SHOW GLOBAL VARIABLES WHERE Variable_name IN (%s)" % ", ".join("'%s'" % name for name in _VARIABLES))
+    rows = session.rows("SHOW GLOBAL VARIABLES WHERE Variable_name IN (%s)" % ", ".join("'%s'" % name for name in (*_VARIABLES, *_ON_FUNCTIONS)))
     values = {str(row["Variable_name"]).lower(): str(row["Value"]) for row in rows}
     for name in ("super_read_only", "innodb_read_only"):
         if values.get(name, "OFF") not in ("OFF", "0"):
             raise StillpointError("the server accepts no writes (%s = %s): turn that off, and restore again" % (name, values[name]))
     _refuse_left(left)
     _refuse_keyless(values, facts, what, databases)
+    if not what.table:
+        _refuse_undeclared(values, facts, databases)
     _refuse_engines(session, values, facts, databases)
     if values.get("lower_case_table_names", "0") != "0":
         _refuse_one_name(facts["databases"], what, databases)
@@ -48,6 +51,18 @@ def _refuse_keyless(values: Dict[str, str], facts: Dict[str, Any], what: What, d
     if wanted:
         raise StillpointError(
             "the server accepts no table without a primary key, as %s.%s is one: SET GLOBAL innodb_force_primary_key = OFF, and restore again"
+            % (shown(wanted[0][0]), shown(wanted[0][1]))
+        )
+
+
+def _refuse_undeclared(values: Dict[str, str], facts: Dict[str, Any], databases: Sequence[str]) -> None:
+    """A server with a binary log takes such a function from nobody, while it does not trust those who make them (error 1418)."""
+    if [values.get(name, "OFF") for name in _ON_FUNCTIONS] != ["ON", "OFF"]:
+        return
+    wanted = [(database, function) for database, function in facts.get("undeclared", ()) if database in databases]
+    if wanted:
+        raise StillpointError(
+            "the server accepts no function that does not say what it reads, as %s.%s: SET GLOBAL log_bin_trust_function_creators = ON, and restore again"
             % (shown(wanted[0][0]), shown(wanted[0][1]))
         )
 

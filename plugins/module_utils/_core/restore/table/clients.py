@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from ...dump import client
+from ...dump.plan import by_transaction
 from ...host.errors import StillpointError
 from ...host.process import kill, sentence, start
 from ...host.reporter import Reporter
@@ -29,6 +30,7 @@ _LONGEST = 300
 # the server's own limit is a day on MariaDB and a year on MySQL.
 LOCK_WAIT = 30
 LOCK_WAIT_TIMEOUT = 1205
+BY_TIME, BY_TRANSACTION = "by time", "by transaction"
 HELD = "is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again" % LOCK_WAIT
 
 
@@ -65,6 +67,8 @@ class Clients:
 
         :raises StillpointError: one of them fails
         """
+        if self._plan.settings.is_mariadb and self._keeps_old_rows(table) == BY_TRANSACTION:
+            self._reporter.warn("%s comes without its old rows, which it keeps by transaction: no program can dump these" % named(table))
         with ExitStack() as stack:
             source, target = (stack.enter_context(client.option_file(login)) for login in (self._scratch.login, self._plan.login))
             said = [stack.enter_context(tempfile.TemporaryFile()) for _each in range(2)]
@@ -110,15 +114,18 @@ class Clients:
             *how,
         ]
         if self._plan.settings.is_mariadb:
-            argv += ["--dump-history"] if program.has_history and self._versioned(table) else []
+            argv += ["--dump-history"] if program.has_history and self._keeps_old_rows(table) == BY_TIME else []
         else:
             argv += ["--set-gtid-purged=OFF", "--no-tablespaces"]
         return [*argv, "--", *table]
 
-    def _versioned(self, table: Key) -> bool:
+    def _keeps_old_rows(self, table: Key) -> Optional[str]:
+        """Return whether MariaDB keeps old rows of a table BY_TIME or BY_TRANSACTION."""
         with Session(self._scratch.login) as session:
             rows = session.rows("SELECT TABLE_TYPE AS type FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", table)
-        return bool(rows) and rows[0]["type"] == "SYSTEM VERSIONED"
+            if not rows or rows[0]["type"] != "SYSTEM VERSIONED":
+                return None
+            return BY_TRANSACTION if table in by_transaction(session) else BY_TIME
 
     def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
         session = (*self.accepted, "lock_wait_timeout=%d" % LOCK_WAIT)

@@ -40,6 +40,8 @@ MAKE = (
     "CREATE TABLE shop.aria (i INT, s TEXT) ENGINE=Aria TRANSACTIONAL=1",
     "CREATE TABLE shop.parts (i INT) ENGINE=InnoDB PARTITION BY HASH (i) PARTITIONS 3",
     "CREATE TABLE shop.`odd name-é.x` (i INT) ENGINE=InnoDB",
+    "CREATE TABLE shop.precise (id INT PRIMARY KEY, a BIGINT UNSIGNED GENERATED ALWAYS AS ROW START, b BIGINT UNSIGNED GENERATED ALWAYS AS ROW END,"
+    " PERIOD FOR SYSTEM_TIME (a, b)) ENGINE=InnoDB WITH SYSTEM VERSIONING",
     "CREATE VIEW shop.names AS SELECT name FROM shop.customers",
     "INSERT INTO shop.customers VALUES (1, 'one'), (2, 'two')",
     "INSERT INTO shop.orders (customer, data) VALUES (1, x'00ff27'), (2, 'two'), (2, NULL)",
@@ -47,6 +49,8 @@ MAKE = (
     "INSERT INTO shop.isam VALUES (1, 'a'), (2, REPEAT('b', 300000))",
     "INSERT INTO shop.aria VALUES (1, 'a'), (2, 'b')",
     "INSERT INTO shop.parts VALUES (1), (2), (3)",
+    "INSERT INTO shop.precise (id) VALUES (1)",
+    "UPDATE shop.precise SET id = 2",
     "INSERT INTO shop.`odd name-é.x` VALUES (7)",
 )
 
@@ -170,6 +174,19 @@ def test_so_does_one_of_every_engine(shop: Shop, name: str) -> None:
     shop.do("SET foreign_key_checks = 0", "DROP TABLE shop.%s" % name)
     shop.restore("shop.%s" % name)
     assert shop.rows("SELECT * FROM shop.%s" % name) == wanted
+
+
+def test_one_that_keeps_its_old_rows_by_transaction_comes_without_them_and_that_is_said(shop: Shop) -> None:
+    plan, reporter = shop.plan("shop.precise"), Quiet()
+
+    def restored() -> None:
+        execute.execute(plan, reporter)
+        raise StillpointError("warned: %s" % reporter.warnings)
+
+    shop.do("UPDATE shop.precise SET id = 3")
+    with pytest.raises(StillpointError, match="warned: .*shop.precise comes without its old rows, which it keeps by transaction"):
+        alone(restored)
+    assert shop.rows("SELECT id FROM shop.precise") == [(2,)]
 
 
 def test_a_name_in_backquotes_may_hold_anything_and_a_view_comes_back_too(shop: Shop) -> None:

@@ -68,7 +68,7 @@ class Clients:
         :raises StillpointError: one of them fails
         """
         if self._plan.settings.is_mariadb and self._keeps_old_rows(table) == BY_TRANSACTION:
-            self._reporter.warn("%s comes without its old rows, which it keeps by transaction: no program can dump these" % named(table))
+            self._reporter.warn("%s comes without its old rows, which it keeps by transaction: no program can dump these" % named(self._plan.into))
         with ExitStack() as stack:
             source, target = (stack.enter_context(client.option_file(login)) for login in (self._scratch.login, self._plan.login))
             said = [stack.enter_context(tempfile.TemporaryFile()) for _each in range(2)]

@@ -14,7 +14,7 @@ FLOORS = (
     {"mysql", "lvm", "binlog"},
     {"repository"},
     {"job"},
-    {"observe", "dump", "proof"},
+    {"observe", "dump", "proof", "copies"},
     {"archive"},
     {"restore"},
     {"backup"},

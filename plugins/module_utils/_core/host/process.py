@@ -10,7 +10,7 @@ import signal
 import subprocess
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from .errors import CommandError
 
@@ -35,6 +35,7 @@ PACKAGES = {
     "comm": "coreutils",
     "find": "findutils",
     "zstd": "zstd",
+    "restic": "restic",
 }
 
 
@@ -118,12 +119,19 @@ def in_memory() -> Iterator[None]:
 
 
 def start(
-    argv: Sequence[str], *, dies_with_us: bool = False, gives_way: bool = False, in_child: Optional[Callable[[], None]] = None, **popen: Any
+    argv: Sequence[str],
+    *,
+    dies_with_us: bool = False,
+    gives_way: bool = False,
+    in_child: Optional[Callable[[], None]] = None,
+    env: Optional[Mapping[str, str]] = None,
+    **popen: Any,
 ) -> "subprocess.Popen[Any]":
     """Start a program and return it running, in a session of its own: a Ctrl-C at the terminal reaches us alone, and we
     decide what it means for the program.
 
     :param in_child: called between fork and exec
+    :param env: all of its environment; default: `environment`
     :raises CommandError: the program is missing
     """
 
@@ -142,7 +150,7 @@ def start(
     try:
         return subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn,consider-using-with
             list(argv),
-            env=environment(),
+            env=environment() if env is None else env,
             close_fds=True,
             start_new_session=True,
             preexec_fn=before_exec if dies_with_us or gives_way or in_child or undo_block else None,

@@ -23,16 +23,6 @@ ALGORITHM = "md5"  # what every rsync can verify, and the standard library can c
 CHUNK = 1 << 18
 _TICK = 0.5
 _END = 10.0  # seconds that a program gets to end after SIGTERM
-_UNITS = {"": 1 << 10, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-def rate(bwlimit: Optional[str]) -> Optional[float]:
-    """Return the bytes per second of a limit as rsync takes it: ``5000`` (KiB), ``20M``, ``1.5G``."""
-    if bwlimit is None:
-        return None
-    unit = bwlimit[-1].lower() if bwlimit[-1].isalpha() else ""
-    return float(bwlimit.rstrip("KMGkmg")) * _UNITS[unit]
-
 
 # What a client says that the server will take at another time: see mysql/connection.py.
 _NO_CONNECTION = re.compile(r"(1040|1041|1053|1135|1203|1226|2002|2003|3032)\b.*when trying to connect")

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from ..host.errors import NotNowError, StillpointError
+from ..host.pace import rate
 from ..host.process import urgent
 from ..host.reporter import Reporter
 from ..host.text import size
@@ -27,7 +28,7 @@ from . import plan as planning
 from .client import LARGEST_PACKET
 from .plan import DIRECTORY, FILE, SUFFIX, VIEWS, DumpPlan, Key, quoted, shown
 from .sections import Scanner, Section
-from .stream import Compressed, Files, Source, rate
+from .stream import Compressed, Files, Source
 
 # A snapshot is taken within milliseconds of the program's start; a server that is out of connections or memory takes longer.
 _BEGIN_TIMEOUT = 60.0

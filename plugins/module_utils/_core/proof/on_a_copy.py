@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -25,6 +24,7 @@ from ..mysql import settings
 from ..mysql.connection import Login
 from ..mysql.locks import COMMITS_STOPPED
 from ..mysql.settings import Settings
+from ..repository import blocks
 from ..repository.generation import Generation, RecordedTree
 from ..repository.job_directory import TRIAL
 from .checksums import record_proof
@@ -33,7 +33,6 @@ from .prove import Claim, Proof, prove, writes
 
 SUBJECT = "a copy of the backup"
 
-_FICLONE = 0x40049409  # ioctl_ficlone(2)
 _POLL = 0.2
 
 
@@ -163,7 +162,7 @@ def _copied(generation: Generation, described: Settings, reporter: Reporter) -> 
 
 
 def _check_room(generation: Generation, path: str, described: Settings) -> None:
-    shares = _shares_blocks(path)
+    shares = blocks.can_be_shared(path)
     needed = writes(described) + (0 if shares else sum(tree.allocated for tree in _trees(generation)))
     figures = os.statvfs(path)
     free = figures.f_bavail * figures.f_frsize
@@ -172,18 +171,6 @@ def _check_room(generation: Generation, path: str, described: Settings) -> None:
             "%s has %s free and a copy that a server can be started on needs %s%s: free space there, or leave out --server"
             % (os.path.dirname(path), text.human(free), text.human(needed), "" if shares else ", as its file system can't share blocks (reflinks)")
         )
-
-
-def _shares_blocks(directory: str) -> bool:
-    """Tell whether the file system of a directory can make a file of the blocks of another one."""
-    with tempfile.TemporaryFile(dir=directory) as one, tempfile.TemporaryFile(dir=directory) as other:
-        one.write(b"x" * 4096)
-        one.flush()
-        try:
-            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
-            return True
-        except OSError:
-            return False
 
 
 def _copy(source: str, dest: str) -> None:

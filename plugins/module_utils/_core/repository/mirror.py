@@ -15,8 +15,7 @@ from ..trees import Tree
 from .mirror_record import MirrorRecord
 from .rsync import algorithm, command, copy_files, ends
 from .rsync_options import check_options
-from .transfer import Copied, no_progress, no_watch, transfer
-from .tree_copy import Manner
+from .transfer import Copied, Manner, no_progress, no_watch, transfer
 
 
 def mirror(

@@ -19,9 +19,10 @@ from ..trees import Tree
 from . import manifest, rsync
 from .generation import BAD, LATEST, MOMENT, NAME_FORMAT, PARTIAL, Generation, moment, now
 from .job_directory import JobDirectory
+from .shared_blocks import Made
 from .sums import Sums
-from .transfer import Copied
-from .tree_copy import PATHS, Manner, TreeCopy
+from .transfer import Copied, Manner
+from .tree_copy import PATHS, TreeCopy
 from .unchanged import Base
 
 _SUMS = ".sums"
@@ -49,6 +50,7 @@ class Partial:
         self.algorithm = algorithm or rsync.algorithm()
         self._sums: Optional[Sums] = None
         self._trees: Dict[str, Tuple[Tree, Copied]] = {}
+        self._made = Made()
         self._published = False
 
     def __enter__(self) -> "Partial":
@@ -128,7 +130,9 @@ class Partial:
         base = Base.at(self.base.path, self.base.time) if self.base else None
         with self._directory.written():
             os.makedirs(os.path.dirname(os.path.join(self.path, tree.name)), mode=0o700, exist_ok=True)
-            copied = TreeCopy(tree, self.path, base, self._sums, manner, self.warnings).copy()
+            tree_copy = TreeCopy(tree, self.path, base, self._sums, manner, self.warnings)
+            copied = tree_copy.copy()
+            self._made += tree_copy.shared.made
         self._trees[tree.name] = (tree, copied)
         reached("tree copied", tree.name)
         return copied
@@ -222,6 +226,7 @@ class Partial:
                     "files": sum(figures.files for figures in totals.values()),
                     "bytes": sum(figures.bytes for figures in totals.values()),
                     "bytes_transferred": sum(copied.bytes_transferred for copied in copies),
+                    **({"shared_blocks": self._made.as_dict()} if self._made.files else {}),
                 },
                 "checksum": self.algorithm,
                 "damage_known": self._damage_known.strftime(MOMENT) if self._damage_known else None,

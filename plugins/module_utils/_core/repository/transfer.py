@@ -84,6 +84,21 @@ def no_watch() -> None:
     pass
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a tree is to be copied; see `rsync.copy_tree`.
+
+    :ivar checksum: compare every file by its contents
+    """
+
+    algorithm: str
+    bwlimit: Optional[str] = None
+    options: Sequence[str] = ()
+    checksum: bool = False
+    on_progress: Callable[[int], None] = no_progress
+    watch: Callable[[], None] = no_watch
+
+
 def transfer(
     argv: Sequence[str],
     source: str,

@@ -7,33 +7,19 @@ import os
 import stat
 import tempfile
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from ..host import durable
 from ..trees import Tree
 from . import links, rsync
+from .shared_blocks import SharedBlocks
 from .sums import Stamp, Sums
-from .transfer import HARD_LINK, Copied, Item, TooManyLinks, ended_by_nul, no_progress, no_watch
+from .transfer import HARD_LINK, Copied, Item, Manner, TooManyLinks, ended_by_nul
 from .unchanged import Base, Findings, Way, look
 
 _WATCHED = 5000  # files that are looked at, in fractions of a second, between two looks at the snapshots
 
 PATHS = ".paths"  # in the generation while it is being made: the files that rsync is asked for by name
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How rsync is to copy; see `rsync.copy_tree`.
-
-    :ivar checksum: compare every file by its contents
-    """
-
-    algorithm: str
-    bwlimit: Optional[str] = None
-    options: Sequence[str] = ()
-    checksum: bool = False
-    on_progress: Callable[[int], None] = no_progress
-    watch: Callable[[], None] = no_watch
 
 
 @dataclass
@@ -59,6 +45,8 @@ class TreeCopy:
         self._dest = os.path.join(self.root, self.tree.name)
         self._single = os.path.islink(self.tree.path) or not os.path.isdir(self.tree.path)
         self._findings = Findings()
+        self._seen_again = 0  # files made of the base's blocks of which rsync told too: it set their owner or the like
+        self.shared = SharedBlocks(self.tree, self.root, self.base, self.sums, self.manner, self.warnings)
 
     def copy(self) -> Copied:
         """Copy the tree and return what that came to.
@@ -68,11 +56,14 @@ class TreeCopy:
         """
         with tempfile.TemporaryFile(dir=self.root) as self._compare:  # paths, each ended by NUL
             self._look()
+            if not self._findings.crowded:  # else what is there already is left as it is by the copy of all
+                self.shared.make()
             try:
                 copied = self._copy_all(self._files_of(self._findings.crowded))
             except TooManyLinks:
                 # For the first time: what is in the base is known beforehand. A part of a copy is not built upon.
                 durable.remove_tree(self._dest)
+                self.shared.forget()
                 copied = self._copy_all(self._files_of(None))
             if not self.manner.checksum and not self._single:
                 self._compare_contents()
@@ -83,6 +74,7 @@ class TreeCopy:
         if self.base is None:
             return
         for number, (entry, status, way) in enumerate(look(self.base, self._name, self._source, self._findings)):
+            self.shared.consider(entry, status, way)
             if way is Way.COMPARE:
                 self.sums.stamp(entry.path, Stamp.of(status))
                 self._to_compare(entry.path)
@@ -109,10 +101,14 @@ class TreeCopy:
             checksum=self.manner.checksum or (self._single and self._compare.tell() > 0),
             keep_existing=bool(crowded),
             on_item=self._record,
-            on_progress=self.manner.on_progress,
+            on_progress=lambda done: self.manner.on_progress(self.shared.made.bytes + done),
             watch=self.manner.watch,
         )
-        return replace(copied, bytes_transferred=copied.bytes_transferred + anew.bytes_transferred, changes=copied.changes + anew.changes)
+        return replace(
+            copied,
+            bytes_transferred=copied.bytes_transferred + anew.bytes_transferred + self.shared.made.written,
+            changes=copied.changes + anew.changes + self.shared.made.files - self._seen_again,
+        )
 
     def _files_of(self, crowded: Optional[Mapping[int, int]]) -> Dict[int, List[bytes]]:
         """Return the names in the tree, by inode, of the files that would get more names than the file system takes.
@@ -184,6 +180,8 @@ class TreeCopy:
         self._compare.seek(0)
         root = os.fsencode(self.root)
         for path in ended_by_nul(self._compare):
+            if path in self.shared:
+                continue  # made of what its contents were compared with
             try:
                 if stat.S_ISREG(os.lstat(os.path.join(root, path)).st_mode):
                     yield path
@@ -198,6 +196,8 @@ class TreeCopy:
             self.sums.stamp(path, Stamp.of(status))
             if item.first and status.st_ino in self._findings.compared:
                 self._to_compare(path)
+        if path in self.shared:
+            self._seen_again += 1
         if item.checksum or item.first:
             self.sums.add(path, item.checksum, self._name + b"/" + item.first if item.first else b"")
 

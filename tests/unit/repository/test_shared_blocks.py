@@ -342,7 +342,7 @@ def test_the_checksum_is_what_rsync_says(algorithm: str, sharing_disk: Path, sou
             ["rsync", "-nc", "--checksum-choice=" + algorithm, "--out-format=%C", new, str(sharing_disk) + "/elsewhere"],
             check=True,
             stdout=subprocess.PIPE,
-            universal_newlines=True,
+            text=True,
         )
         assert renewed.checksum == said.stdout.strip()
     finally:

@@ -382,6 +382,7 @@ def test_show_tells_of_the_newest_good_generation_or_of_the_one_named(host: Host
     host.generation(at(21))
     assert host.json("show", "web")["generation"] == "2026-11-21T02-00-05Z"
     assert host.json("show", "web", "2026-11-20T02-00-05Z")["warnings"] == ["look here"]
+    assert host.json("show", "web")["own_bytes"] >= os.stat(host.json("show", "web")["path"] + "/manifest.json").st_size
     text = host.run("show", "web", "2026-11-20T02-00-05Z").stdout
     assert "web 2026-11-20T02-00-05Z\n" in text
     assert "warning      look here" in text

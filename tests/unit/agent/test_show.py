@@ -88,6 +88,12 @@ def test_files_alone_have_neither_server_nor_lock() -> None:
     assert not {"server", "lock", "coordinates"} & set(heads)
 
 
+def test_what_a_generation_alone_has_on_the_disk_is_shown_where_it_is_known() -> None:
+    lines = show.generation(summary(own_bytes=5 << 20), NOW)
+    assert "  own          5.0 MiB, which its removal would free; the rest is shared with other generations" in lines
+    assert not any(line.startswith("  own") for line in show.generation(summary(), NOW))
+
+
 def test_a_failed_proof_and_the_reason_of_a_bad_state_are_shown() -> None:
     failed = {"ok": False, "reason": "it holds 1 prepared transactions", "duration_s": 4.0}
     lines = show.generation(summary(proof=failed, state="bad", reason="2 files differ"), NOW)

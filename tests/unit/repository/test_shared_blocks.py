@@ -20,6 +20,7 @@ from _core.proof import checksums
 from _core.repository import blocks, manifest, renewal
 from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
+from _core.repository.storing import storing
 from trees import (
     Quiet,
     back_up,
@@ -365,3 +366,45 @@ def test_the_manifest_has_the_inode_and_change_time_of_a_file_that_shares_blocks
     status = os.stat(source + "/d/table")
     entry = next(each for each in manifest.entries(second.path) if each.path == b"files/tree/d/table")
     assert entry.stamp == (status.st_ino, status.st_ctime_ns)
+
+
+# -- what a run is expected to store
+
+
+def base_of(generation: Generation) -> Dict[str, str]:
+    return {"files/tree": generation.path + "/files/tree"}
+
+
+def test_what_a_run_stores_is_expected_by_what_the_last_ones_wrote(directory: JobDirectory, source: str) -> None:
+    first = back_up(directory, tree(source))
+    change(source + "/d/table", 0, b"x")
+    write(source + "/new", b"n" * 300_000)
+    unknown = storing(directory, [tree(source)], base_of(first))
+    assert unknown.sizes == (2 * MIB + 301_000, 2 * MIB + 300_000, 2 * MIB) and unknown.needed == unknown.expected == unknown.sizes.new
+    assert unknown.line() == "shared blocks: a changed file takes what has changed of it, which no run has shown yet"
+    second = back_up(directory, tree(source), hours=1)  # writes 1 block of 512
+    change(source + "/d/table", MIB, b"x")
+    known = storing(directory, [tree(source)], base_of(second))
+    assert (known.expected, known.needed) == (4096, 8192)
+    assert known.line() == "shared blocks: about 4.0 KiB expected, as the last runs wrote up to 0.2 % of changed files"
+    whole = storing(directory, [tree(source)], base_of(second), ("--whole-file",))
+    assert whole.needed == 2 * MIB and not whole.shares
+
+
+def test_the_worst_of_the_last_runs_counts(directory: JobDirectory, source: str) -> None:
+    back_up(directory, tree(source))
+    for hours, data in ((1, os.urandom(MIB)), (2, b"x")):
+        change(source + "/d/table", 0, data)
+        newest = back_up(directory, tree(source), hours=hours)
+    change(source + "/d/table", 0, b"y")
+    assert storing(directory, [tree(source)], base_of(newest)).needed == 2 * MIB  # half of it, and twice that
+
+
+def test_where_blocks_can_not_be_shared_all_that_is_new_has_to_find_room(tmp_path: Path, source: str) -> None:
+    for point in disk("ext4", tmp_path, 64 * MIB):
+        directory = job(point / "repository")
+        first = back_up(directory, tree(source))
+        change(source + "/d/table", 0, b"x")
+        found = storing(directory, [tree(source)], base_of(first))
+        assert found.needed == found.expected == 2 * MIB and "can't share blocks" in found.line()
+        assert found.as_dict() == {"shares_blocks": False, "bytes_expected": 2 * MIB, "written_before": None}

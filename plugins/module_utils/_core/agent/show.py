@@ -66,6 +66,8 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
         )
         if tree.get("left_out"):
             say("", "but for %s" % ", ".join(tree["left_out"]))
+    if facts.get("own_bytes") is not None:
+        say("own", "%s, which its removal would free; the rest is shared with other generations" % size(facts["own_bytes"]))
     for number, text in enumerate(proof(facts.get("proof"))):
         say("" if number else "proof", text)
     for head, found in (("verified", facts.get("verified")), ("sampled", facts.get("sampled"))):

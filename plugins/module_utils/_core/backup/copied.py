@@ -30,6 +30,7 @@ from ..repository.job_directory import JobDirectory
 from ..repository.mirror import alone, mirror
 from ..repository.partial import Partial
 from ..repository.rsync_options import check_options
+from ..repository.storing import storing
 from ..trees import LeftOut, Tree
 from . import checks
 from . import plan as planning
@@ -177,7 +178,9 @@ def _checked_size(request: CopyRequest, trees: Sequence[Tree], directory: JobDir
     else:
         server = (request.point or {}).get("server")
         identity.check(directory, identity.here(server if isinstance(server, dict) else None))
-        base = planning.newest_trees(directory)
+        stored = storing(directory, trees, planning.newest_trees(directory), request.rsync_opts)
+        checks.check_room(request.dest, stored.needed)
+        return stored.sizes.total, stored.needed
     total, new = estimate(trees, base)
     checks.check_room(request.dest, new)
     return total, new

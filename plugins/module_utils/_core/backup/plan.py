@@ -33,10 +33,10 @@ from ..mysql.settings import Settings
 from ..mysql.throw_away import ThrowAway
 from ..proof import prove
 from ..repository import identity, rsync
-from ..repository.estimate import estimate
 from ..repository.generation import Generation
 from ..repository.job_directory import JobDirectory
 from ..repository.left_out import held, left_out
+from ..repository.storing import Storing, storing
 from ..restore import journal
 from ..restore.dump import beside
 from ..restore.rollback import plan
@@ -57,6 +57,7 @@ class Plan:
     :ivar sequence: number of the newest generation of this machine from under another name, which the next one comes after
     :ivar events: that the server runs by itself, as far as the account may see them
     :ivar bytes_total: bytes of file data in the trees now; bytes_new: of them, what the newest generation does not have
+    :ivar stored: how the trees will be stored, and what of them
     """
 
     job: Job
@@ -72,6 +73,7 @@ class Plan:
     dump: Optional[DumpPlan] = None
     sequence: int = 0
     events: Tuple[str, ...] = ()
+    stored: Optional[Storing] = None
 
     @property
     def algorithm(self) -> Optional[str]:
@@ -87,7 +89,11 @@ class Plan:
             "binary_log": asked.server.log_bin if asked else None,
             "dump": self.dump.as_dict() if self.dump else None,
             "volumes": [target_facts(target) for target in self.targets],
-            "repository": {"path": self.job.repository, "free_bytes": self.repository_free},
+            "repository": {
+                "path": self.job.repository,
+                "free_bytes": self.repository_free,
+                **(self.stored.as_dict() if self.stored else {}),
+            },
             "bytes_total": self.bytes_total,
             "bytes_new": self.bytes_new,
             "proof": self._proof(),
@@ -137,6 +143,8 @@ class Plan:
         if proving:
             lines.append("proof       %s starts on the snapshot after the copy; CHECK TABLE: %s" % (proving["program"], _tables_text(proving)))
         lines.append("repository  %s, %s free" % (self.job.repository, text.human(self.repository_free)))
+        if self.stored and self.trees:
+            lines.append("            %s" % self.stored.line())
         lines.extend("warning     %s" % warning for warning in self.warnings)
         return lines
 
@@ -205,13 +213,14 @@ def make(job: Job) -> Plan:
     sources = [path for _role, path in wanted]
     checks.check_repository(job.repository, sources)
     trees = trees_for([(role, path) for role, path in wanted if dump is None or role == FILES], left)
-    total, new = (size + (dump.bytes_expected if dump else 0) for size in estimate(trees, newest_trees(directory)))
-    free = checks.check_room(job.repository, new)
+    stored = storing(directory, trees, newest_trees(directory))
+    total, new, needed = (size + (dump.bytes_expected if dump else 0) for size in (stored.sizes.total, stored.sizes.new, stored.needed))
+    free = checks.check_room(job.repository, needed)
     warnings = [str(former) for former in formers]
     own_writes = {}
     inside = layout.volume_of(job.repository, known)
     if inside is not None:
-        own_writes[inside.full_name] = new
+        own_writes[inside.full_name] = needed
     if inside is not None and inside.full_name in [one.volume.full_name for one in located]:
         warnings.append(
             "the repository %s lies on %s, which is backed up: the copy itself fills the snapshot, and both are lost together with the "
@@ -241,7 +250,7 @@ def make(job: Job) -> Plan:
         warnings.append("notify.metrics: there is no directory %s for the metrics" % job.notify.metrics)
     proven = prove.newest_proven(directory.generations()) if job.verify.server else None
     sequence = max((former.sequence for former in formers), default=0)
-    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, proven, dump, sequence, tuple(events))
+    return Plan(job, quiesce, tuple(targets), trees, total, new, free, tuple(warnings), known_settings, proven, dump, sequence, tuple(events), stored)
 
 
 @nothing_begun()

@@ -8,7 +8,6 @@ import fcntl
 import os
 import stat
 import struct
-import tempfile
 from typing import Dict, Iterator, List, Tuple
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -44,14 +43,16 @@ def clone(source: int, dest: int) -> None:
 
 def can_be_shared(directory: str) -> bool:
     """Tell by trying whether the file system of a directory can make a file of the blocks of another one."""
-    with tempfile.TemporaryFile(dir=directory) as one, tempfile.TemporaryFile(dir=directory) as other:
-        one.write(b"x" * 4096)
-        one.flush()
-        try:
+    import tempfile  # pylint: disable=import-outside-toplevel  # who only looks at generations needs none
+
+    try:
+        with tempfile.TemporaryFile(dir=directory) as one, tempfile.TemporaryFile(dir=directory) as other:
+            one.write(b"x" * 4096)
+            one.flush()
             clone(one.fileno(), other.fileno())
             return True
-        except (CantShare, OSError):
-            return False
+    except (CantShare, OSError):
+        return False
 
 
 def own_bytes(root: str) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Optional
 
 from ...job import file as jobs
 from ...job.names import host_name
@@ -28,13 +29,24 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.timeline:
         return _show_timeline(arguments, job)
     directory = job_directory(job, arguments.host)
-    facts = show.known(job.name, directory.find(arguments.generation))
+    found = directory.find(arguments.generation)
+    facts = {**show.known(job.name, found), "own_bytes": _own_bytes(found.path)}
     overdue = late(job, directory.generations(), arguments.host)
     if arguments.json:
         print_json({**facts, "overdue": overdue[0] if overdue else None})
     else:
         print_lines(["%s: %s" % (job.name, each) for each in overdue] + show.generation(facts, now()))
     return 0
+
+
+def _own_bytes(path: str) -> Optional[int]:
+    """Return what the removal of a generation would free; None where not all of it can be read."""
+    from ...repository import blocks
+
+    try:
+        return blocks.own_bytes(path)
+    except OSError:
+        return None
 
 
 def _show_timeline(arguments: argparse.Namespace, job: Job) -> int:

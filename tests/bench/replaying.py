@@ -20,8 +20,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "unit"), str(HERE.parents[1] / "plu
 
 from _core.binlog import events  # noqa: E402
 from _core.mysql.connection import Login, Session  # noqa: E402
-from _core.restore.in_place import plan as planning  # noqa: E402
-from _core.restore.in_place.execute import execute  # noqa: E402
+from _core.restore import elsewhere  # noqa: E402
 from bench import Record, Results  # noqa: E402
 from native import conditions  # noqa: E402
 from real_server import SERVER, USER, real_server  # noqa: E402
@@ -80,8 +79,8 @@ def run(pairs: int = 5, transactions: int = 50_000) -> None:
 
 def ours(shop: Shop, to: Path, last: str) -> float:
     replay = shop.recovery(until_gtid=last)
-    done = execute(planning.make(replay.recovery.generation, str(to), replay=replay, state=str(shop.top / "state")), Quiet())
-    return float(done["recovery"]["duration_s"])
+    done = elsewhere.make(replay.recovery.generation, str(to), replay=replay).execute(Quiet())
+    return float((done.recovery or {})["duration_s"])
 
 
 def bare(shop: Shop, generation: Any, recovery: Any, to: Path, way: str) -> float:

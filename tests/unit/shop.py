@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 from _core.archive.archive import Archive
 from _core.archive.service import Service
@@ -20,10 +20,10 @@ from _core.mysql.connection import Session
 from _core.mysql.scratch import scratch_server
 from _core.repository.generation import Generation
 from _core.repository.partial import Partial
-from _core.restore.in_place import plan as planning
-from _core.restore.in_place.execute import execute
+from _core.restore import elsewhere
 from _core.restore.replay import execute as replay
 from _core.restore.replay import moment
+from _core.restore.restored import Restored
 from real_server import RealServer, needed
 from trees import Quiet, job, summary, tree
 
@@ -86,12 +86,12 @@ class Shop:
         assert target is not None
         return replay.plan(self.archive, self.directory, target, name)
 
-    def restore(self, **wanted: Any) -> Tuple[str, Dict[str, Any]]:
+    def restore(self, **wanted: Any) -> Tuple[str, Restored]:
         """Recover into a directory and return the data directory there, and what the restore says."""
         made = self.recovery(**wanted)
         to = str(self.top / ("to-%d" % time.monotonic_ns()))
-        plan = planning.make(made.recovery.generation, to, replay=made, state=str(self.top / "state"))
-        return to + "/mysql", execute(plan, Quiet())
+        plan = elsewhere.make(made.recovery.generation, to, replay=made)
+        return to + "/mysql", plan.execute(Quiet())
 
     @contextmanager
     def look(self, datadir: str, *options: str) -> Iterator[Session]:

@@ -172,7 +172,7 @@ def test_a_dump_by_the_account_of_the_role_brings_everything_to_another_server(
     assert "awkward" in plan.replaced
     assert any("replaces the databases" in line for line in plan.lines())
     done = execute.execute(plan, Silent())
-    assert done["warnings"] == []
+    assert done.warnings == []
     assert differences(picture(source, DATABASES), picture(other, DATABASES)) == []
     with Session(other.login) as session:
         assert int(session.value("SELECT @@GLOBAL.max_allowed_packet")) < LARGE << 20
@@ -397,7 +397,7 @@ def test_an_invalid_view_is_dumped_as_text_and_keeps_nothing_else_from_being_dum
         assert "unproven, without 2 views" in show.generations([listed], datetime.now(timezone.utc))
         assert ("backup_left_out", {"backup_job": "etrial"}, 2) in metrics.backups("etrial", [generation])
         done = into(other, generation)
-        assert len(done["warnings"]) == 2 and "the view shop.left over was invalid when the dump was taken" in "".join(done["warnings"])
+        assert len(done.warnings) == 2 and "the view shop.left over was invalid when the dump was taken" in "".join(done.warnings)
         other.do("SELECT * FROM shop.whole", "SELECT * FROM zoo.z")
         other.do("CREATE TABLE zoo.of_before (id INT)", "CREATE TABLE shop.of_before LIKE zoo.of_before")
         plan = prepared(other, generation, database="shop")
@@ -496,7 +496,7 @@ def test_accounts_come_back_with_their_password_and_rights_and_those_that_are_th
         plan = prepared(other, run(make_job()))
         assert "'clerk'@'localhost'" in plan.made
         assert "'both'@'localhost'" in plan.kept
-        assert execute.execute(plan, Silent())["warnings"] == []
+        assert execute.execute(plan, Silent()).warnings == []
         with Session(source.login) as one, Session(other.login) as two:
             for name in people[:2]:
                 assert one.rows("SHOW GRANTS FOR %s" % name) == two.rows("SHOW GRANTS FOR %s" % name)

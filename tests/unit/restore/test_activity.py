@@ -54,7 +54,7 @@ class Replica(Shop):
         plan = planning.make(self.directory.find(), state=str(self.top / "state"), **wanted)
         done = execute(plan, Quiet())
         self.server.start("--server-id=2", EVENTS)
-        return {**done, "lines": plan.lines(), "plan": plan.as_dict()}
+        return {**done.as_dict(), "lines": plan.lines(), "plan": plan.as_dict()}
 
     def ask(self, statement: str) -> List[Dict[str, Any]]:
         with Session(self.server.login) as session:
@@ -133,7 +133,7 @@ def restored(tmp_path: Path, version: str, persisted: Any) -> Any:
     facts = {**SETTINGS, "version": version, "paths": [{"role": "datadir", "path": str(datadir)}]}
     generation = back_up(job_directory(tmp_path / "repository"), tree(str(datadir), "mysql"), machine=OTHER, settings=facts)
     done = execute(planning.make(generation, state=str(tmp_path / "state")), Quiet())
-    assert "RESET PERSIST" in done["disabled"][0]
+    assert "RESET PERSIST" in done.disabled[0]
     return json.loads((datadir / "mysqld-auto.cnf").read_text())
 
 

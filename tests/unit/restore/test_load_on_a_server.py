@@ -200,17 +200,17 @@ def test_events_of_another_hosts_dump_do_not_run_unless_asked_to(place: Place, m
     monkeypatch.setattr(identity, "this_machine", lambda: Machine("another", "machine"))
     made = place.plan()
     assert any("events do not run on this host" in line for line in made.lines())
-    assert execute.execute(made, Silent())["warnings"] == [
+    assert execute.execute(made, Silent()).warnings == [
         "the events shop.later are another host's and are disabled here: ALTER EVENT NAME ENABLE lets one run"
     ]
     assert place.rows(status) == [("DISABLED",)]
-    assert place.restore(resume=True)["warnings"] == []
+    assert place.restore(resume=True).warnings == []
     assert place.rows(status) == [("ENABLED",)]
 
 
 def test_a_load_that_ends_well_leaves_what_the_dump_holds_and_nothing_else(place: Place) -> None:
     assert any("until then they stay as they are" in line for line in place.plan().lines())
-    assert place.restore()["warnings"] == []
+    assert place.restore().warnings == []
     found = place.picture()
     assert different({key: value for key, value in found.items() if "books" not in str(key)}, place.then) == []
     assert place.rows("SHOW GRANTS FOR clerk@localhost") == place.grants

@@ -20,8 +20,7 @@ from _core.host import run_directory
 from _core.host.errors import StillpointError, UsageError
 from _core.mysql import scratch
 from _core.mysql.connection import Session
-from _core.restore.in_place import plan as planning
-from _core.restore.in_place.execute import execute
+from _core.restore import elsewhere
 from _core.restore.replay import execute as replay
 from _core.restore.replay import feed
 from _core.restore.replay import moment as moments
@@ -121,7 +120,7 @@ def test_a_dropped_table_comes_back_with_every_row_that_was_committed_before_the
 
     for wanted in ({"until": moment}, {"before_gtid": drop}, {"until_gtid": last.split(",")[0]}):
         datadir, done = shop.restore(**wanted)
-        recovered = done["recovery"]
+        recovered = done.recovery
         assert recovered["leaves_out_from"]["gtid"] == drop
         assert recovered["gtid"].split(",")[0] == last.split(",")[0]
         with shop.look(datadir) as session:
@@ -144,7 +143,7 @@ def test_what_was_recovered_goes_on_with_the_next_gtid_and_can_be_a_replica(shop
     shop.write(2)
     shop.archive_logs()
     datadir, done = shop.restore(until_position="%s:%d" % (file, position))
-    assert done["recovery"]["stops_at"] == "%s:%d" % (file, position)
+    assert done.recovery["stops_at"] == "%s:%d" % (file, position)
     shop.server.stop()
     subprocess.run(["rm", "-rf", shop.server.datadir], check=True)
     os.rename(datadir, shop.server.datadir)
@@ -187,7 +186,7 @@ def test_a_session_that_is_ahead_of_the_time_takes_nothing_that_was_committed_af
     assert made.recovery.doubtful[0] == 0
     datadir, done = shop.restore(until=moment)
     assert shop.count(datadir) == rows
-    assert done["recovery"]["leaves_out_from"]["time"] >= moment.replace(" ", "T")[:-1]
+    assert done.recovery["leaves_out_from"]["time"] >= moment.replace(" ", "T")[:-1]
     # and nobody is told that there is anything to be had from the hour to come
     (span,) = timeline.read(shop.archive, shop.directory.generations()).as_dict(datetime.now(timezone.utc))["restorable"]
     assert moments.seconds(span["to"].split(".")[0] + "Z") < time.time() + 1
@@ -256,7 +255,7 @@ def test_an_unproven_backup_is_taken_before_an_older_good_one_and_a_bad_one_neve
         assert made.recovery.generation.name == unproven.name
         assert "from %s, which is unproven" % unproven.name in "\n".join(made.lines())
     named = shop.recovery(name=bad.name, until=moment)
-    plan = planning.make(named.recovery.generation, str(shop.top / "to"), replay=named, state=str(shop.top / "state"))
+    plan = elsewhere.make(named.recovery.generation, str(shop.top / "to"), replay=named)
     assert "it did not start" in "\n".join(plan.lines())
 
 
@@ -376,7 +375,7 @@ def test_what_a_replay_needs_for_a_while_lies_beside_the_copy_and_not_in_memory(
     monkeypatch.setattr(replay, "_finish", finish)
     to = str(shop.top / "to")
     made = shop.recovery(until=moment)
-    execute(planning.make(made.recovery.generation, to, replay=made, state=str(shop.top / "state")), Quiet())
+    elsewhere.make(made.recovery.generation, to, replay=made).execute(Quiet())
     assert str(loads[0]).startswith(to + "/")
     assert os.listdir(to) == ["mysql"]
     assert shop.count(to + "/mysql") == rows + 3
@@ -419,9 +418,9 @@ def test_a_failed_replay_leaves_nothing_behind_and_the_live_data_alone(shop: Sho
     shop.write(1)
     shop.archive_logs()
     to = str(shop.top / "to")
-    plan = planning.make(generation, to, replay=shop.recovery(until=moment), state=str(shop.top / "state"))
+    plan = elsewhere.make(generation, to, replay=shop.recovery(until=moment))
     with pytest.raises(StillpointError, match="which the server executed without one: .*d.unlogged.*; the live data was not touched"):
-        execute(plan, Quiet())
+        plan.execute(Quiet())
     assert not os.path.exists(to)
     assert os.listdir(run_directory.RUN_DIRECTORY) == []
 
@@ -512,8 +511,8 @@ def test_under_load_exactly_what_was_acknowledged_before_the_drop_comes_back(sho
     assert len(acknowledged) > 20
     shop.archive_logs()
     datadir, done = shop.restore(until=moment)
-    assert done["generation"] == second.name
-    assert done["recovery"]["leaves_out_from"]["gtid"] == drop
+    assert done.generation == second.name
+    assert done.recovery["leaves_out_from"]["gtid"] == drop
     with shop.look(datadir) as session:
         for table in ("orders", "parts"):
             assert {(row["writer"], row["id"]) for row in session.rows("SELECT writer, id FROM load_d.%s" % table)} == acknowledged

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Set
+from typing import List, Optional, Set
 
 import pytest
 from _core.archive.archive import Archive
@@ -16,6 +16,7 @@ from _core.restore import gtid_state
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.in_place.replaced import discard, replaced
+from _core.restore.restored import Restored
 from _core.restore.server_logs import Logs
 from shop import Shop, marked, next_second
 from trees import Quiet
@@ -26,7 +27,7 @@ INSIDE = ("--log-bin=bin", "--log-bin-index=bin")  # the logs are in the data di
 LOGS = Logs("/nowhere/bin", "/nowhere/bin.index", "/nowhere", (), "")
 
 
-def put_back(shop: Shop, generation: Generation, until: Optional[str] = None) -> Dict[str, Any]:
+def put_back(shop: Shop, generation: Generation, until: Optional[str] = None) -> Restored:
     made = shop.recovery(name=generation.name, until=until) if until else None
     return execute(planning.make(generation, replay=made, archives=[shop.archive], state=str(shop.top / "state")), Quiet())
 
@@ -61,8 +62,8 @@ def test_in_place_the_live_data_is_exchanged_only_after_the_replay_and_the_old_l
     done = execute(plan, reporter)
     assert reporter.stages[: reporter.stages.index("replay") + 1] == ["copy", "replay"]
     assert seen[: reporter.stages.index("replace") + 1] == [live] * (reporter.stages.index("replace") + 1)
-    assert any("take a backup" in warning for warning in done["warnings"])
-    (kept,) = [path for path in done["replaced"] if path.startswith(shop.server.binlogs)]
+    assert any("take a backup" in warning for warning in done.warnings)
+    (kept,) = [path for path in done.replaced if path.startswith(shop.server.binlogs)]
     assert set(os.listdir(kept)) == old_logs
     shop.server.start()
     with Session(shop.server.login) as session:

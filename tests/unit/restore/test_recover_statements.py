@@ -12,8 +12,7 @@ import pytest
 from _core.host.errors import StillpointError
 from _core.mysql import settings
 from _core.mysql.connection import ServerError, Session
-from _core.restore.in_place import plan as planning
-from _core.restore.in_place.execute import execute
+from _core.restore import elsewhere
 from _core.restore.replay import execute as replay
 from real_server import PLUGINS
 from shop import Shop, marked, next_second
@@ -141,7 +140,7 @@ def test_rows_of_memory_tables_that_a_row_event_does_not_find_are_skipped_and_co
     made = shop.recovery(until=moment)
     assert "  3 row events are of MEMORY tables (d.no_key, d.se-ss), of which a backup holds no rows" in "\n".join(made.lines())
     datadir, done = shop.restore(until=moment)
-    assert done["recovery"]["memory_events"] == 3
+    assert done.recovery["memory_events"] == 3
     # a scratch server has emptied the table again
     with shop.look(datadir) as session:
         assert [row["s"] for row in session.rows("SELECT s FROM d.orders ORDER BY i")] == ["changed", "two"]
@@ -218,8 +217,8 @@ def test_a_replay_ends_before_it_fills_the_disk(shop: Shop, tmp_path: Path, monk
     made = shop.recovery(until=moment)
     with contextmanager(small_disk)(str(tmp_path / "small"), "320m") as small:
         monkeypatch.setattr(replay, "_SHARE_LEFT", 0.3)
-        plan = planning.make(generation, small + "/to", replay=made, state=str(shop.top / "state"))
+        plan = elsewhere.make(generation, small + "/to", replay=made)
         assert "needs about" in "\n".join(plan.lines())
         with pytest.raises(StillpointError, match="the replay takes more room than there is: only .* are left .*the live data was not touched"):
-            execute(plan, Quiet())
+            plan.execute(Quiet())
         assert os.listdir(small) == []

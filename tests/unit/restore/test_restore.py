@@ -22,10 +22,12 @@ from _core.host.errors import BusyError, CommandError, StillpointError, UsageErr
 from _core.lvm import undo_points
 from _core.repository import rsync
 from _core.repository.generation import Generation
-from _core.restore import journal
+from _core.restore import elsewhere, journal
+from _core.restore.in_place import need, selection
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.in_place.replaced import discard, replaced
+from _core.restore.restored import Restored
 from _core.restore.rollback import plan as rollback_plan
 from trees import (
     Quiet,
@@ -76,11 +78,12 @@ class Host:
         write(self.app + "/index.php", b"new code", age=1)
         self.lived = {path: facts(path) for path in (self.datadir, self.app)}
 
-    def make(self, to: Optional[str] = None, parts: str = "all", name: Optional[str] = None) -> planning.RestorePlan:
-        return planning.make(self.directory.find(name), to, parts, state=self.state)
+    def make(self, to: Optional[str] = None, parts: str = "all", name: Optional[str] = None) -> Any:
+        generation = self.directory.find(name)
+        return elsewhere.make(generation, to, parts) if to is not None else planning.make(generation, parts, state=self.state)
 
-    def restore(self, **more: Any) -> Dict[str, Any]:
-        return execute(self.make(**more), Quiet())
+    def restore(self, **more: Any) -> Restored:
+        return self.make(**more).execute(Quiet())
 
     def complete(self, path: str, wanted: Dict[bytes, Any]) -> bool:
         return os.path.isdir(path) and facts(path) == wanted
@@ -115,9 +118,9 @@ def test_a_restore_in_place_brings_both_halves_back_and_keeps_what_it_replaced(h
     done = host.restore()
     for path in (host.datadir, host.app):
         assert facts(path) == host.saved[path]
-    kept = {re.sub(r"\.replaced-\d{8}T\d{6}Z$", "", path): path for path in done["replaced"]}
+    kept = {re.sub(r"\.replaced-\d{8}T\d{6}Z$", "", path): path for path in done.replaced}
     assert {path: facts(kept[path]) for path in kept} == host.lived
-    assert (done["generation"], done["files"], done["bytes"], done["service"]) == ("2026-11-22T02-00-05Z", 3, 3018, None)
+    assert (done.generation, done.files, done.bytes, done.service) == ("2026-11-22T02-00-05Z", 3, 3018, None)
     assert os.listdir(host.state + "/") != [] and journal.pending(state=host.state) is None
     assert not [name for name in host.names() if "stillpoint" in name]
 
@@ -129,7 +132,7 @@ def test_a_mysql_server_gets_another_identity_so_that_it_gives_out_no_gtid_a_sec
     write(host.app + "/auto.cnf", b"of the application")
     host.back_up()
     host.go_on()
-    (kept, *_files) = host.restore(to=to and host.root + "/" + to)["replaced"] or [host.datadir]
+    (kept, *_files) = host.restore(to=to and host.root + "/" + to).replaced or [host.datadir]
     restored = {host.datadir: host.root + "/look/mysql", host.app: host.root + "/look/files" + host.app} if to else {}
     assert not os.path.exists(restored.get(host.datadir, host.datadir) + "/auto.cnf")
     assert read(restored.get(host.datadir, host.datadir) + "/ibdata1") == b"old" * 1000
@@ -149,7 +152,7 @@ def test_everything_that_is_easily_lost_comes_back(tmp_path):
     execute(planning.make(generation, state=str(tmp_path / "state")), Quiet())
     assert facts(source) == wanted
     assert os.stat(source + "/sparse").st_blocks * 512 < 1_000_000
-    execute(planning.make(generation, str(tmp_path / "elsewhere")), Quiet())
+    elsewhere.make(generation, str(tmp_path / "elsewhere")).execute(Quiet())
     assert facts(str(tmp_path / "elsewhere" / "files" / "tree")) == wanted
     assert shape(generation.path) == before
 
@@ -179,7 +182,7 @@ def test_a_tree_that_is_gone_with_the_directories_above_it_comes_back(host):
         done = host.restore()
     finally:
         os.umask(old)
-    assert done["replaced"] == []
+    assert done.replaced == []
     for path in (host.datadir, host.app):
         assert facts(path) == host.saved[path]
     assert os.stat(host.root + "/live/opt").st_mode & 0o777 == 0o755
@@ -206,7 +209,7 @@ def test_a_data_directory_behind_a_symlink_is_replaced_where_it_really_is(host):
     done = host.restore(parts="database")
     assert os.path.islink(host.datadir)
     assert facts(really) == host.saved[host.datadir]
-    assert done["replaced"][0].startswith(really + ".replaced-")
+    assert done.replaced[0].startswith(really + ".replaced-")
 
 
 def test_where_two_names_can_not_change_places_in_one_step_two_steps_do(host, monkeypatch):
@@ -216,15 +219,15 @@ def test_where_two_names_can_not_change_places_in_one_step_two_steps_do(host, mo
     monkeypatch.setattr(durable, "exchange", not_here)
     done = host.restore()
     assert facts(host.datadir) == host.saved[host.datadir]
-    assert facts(done["replaced"][0]) == host.lived[host.datadir]
+    assert facts(done.replaced[0]) == host.lived[host.datadir]
 
 
 def test_two_restores_one_after_the_other_keep_what_each_replaced(host):
     first = host.restore()
     second = host.restore()
-    assert len(set(first["replaced"] + second["replaced"])) == 4
-    assert facts(first["replaced"][0]) == host.lived[host.datadir]
-    assert facts(second["replaced"][0]) == host.saved[host.datadir]
+    assert len(set(first.replaced + second.replaced)) == 4
+    assert facts(first.replaced[0]) == host.lived[host.datadir]
+    assert facts(second.replaced[0]) == host.saved[host.datadir]
 
 
 def test_names_of_hard_links_that_look_like_an_arrow_are_restored(host):
@@ -243,8 +246,8 @@ def test_a_single_file_is_restored_under_its_name(tmp_path):
     generation = back_up(job(tmp_path / "repository"), tree(path, "files/etc/my.cnf"))
     write(path, b"new", age=1)
     done = execute(planning.make(generation, state=str(tmp_path / "state")), Quiet())
-    assert read(path) == b"old" and read(done["replaced"][0]) == b"new"
-    assert sorted(os.listdir(os.path.dirname(path))) == ["my.cnf", os.path.basename(done["replaced"][0])]
+    assert read(path) == b"old" and read(done.replaced[0]) == b"new"
+    assert sorted(os.listdir(os.path.dirname(path))) == ["my.cnf", os.path.basename(done.replaced[0])]
 
 
 # -- a mount point
@@ -265,7 +268,7 @@ def test_a_mount_point_gets_its_contents_exchanged_and_its_own_attributes_back(m
     host = mounted
     os.chmod(host.datadir, 0o700)
     done = host.restore(parts="database")
-    kept = done["replaced"][0]
+    kept = done.replaced[0]
     assert os.path.dirname(kept) == host.datadir and os.path.ismount(host.datadir)
     found = {path: each for path, each in facts(host.datadir).items() if not path.startswith(b".stillpoint-replaced-")}
     for path, each in found.items():
@@ -342,7 +345,7 @@ def test_a_tree_inside_another_one_is_refused_in_place_but_not_elsewhere(host):
     )
     with pytest.raises(UsageError, match="mysql lies in .*/live, which would be replaced as a whole"):
         planning.make(generation, state=host.state)
-    execute(planning.make(generation, host.root + "/elsewhere"), Quiet())
+    elsewhere.make(generation, host.root + "/elsewhere").execute(Quiet())
 
 
 def flip_one_bit(path: str) -> None:
@@ -427,13 +430,13 @@ def test_one_whose_proof_failed_is_put_back_only_by_its_name_and_says_so(host):
     plan = host.make(name=bad.name)
     assert any("its proof failed" in warning and "prepared" in warning for warning in plan.warnings)
     assert any("its proof failed" in line for line in plan.lines())
-    elsewhere = host.make(to=host.root + "/elsewhere", name=bad.name)
-    assert any("its proof failed" in line for line in elsewhere.lines())
+    there = host.make(to=host.root + "/elsewhere", name=bad.name)
+    assert any("its proof failed" in line for line in there.lines())
 
 
 def test_who_names_no_generation_is_told_of_a_newer_one_that_is_passed_over(host):
     def told() -> List[str]:
-        return list(planning.passed_over(host.directory.find(), "all"))
+        return list(selection.passed_over(host.directory.find(), "all"))
 
     chosen = host.back_up(hours=1, proof={"ok": True})
     assert told() == []
@@ -453,8 +456,8 @@ def test_a_good_backup_that_lacks_what_a_newer_one_holds_is_not_taken_for_it(tmp
     assert (host.directory.find().name, new.state) == (old.name, "unproven")
     sentence = "the newest good backup, %s, does not hold %s, which the newer %s .unproven. does: name the one to restore"
     with pytest.raises(UsageError, match=sentence % (old.name, host.datadir, new.name)):
-        list(planning.passed_over(old, "all"))
-    assert len(list(planning.passed_over(old, "files"))) == 1
+        list(selection.passed_over(old, "all"))
+    assert len(list(selection.passed_over(old, "files"))) == 1
 
 
 def test_a_generation_whose_manifest_is_damaged_is_refused(host):
@@ -486,7 +489,7 @@ def test_a_restore_that_has_no_room_is_refused_before_it_begins(host, monkeypatc
 
 @needs_root
 def test_a_disk_that_fills_up_while_it_is_copied_leaves_everything_as_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "_MARGIN", -100 << 20)
+    monkeypatch.setattr(need, "_MARGIN", -100 << 20)
     for disk in small_disk(str(tmp_path / "disk"), "3m"):
         os.mkdir(disk + "/app")
         write(disk + "/app/file", b"x" * 2_000_000)
@@ -603,7 +606,7 @@ def test_a_directory_gets_everything_under_the_names_of_the_trees(host, there):
     if there == "lost+found":
         os.mkdir(to + "/lost+found")
     done = host.restore(to=to)
-    assert done["replaced"] == [] and done["service"] is None
+    assert done.replaced == [] and done.service is None
     assert sorted(set(os.listdir(to)) - {"lost+found"}) == ["files", "mysql"]
     assert facts(to + "/mysql") == host.saved[host.datadir]
     assert facts(to + "/files" + host.app) == host.saved[host.app]
@@ -754,7 +757,7 @@ def interrupted(host: Host, **more: Any) -> None:
 def test_an_interrupted_restore_is_known_and_anything_else_waits_for_it(host):
     host.back_up(hours=1)
     interrupted(host, name="2026-11-22T02")
-    assert journal.pending(state=host.state)["generation"] == "2026-11-22T02-00-05Z"
+    assert journal.pending(state=host.state).generation == "2026-11-22T02-00-05Z"
     with pytest.raises(
         UsageError,
         match="a restore of 2026-11-22T02-00-05Z was interrupted while it replaced the live data, and this asks for another one: "
@@ -813,9 +816,9 @@ def test_what_was_replaced_is_listed_by_job_and_discarded_for_good(host):
     done = host.restore()
     assert replaced("another", state=host.state) == []
     kept = replaced("job", state=host.state)
-    assert [each.path for each in kept] == done["replaced"]
+    assert [each.path for each in kept] == done.replaced
     assert [(each.target, each.job, each.generation) for each in kept][0] == (host.datadir, "job", "2026-11-22T02-00-05Z")
-    assert discard(kept, Quiet(), state=host.state) == done["replaced"]
+    assert discard(kept, Quiet(), state=host.state) == done.replaced
     assert host.names() == ["app", "mysql"]
     assert replaced(state=host.state) == []
     assert facts(host.datadir) == host.saved[host.datadir]
@@ -823,13 +826,13 @@ def test_what_was_replaced_is_listed_by_job_and_discarded_for_good(host):
 
 def test_what_somebody_moved_back_is_not_discarded(host):
     done = host.restore()
-    old = done["replaced"][0]
+    old = done.replaced[0]
     kept = replaced(state=host.state)
     os.rename(host.datadir, host.datadir + ".restored")
     os.rename(old, host.datadir)
     os.mkdir(old)
     write(old + "/somebody's")
-    assert discard(kept, Quiet(), state=host.state) == done["replaced"][1:]
+    assert discard(kept, Quiet(), state=host.state) == done.replaced[1:]
     assert os.path.exists(old + "/somebody's") and facts(host.datadir) == host.lived[host.datadir]
 
 
@@ -921,7 +924,7 @@ def test_the_server_is_stopped_for_the_exchange_and_started_after_it(host, serve
     plan = host.make()
     assert "  mariadb.service is stopped while the data is exchanged, and started after that" in plan.lines()
     reporter = Quiet()
-    assert execute(plan, reporter)["service"] == "mariadb.service"
+    assert execute(plan, reporter).service == "mariadb.service"
     assert reporter.stages == ["copy", "stop", "replace", "start"]
     assert server.calls == STOPPED_AND_STARTED
     assert service.running_in(host.datadir) is not None
@@ -929,13 +932,13 @@ def test_the_server_is_stopped_for_the_exchange_and_started_after_it(host, serve
 
 def test_a_server_that_was_down_is_started_by_the_unit_that_the_backup_names(host, server):
     back_up(host.directory, *host.trees, hours=1, server={"unit": "mariadb.service"})
-    assert host.restore()["service"] == "mariadb.service"
+    assert host.restore().service == "mariadb.service"
     assert server.calls == STOPPED_AND_STARTED
 
 
 def test_files_alone_leave_the_server_alone(host, server):
     server.begin()
-    assert host.restore(parts="files")["service"] is None
+    assert host.restore(parts="files").service is None
     assert server.calls == []
 
 
@@ -1001,7 +1004,7 @@ def test_an_interrupted_restore_starts_the_server_when_it_is_finished(host, serv
     server.begin()
     interrupted(host)
     server.calls.clear()
-    assert host.restore()["service"] == "mariadb.service"
+    assert host.restore().service == "mariadb.service"
     assert server.calls == STOPPED_AND_STARTED
 
 

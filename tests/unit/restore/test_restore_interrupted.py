@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_when_the_server_has_stopped_does_not_keep_it_down(
     def full(path: str, *_more: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
-    def kept(_journal: Any) -> None:
+    def kept(_targets: Any) -> None:
         raise StillpointError("the copy can't be removed")
 
     def forbid(unit: str) -> None:
@@ -164,15 +164,15 @@ def test_what_a_server_that_was_started_by_hand_has_written_in_between_does_not_
     done = mounted.restore(parts="database")
     names = {path: each for path, each in facts(mounted.datadir).items() if b"stillpoint" not in path and path != b""}
     wanted = {path: each for path, each in mounted.saved[mounted.datadir].items() if path != b""}
-    later = [path for path in done["replaced"] if path.endswith(".later")]
+    later = [path for path in done.replaced if path.endswith(".later")]
     assert {path: each for path, each in names.items() if path in wanted} == wanted
-    assert read(done["replaced"][0] + "/ibdata1") == b"new!" * 1000
+    assert read(done.replaced[0] + "/ibdata1") == b"new!" * 1000
     found = [os.path.join(directory, name) for path in later for directory, _names, files in os.walk(path) for name in files]
     assert all(read(path) == b"in between" for path in found)
     if number in (2, 5):  # live data goes first; then the new comes
         assert found
     kept = replaced("job", state=mounted.state)
-    assert set(done["replaced"]) == {each.path for each in kept}
+    assert set(done.replaced) == {each.path for each in kept}
 
 
 def test_a_directory_that_something_made_where_the_live_data_was_does_not_stop_the_restore(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,16 +186,16 @@ def test_a_directory_that_something_made_where_the_live_data_was_does_not_stop_t
     write(host.datadir + "/in between")
     done = host.restore()
     assert facts(host.datadir) == host.saved[host.datadir]
-    assert facts(done["replaced"][0]) == host.lived[host.datadir]
-    assert os.path.exists(done["replaced"][1] + "/mysql/in between")
+    assert facts(done.replaced[0]) == host.lived[host.datadir]
+    assert os.path.exists(done.replaced[1] + "/mysql/in between")
 
 
 def test_a_name_for_what_is_kept_that_somebody_has_taken_is_left_to_them(host: Host) -> None:
     interrupted(host)
-    (held,) = [target.kept for target in journal.targets(journal.read(host.state)) if target.path == host.datadir]
+    (held,) = [target.kept for target in journal.read(host.state).targets if target.path == host.datadir]
     os.mkdir(held)
     done = host.restore()
-    assert done["replaced"][0] == held + ".2" and facts(held + ".2") == host.lived[host.datadir]
+    assert done.replaced[0] == held + ".2" and facts(held + ".2") == host.lived[host.datadir]
     assert held not in [each.path for each in replaced(state=host.state)]
 
 
@@ -253,7 +253,7 @@ def test_an_undoing_that_is_killed_itself_is_finished_by_the_same_command(mounte
         kill_before(mounted, "rename_to_free_name", number, parts="database")
         more = killed_at(step, lambda: undo.undo(Quiet(), state=mounted.state))
         if more and journal.pending(state=mounted.state):
-            if journal.pending(state=mounted.state)["phase"] == journal.UNDOING:
+            if journal.pending(state=mounted.state).phase == journal.UNDOING:
                 with pytest.raises(UsageError, match="then undone half way: finish undoing it, with stillpoint undo job"):
                     mounted.make(parts="database")
             undo.undo(Quiet(), state=mounted.state)
@@ -270,7 +270,7 @@ def test_undoing_starts_the_server_and_takes_back_that_it_may_not_start(host: Ho
     done = undo.undo(Quiet(), state=host.state)
     assert {path: facts(path) for path in host.lived} == host.lived
     assert server.forbidden() == [] and service.running_in(host.datadir)
-    assert (done["undone"], done["service"]) == ([host.datadir, host.app], "mariadb.service")
+    assert (done.undone, done.service) == ([host.datadir, host.app], "mariadb.service")
 
 
 def test_nothing_is_undone_where_nothing_was_interrupted(host: Host) -> None:
@@ -382,7 +382,7 @@ def test_the_logs_that_the_servers_own_index_names_are_set_aside_with_it_and_no_
     logs = Logging(host, index)
     done = execute(planning.make(host.back_up(hours=1, **logs.facts), state=host.state), Quiet())
     assert logs.left() == logs.others
-    assert set(os.listdir(done["replaced"][-1])) == logs.own
+    assert set(os.listdir(done.replaced[-1])) == logs.own
 
 
 def test_an_index_in_a_directory_of_its_own_is_set_aside_there(host: Host) -> None:
@@ -390,7 +390,7 @@ def test_an_index_in_a_directory_of_its_own_is_set_aside_there(host: Host) -> No
     logs = Logging(host, host.root + "/live/index/bin")
     done = execute(planning.make(host.back_up(hours=1, **logs.facts), state=host.state), Quiet())
     assert logs.left() == logs.others
-    assert not os.path.exists(logs.index) and done["replaced"][-1].startswith(logs.index + ".replaced-")
+    assert not os.path.exists(logs.index) and done.replaced[-1].startswith(logs.index + ".replaced-")
 
 
 def test_an_index_that_would_come_back_without_its_logs_does_not(host: Host) -> None:
@@ -444,7 +444,7 @@ def test_what_a_server_has_logged_since_the_exchange_is_not_taken_for_what_was_r
     done = execute(planning.make(generation, state=host.state), Quiet())
     assert read(logs.directory + "/bin.000001") == b"of the restored server"
     assert facts(os.path.join(logs.directory, kept)) == before
-    assert done["replaced"][-1] == os.path.join(logs.directory, kept)
+    assert done.replaced[-1] == os.path.join(logs.directory, kept)
     assert journal.pending(state=host.state) is None and service.running_in(host.datadir)
 
 

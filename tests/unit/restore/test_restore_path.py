@@ -14,11 +14,12 @@ import pytest
 from _core.host import durable, mounts, service
 from _core.host.errors import StillpointError, UsageError
 from _core.repository import manifest, rsync
-from _core.restore import journal
+from _core.restore import elsewhere, journal
 from _core.restore.in_place import exchange, one_path, undo
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.in_place.replaced import discard, replaced
+from _core.restore.restored import Restored
 from test_restore import Host
 from trees import Quiet, awkward, facts, killed_at, needs_root, no_waiting_for_the_disk, read, small_disk, tree, write  # noqa: F401
 
@@ -38,8 +39,11 @@ def parts(tmp_path):
     return host
 
 
-def put_path(host: Host, path: str, to: Optional[str] = None) -> Dict[str, Any]:
-    return execute(planning.make(host.directory.find(), to, path=path, state=host.state), Quiet())
+def put_path(host: Host, path: str, to: Optional[str] = None) -> Restored:
+    generation = host.directory.find()
+    if to is not None:
+        return elsewhere.make(generation, to, path=path).execute(Quiet())
+    return execute(planning.make(generation, path=path, state=host.state), Quiet())
 
 
 def below(wanted: Dict[bytes, Any], path: str) -> Dict[bytes, Any]:
@@ -54,7 +58,7 @@ def test_one_path_is_put_back_alone_and_what_it_replaces_is_kept_where_no_backup
     host = parts
     before = facts(host.app + "/" + path)
     done = put_path(host, host.app + "/" + path)
-    (kept,) = done["replaced"]
+    (kept,) = done.replaced
     there = facts(host.app)
     assert below(there, path) == below(host.saved[host.app], path)
     assert facts(kept) == before
@@ -62,7 +66,7 @@ def test_one_path_is_put_back_alone_and_what_it_replaces_is_kept_where_no_backup
     others = {name: known for name, known in host.lived[host.app].items() if name[: len(path)] != path.encode() and name != os.path.dirname(path).encode()}
     assert {name: there[name] for name in others} == others and others
     assert facts(host.datadir) == host.lived[host.datadir]
-    assert done["part"] == host.app + "/" + path
+    assert done.part == host.app + "/" + path
     newer = host.back_up(hours=1)
     assert not [name for _top, directories, files in os.walk(newer.path) for name in directories + files if "stillpoint-part" in name]
     assert [each.path for each in replaced(state=host.state)] == [kept]
@@ -82,10 +86,10 @@ def test_a_hard_link_whose_other_names_lie_elsewhere_comes_back_as_a_file(parts)
 @needs_root
 def test_one_path_goes_into_a_directory_and_one_that_is_gone_comes_back(parts, tmp_path):
     host = parts
-    assert put_path(host, host.app + "/shared/other", str(tmp_path / "look"))["replaced"] == []
+    assert put_path(host, host.app + "/shared/other", str(tmp_path / "look")).replaced == []
     assert read(str(tmp_path / "look") + "/files" + host.app + "/shared/other") == b"old" and read(host.app + "/shared/other") == b"new"
     shutil.rmtree(host.app + "/shared/sites")
-    assert put_path(host, host.app + "/shared/sites/")["replaced"] == []
+    assert put_path(host, host.app + "/shared/sites/").replaced == []
     assert below(facts(host.app), "shared/sites") == below(host.saved[host.app], "shared/sites")
 
 
@@ -145,7 +149,7 @@ def test_a_directory_that_is_gone_or_a_symlink_by_now_is_named_and_nothing_is_fo
     shutil.rmtree(host.root + "/live/opt")
     with pytest.raises(UsageError, match="no directory any more: put that one back, with --path %s$" % host.app):
         put_path(host, path)
-    assert put_path(host, host.app)["replaced"] == []
+    assert put_path(host, host.app).replaced == []
     assert facts(host.app) == host.saved[host.app]
 
 
@@ -237,7 +241,7 @@ def test_what_a_volume_in_a_tree_held_is_kept_where_no_backup_takes_it_and_is_pu
         write(disk + "/rows", b"old")
         host.back_up()
         write(disk + "/rows", b"new", age=1)
-        (kept,) = put_path(host, disk)["replaced"]
+        (kept,) = put_path(host, disk).replaced
         assert (read(disk + "/rows"), read(kept + "/rows")) == (b"old", b"new")
         newer = host.back_up(hours=1)
         assert os.listdir(newer.path + "/files" + disk) == ["rows"]
@@ -269,9 +273,9 @@ def rewrite(path: str, contents: bytes) -> None:
 @needs_root
 def test_restores_of_one_second_are_all_listed_and_so_is_what_a_later_one_has_taken_along(parts):
     host = parts
-    kept = [put_path(host, host.app + "/shared/" + name)["replaced"][0] for name in ("other", "link", "sites")]
+    kept = [put_path(host, host.app + "/shared/" + name).replaced[0] for name in ("other", "link", "sites")]
     assert [each.path for each in sorted(replaced(state=host.state), key=lambda each: kept.index(each.path))] == kept
-    (whole,) = execute(planning.make(host.directory.find(), None, "files", state=host.state), Quiet())["replaced"]
+    (whole,) = execute(planning.make(host.directory.find(), "files", state=host.state), Quiet()).replaced
     moved = {whole + path[len(host.app) :] for path in kept}
     assert {each.path for each in replaced(state=host.state)} == {whole, *moved}
     discard(replaced(state=host.state), Quiet(), state=host.state)
@@ -289,7 +293,7 @@ def test_what_came_about_before_an_undoing_is_listed(parts):
             undo.undo(Quiet(), state=host.state)
         step += 1
     rewrite(path, b"by the application")
-    (later,) = undo.undo(Quiet(), state=host.state)["later"]
+    (later,) = undo.undo(Quiet(), state=host.state).later
     assert read(path) == b"new" and read(later + "/other") == b"by the application"
     assert [each.path for each in replaced(state=host.state)] == [later]
 
@@ -309,7 +313,7 @@ def test_a_file_that_the_application_has_rewritten_after_the_exchange_does_not_s
         put_path(host, path)
     monkeypatch.undo()
     rewrite(path, b"by the application")
-    (kept,) = put_path(host, path)["replaced"]
+    (kept,) = put_path(host, path).replaced
     assert read(path) == b"by the application" and read(kept) == b"new" and kept.endswith("-other")
 
 

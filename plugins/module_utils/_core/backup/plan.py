@@ -179,7 +179,7 @@ def refuse_half_done() -> None:
     if half_done:
         raise StillpointError(
             "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: %s"
-            % (half_done["job"], journal.ways_out(half_done))
+            % (half_done.job, half_done.ways_out)
         )
     plan.refuse_going_back()
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Putting a generation back: plan, places, copying, exchange, journal, what is kept."""
+"""Putting a backup back. A `request` becomes a plan, in place, into a directory, of a dump or of a table, and the plan executes itself."""

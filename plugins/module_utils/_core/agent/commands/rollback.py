@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     made = plan.make(arguments.run)
     if only_shown(arguments, made.as_dict(), made.lines()):
         return 0
-    confirm(arguments, "go back to %s and lose what was written since" % made.run_id)
+    confirm(arguments, made.question)
     reporter = for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
     try:
         done = execute.execute(made, reporter)

@@ -28,21 +28,21 @@ def run(arguments: argparse.Namespace) -> int:
     if load:
         return _undo_load(arguments, job, load)
     journal = undo.find()
-    if journal["job"] != job.name:
-        raise UsageError("the restore that was interrupted is one of %s: `%s undo %s` undoes it" % (journal["job"], PROGRAM, journal["job"]))
-    if only_shown(arguments, {key: journal.get(key) for key in ("job", "generation", "time", "parts", "part", "moment")}, undo.lines(journal)):
+    if journal.job != job.name:
+        raise UsageError("the restore that was interrupted is one of %s: `%s undo %s` undoes it" % (journal.job, PROGRAM, journal.job))
+    if only_shown(arguments, {key: getattr(journal, key) for key in ("job", "generation", "time", "parts", "part", "moment")}, undo.lines(journal)):
         return 0
-    confirm(arguments, "undo the restore of %s of %s" % (journal["generation"], job.name))
+    confirm(arguments, "undo the restore of %s of %s" % (journal.generation, job.name))
     reporter = reporter_for(arguments, job)
     try:
         done = undo.undo(reporter)
     finally:
         reporter.close()
     if arguments.json:
-        print_json(done)
+        print_json(done.as_dict())
     else:
-        print_lines(["what was there before %s of %s is back" % (done["generation"], job.name)])
-        print_lines(["  what had come about meanwhile is in %s" % path for path in done["later"]])
+        print_lines(["what was there before %s of %s is back" % (done.generation, job.name)])
+        print_lines(["  what had come about meanwhile is in %s" % path for path in done.later])
     return 0
 
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from dataclasses import replace
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from ...dump import accounts, views
 from ...dump.plan import VIEWS, Key, listed, quoted, shown
@@ -20,8 +20,8 @@ from ...proof import checksums
 from ...repository import manifest
 from ...repository.compare import Fault
 from .. import journal
-from ..in_place.execute import execute as put_back
 from ..replay.execute import Floor
+from ..restored import Restored
 from . import beside, feed, swap
 from .beside import Load, Part
 from .feed import Later
@@ -29,8 +29,8 @@ from .plan import LoadPlan, account_statements
 from .what import What
 
 
-def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
-    """Load a dump and return ``{generation, databases, table, part, replaced, files, bytes, duration_s, service, warnings}``.
+def execute(plan: LoadPlan, reporter: Reporter) -> Restored:
+    """Load a dump.
 
     :raises StillpointError: it says what became of what was there before
     """
@@ -42,19 +42,18 @@ def execute(plan: LoadPlan, reporter: Reporter) -> Dict[str, Any]:
         troubles = _load(plan, reporter)
         for trouble in troubles:
             reporter.warn(trouble)
-    files = put_back(plan.files, reporter) if plan.files else None
-    return {
-        "generation": plan.generation.name,
-        "databases": list(plan.databases),
-        "table": list(plan.what.table) if plan.what.table else None,
-        "part": None if plan.what == What() else str(plan.what),
-        "replaced": files["replaced"] if files else [],
-        "files": len(plan.sources) + (files["files"] if files else 0),
-        "bytes": sum(os.path.getsize(os.path.join(plan.generation.path, name)) for name in plan.sources) + (files["bytes"] if files else 0),
-        "duration_s": round(time.monotonic() - started, 1),
-        "service": files["service"] if files else None,
-        "warnings": troubles,
-    }
+    files = plan.files.execute(reporter) if plan.files else None
+    return Restored(
+        plan.generation.name,
+        len(plan.sources) + (files.files if files else 0),
+        sum(os.path.getsize(os.path.join(plan.generation.path, name)) for name in plan.sources) + (files.bytes if files else 0),
+        round(time.monotonic() - started, 1),
+        None if plan.what == What() else str(plan.what),
+        files.replaced if files else [],
+        files.service if files else None,
+        warnings=troubles,
+        more={"databases": list(plan.databases), "table": list(plan.what.table) if plan.what.table else None},
+    )
 
 
 def _clear(plan: LoadPlan, reporter: Reporter) -> None:

@@ -15,6 +15,7 @@ from ...dump.stream import decompressed
 from ...host import service
 from ...host.errors import StillpointError, UsageError
 from ...host.process import require
+from ...host.reporter import Reporter
 from ...host.text import count, size
 from ...job.names import host_name
 from ...job.options import Job
@@ -24,8 +25,10 @@ from ...repository import identity
 from ...repository.generation import Generation
 from .. import journal
 from ..in_place.activity import OPTION
-from ..in_place.plan import ALL, FILES, RestorePlan, refuse_damaged
+from ..in_place.plan import RestorePlan
 from ..in_place.plan import make as plan_restore
+from ..in_place.selection import ALL, FILES, refuse_damaged
+from ..restored import Restored
 from . import beside
 from .refusals import refuse
 from .what import What, named
@@ -126,6 +129,17 @@ class LoadPlan:
             lines += ["after that, " + line if not number else line for number, line in enumerate(self.files.lines())]
         return lines + ["  warning: " + warning for warning in self.warnings]
 
+    @property
+    def question(self) -> str:
+        """What somebody has to agree to."""
+        return "replace what is there now with %s" % self.generation.name
+
+    def execute(self, reporter: Reporter) -> Restored:
+        """Do it; see `execute.execute`."""
+        from .execute import execute  # pylint: disable=import-outside-toplevel  # a plan that is only shown needs none of it
+
+        return execute(self, reporter)
+
 
 # -- planning
 
@@ -139,7 +153,7 @@ def applies(generation: Generation, *, to: Optional[str], parts: Optional[str], 
     dump = isinstance(generation.summary.get("dump"), dict)
     if dump and to is None and parts != FILES:
         pending = journal.pending()  # of its files, when all of it had been loaded
-        return asked is not None or pending is None or pending["path"] != generation.path
+        return asked is not None or pending is None or pending.path != generation.path
     if asked:
         why = "it is put into a directory" if to else "its files alone are put back" if dump else "its databases are a copy of the server's files"
         raise UsageError("%s is for loading a dump; of generation %s nothing is loaded: %s" % (asked, generation.name, why))

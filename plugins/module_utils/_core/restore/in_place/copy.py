@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import contextmanager
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from ...host import durable
 from ...host.errors import StillpointError
@@ -21,6 +21,9 @@ from ...repository.transfer import DestinationFull, Item, room
 from ...trees import Tree
 from . import owners
 from .targets import ROOM, SINGLE, Target
+
+if TYPE_CHECKING:
+    from ..replay.execute import Replay
 
 
 def copy(generation: Generation, target: Target, done: int, total: int, reporter: Reporter) -> None:
@@ -160,9 +163,47 @@ def _compared(generation: Generation, target: Target, sums: Sums) -> Iterator[Fa
     return compare.compare(expected, found(), sums, times=False)
 
 
-def drop(journal: Dict[str, Any]) -> None:
+def copy_all(generation: Generation, targets: Sequence[Target], reporter: Reporter, *, make: Callable[[str], None]) -> None:
+    """Copy and check every tree.
+
+    :param make: makes the directory that a staging place lies in
+    """
+    reporter.stage("copy")
+    done, total = 0, sum(target.tree.bytes for target in targets)
+    for target in targets:
+        make(os.path.dirname(target.staging))
+        durable.remove_tree(target.staging)
+        copy(generation, target, done, total, reporter)
+        done += target.tree.bytes
+
+
+def replayed(replay: Optional["Replay"], targets: Sequence[Target], reporter: Reporter) -> Optional[Mapping[str, Any]]:
+    """Replay onto the copy, which nothing depends on yet, and return what came of it; None where nothing is to be.
+
+    :raises StillpointError: it failed; the live data was not touched
+    """
+    if replay is None:
+        return None
+    try:
+        return replay.run(where(targets), reporter)
+    except StillpointError as error:
+        raise StillpointError("%s; the live data was not touched" % error) from error
+
+
+def where(targets: Sequence[Target]) -> Mapping[str, str]:
+    """Return for each path of the server the directory of its copy."""
+    return {os.path.realpath(target.tree.source): target.staging for target in targets if not target.tree.is_files}
+
+
+def untouched(generation: Generation, error: OSError) -> StillpointError:
+    """Return the error of a restore that has replaced nothing."""
+    name = " (%s)" % error.filename if error.filename else ""
+    return StillpointError("%s could not be put back: %s%s; the live data was not touched" % (generation.name, error.strerror, name))
+
+
+def drop(targets: Sequence[Target]) -> None:
     """Remove what was copied but has replaced nothing."""
-    for target in journal["targets"]:
-        durable.remove_tree(target["staging"])
+    for target in targets:
+        durable.remove_tree(target.staging)
         for suffix in (SINGLE, ROOM):
-            durable.remove_tree(target["staging"] + suffix)
+            durable.remove_tree(target.staging + suffix)

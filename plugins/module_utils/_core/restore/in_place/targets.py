@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from ...host import service
 from ...host.errors import StillpointError, UsageError
@@ -88,6 +88,19 @@ def occupied(target: Target) -> bool:
     if not target.mount_point:
         return os.path.lexists(target.path)
     return any(not is_own(name) for name in os.listdir(target.path))
+
+
+def facts(target: Target) -> Dict[str, Any]:
+    """Return what goes where, for programs."""
+    return {
+        "name": target.tree.name,
+        "path": target.path,
+        "files": target.tree.files,
+        "bytes": target.tree.bytes,
+        "replaced": target.kept if occupied(target) else None,
+        "users": list(target.users) if target.users else None,
+        "groups": list(target.groups) if target.groups else None,
+    }
 
 
 def is_own(name: str) -> bool:

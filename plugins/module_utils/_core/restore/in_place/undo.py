@@ -5,21 +5,41 @@ back is removed. A kill in between leaves what the same command finishes."""
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Optional
 
-from ...host import durable, service
+from ...host import durable
 from ...host.errors import StillpointError, UsageError
 from ...host.process import undisturbed
 from ...host.reporter import Reporter
 from .. import journal as journals
-from ..server_logs import Logs
+from ..journal import Journal, Kept
 from . import exchange
 from . import targets as places
 from .replaced import forget_record, record
-from .targets import Target
 
 
-def find(state: str = journals.STATE) -> Dict[str, Any]:
+@dataclass(frozen=True)
+class Undone:
+    """A restore that was undone.
+
+    :ivar undone: what has its place back
+    :ivar later: directories of what had come about meanwhile
+    :ivar service: the unit that was started; None: none
+    """
+
+    generation: str
+    job: str
+    undone: List[str]
+    later: List[str]
+    service: Optional[str]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        return dict(vars(self))
+
+
+def find(state: str = journals.STATE) -> Journal:
     """Return the journal of the restore that can be undone.
 
     :raises UsageError: there is none
@@ -32,65 +52,57 @@ def find(state: str = journals.STATE) -> Dict[str, Any]:
     return journal
 
 
-def lines(journal: Dict[str, Any]) -> List[str]:
+def lines(journal: Journal) -> List[str]:
     """Return for people what undoing will do."""
-    found = ["undo the restore of generation %s of %s that was interrupted:" % (journal["generation"], journal["job"])]
-    found += ["  %s: what was there before gets its place back, and the copy of the backup is removed" % each.path for each in journals.targets(journal)]
-    if journal["unit"]:
-        found.append("  %s is started after that" % " and ".join([journal["unit"], *journal["triggers"]]))
+    found = ["undo the restore of generation %s of %s that was interrupted:" % (journal.generation, journal.job)]
+    found += ["  %s: what was there before gets its place back, and the copy of the backup is removed" % each.path for each in journal.targets]
+    if journal.server:
+        found.append("  %s is started after that" % journal.server)
     return found
 
 
-def undo(reporter: Reporter, *, state: str = journals.STATE) -> Dict[str, Any]:
-    """Undo it and return ``{generation, job, undone, later, service}``; `later` are directories of what had come about meanwhile.
+def undo(reporter: Reporter, *, state: str = journals.STATE) -> Undone:
+    """Undo it.
 
     :raises StillpointError: a server runs, or the disk refuses; saying the same again goes on
     """
     with journals.alone(state):
-        journal = find(state)
-        journals.write(state, {**journal, "phase": journals.UNDOING})
-        targets = journals.targets(journal)
-        unit = journal["unit"]
-        if unit:
+        journal = find(state).at(journals.UNDOING, state)
+        server = journal.server
+        if server:
             reporter.stage("stop")
-            service.stop(unit, journal["triggers"])
-            service.forbid(unit)
-        places.refuse_running(targets)
+            server.stop()
+        places.refuse_running(journal.targets)
         reporter.stage("undo")
         with undisturbed():
-            _put_back(targets, journal, state)
-        if unit:
+            _put_back(journal, state)
+        if server:
             reporter.stage("start")
-            service.allow(unit)
-            service.start(unit, places.datadir(targets), journal["triggers"], journal["new_cluster"])
-        later = [(target.path, path) for target, path in zip(targets, map(exchange.later, targets)) if path]
-        record(state, journal, [{"path": path, "target": where, "identity": durable.identity(path)} for where, path in later])
+            server.allow()
+            server.start()
+        later = [Kept(path, target.path, durable.identity(path)) for target in journal.targets for path in [exchange.later(target)] if path]
+        record(state, replace(journal, kept=tuple(later)))
         journals.forget(state)
-    return {
-        "generation": journal["generation"],
-        "job": journal["job"],
-        "undone": [target.path for target in targets],
-        "later": [path for _where, path in later],
-        "service": unit,
-    }
+    return Undone(
+        journal.generation, journal.job, [target.path for target in journal.targets], [each.path for each in later], server.name if server else None
+    )
 
 
-def _put_back(targets: Tuple[Target, ...], journal: Dict[str, Any], state: str) -> None:
+def _put_back(journal: Journal, state: str) -> None:
     try:
-        for target, new, old in zip(targets, journal["identities"], journal["old"]):
+        for target, new, old in zip(journal.targets, journal.identities, journal.old):
             if target.mount_point:
                 exchange.undo_contents(target)
             else:
                 exchange.undo_directories(target, new, old)
-        if journal.get("logs"):
-            Logs(**{**journal["logs"], "replaced": tuple(journal["logs"]["replaced"])}).put_back()
-        for path in journal["archives"]:
-            _forget_note(path, journal["generation"])
+        if journal.logs:
+            journal.logs.put_back()
+        for path in journal.archives:
+            _forget_note(path, journal.generation)
         forget_record(state, journal)
     except OSError as error:
         raise StillpointError(
-            "the restore could not be undone: %s (%s); %s"
-            % (error.strerror, error.filename2 or error.filename, journals.ways_out({**journal, "phase": journals.UNDOING}))
+            "the restore could not be undone: %s (%s); %s" % (error.strerror, error.filename2 or error.filename, journal.ways_out)
         ) from error
 
 

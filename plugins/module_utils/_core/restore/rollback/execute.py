@@ -48,10 +48,10 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
                     "going back was interrupted: %s; mend that, then finish it with stillpoint rollback %s: the server stays stopped until then"
                     % (_reason(error), plan.run_id)
                 ) from error
-        if plan.unit:
+        if plan.server:
             reporter.stage("start")
-            service.allow(plan.unit)
-            service.start(plan.unit, plan.about.datadir, plan.triggers)
+            plan.server.allow()
+            plan.server.start()
         forget()
     return {
         "run_id": plan.run_id,
@@ -125,9 +125,8 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
     """
     reporter.stage("stop")
     try:
-        if plan.unit:
-            service.stop(plan.unit, plan.triggers)
-            service.forbid(plan.unit)
+        if plan.server:
+            plan.server.stop()
         if plan.logs and plan.gtids is None and os.path.isdir(plan.about.datadir):
             plan = replace(plan, gtids=gtid_state.ahead(plan.logs) or "")
             write(plan)
@@ -144,8 +143,8 @@ def _stop(plan: RollbackPlan, reporter: Reporter) -> RollbackPlan:
                     _mount(volume)
                 if plan.logs and plan.logs.way_back():
                     plan.logs.put_back()
-                if plan.unit:
-                    _start_again(plan, plan.unit, reporter)
+                if plan.server:
+                    plan.server.start_again(reporter, "nothing has gone back")
                 forget()
             if isinstance(error, OSError):
                 raise StillpointError("going back could not begin: %s; nothing has gone back" % _reason(error)) from error
@@ -210,14 +209,6 @@ def _leave_stopped(plan: RollbackPlan, snapshots: Mapping[str, Optional[volumes.
         for volume in plan.volumes:
             _mount(volume)
         forget()
-
-
-def _start_again(plan: RollbackPlan, unit: str, reporter: Reporter) -> None:
-    try:
-        service.allow(unit)
-        service.start(unit, plan.about.datadir, plan.triggers)
-    except StillpointError as error:
-        reporter.warn("%s; nothing has gone back" % error)
 
 
 def _unmount(volume: Volume, so_far: str) -> None:

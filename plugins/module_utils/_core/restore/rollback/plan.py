@@ -21,6 +21,7 @@ from ...lvm import layout, undo_points
 from ...lvm import volumes as lvm
 from .. import journal as journals
 from ..server_logs import Logs
+from ..unit import Unit
 
 _JOURNAL = "rollback.json"
 
@@ -78,6 +79,11 @@ class RollbackPlan:
     kept: Tuple[str, ...] = ()
 
     @property
+    def server(self) -> Optional[Unit]:
+        """The unit of the server whose volumes go back; None: none."""
+        return Unit(self.unit, self.triggers, self.about.datadir) if self.unit else None
+
+    @property
     def logs(self) -> Optional[Logs]:
         """The server's binary logs, where they stay as they are on a volume that does not go back."""
         if not self.about.log:
@@ -96,14 +102,19 @@ class RollbackPlan:
             "warnings": list(self.warnings),
         }
 
+    @property
+    def question(self) -> str:
+        """What somebody has to agree to."""
+        return "go back to %s and lose what was written since" % self.run_id
+
     def lines(self) -> List[str]:
         """Return it for people."""
         lines = ["%s to the undo point %s of %s:" % ("finish going back" if self.resumes else "go back", self.run_id, self.time)]
         for each in self.volumes:
             at = ", mounted at %s" % each.mount_point if each.mount_point else ""
             lines.append("  %s%s: everything that was written to it since is lost, and can't be had back" % (each.name, at))
-        if self.unit:
-            lines.append("  %s is stopped for it, and started after that" % " and ".join([self.unit, *self.triggers]))
+        if self.server:
+            lines.append("  %s is stopped for it, and started after that" % self.server)
         if self.logs:
             lines.append("  the server's binary logs %s.* are set aside: they do not follow on what it goes back to" % self.logs.basename)
         return lines + ["  warning: " + warning for warning in self.warnings]
@@ -118,7 +129,7 @@ def make(run_id: Optional[str] = None) -> RollbackPlan:
     """
     pending = journals.pending()
     if pending:
-        raise journals.refuse_another(pending, "this asks for something else")
+        raise pending.refusal("this asks for something else")
     going = begun()
     if going is not None:
         if run_id not in (None, going.run_id):

@@ -31,6 +31,7 @@ from ...repository import rsync
 from ...repository.compare import Fault
 from .. import journal as journals
 from ..replay.execute import Floor
+from ..restored import Restored
 from . import clients, overlay
 from .clients import HELD, LOCK_WAIT_TIMEOUT, Clients
 from .plan import LAYER, Key, TablePlan, named, own_files
@@ -55,8 +56,8 @@ class _Found:
     rows: int
 
 
-def execute(plan: TablePlan, reporter: Reporter) -> Dict[str, Any]:
-    """Put the table back and return ``{generation, table, as, part, replaced, files, bytes, rows, duration_s, service, warnings}``.
+def execute(plan: TablePlan, reporter: Reporter) -> Restored:
+    """Put the table back.
 
     :raises StillpointError: it says what became of the live table
     """
@@ -80,19 +81,15 @@ def execute(plan: TablePlan, reporter: Reporter) -> Dict[str, Any]:
             scratch_server(plan.settings, where, discard=True, binary_log=_logs_are_there(plan.settings), room=room, tick=tick)
         )
         rows = _Work(plan, Clients(plan, scratch, reporter, tick), scratch, reporter).run()
-    return {
-        "generation": plan.generation.name,
-        "table": list(plan.table),
-        "as": list(plan.into),
-        "part": "the table %s" % named(plan.into),
-        "replaced": [],
-        "files": files,
-        "bytes": size,
-        "rows": rows,
-        "duration_s": round(time.monotonic() - started, 1),
-        "service": None,
-        "warnings": list(plan.warnings),
-    }
+    return Restored(
+        plan.generation.name,
+        files,
+        size,
+        round(time.monotonic() - started, 1),
+        "the table %s" % named(plan.into),
+        warnings=list(plan.warnings),
+        more={"table": list(plan.table), "as": list(plan.into), "rows": rows},
+    )
 
 
 def _logs_are_there(settings: Settings) -> bool:

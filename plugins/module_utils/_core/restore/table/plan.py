@@ -13,6 +13,7 @@ from ...dump.client import Program
 from ...dump.plan import shown
 from ...host import service
 from ...host.errors import StillpointError, UsageError
+from ...host.reporter import Reporter
 from ...host.text import human
 from ...mysql import server as servers
 from ...mysql.connection import Login, Session
@@ -21,8 +22,9 @@ from ...repository import manifest
 from ...repository.generation import Generation
 from ...repository.manifest import Entry
 from .. import journal as journals
-from ..in_place.plan import refuse_damaged
+from ..in_place.selection import refuse_damaged
 from ..replay.execute import settings_of
+from ..restored import Restored
 
 Key = Tuple[str, str]
 
@@ -88,6 +90,18 @@ class TablePlan:
         else:
             lines.append("  creates %s" % into)
         return lines + ["  other tables are not touched"] + ["  warning: " + warning for warning in self.warnings]
+
+    @property
+    def question(self) -> str:
+        """What somebody has to agree to."""
+        what = "put a table beside those that are there, from" if self.beside else "replace what is there now with"
+        return "%s %s" % (what, self.generation.name)
+
+    def execute(self, reporter: Reporter) -> Restored:
+        """Do it; see `execute.execute`."""
+        from .execute import execute  # pylint: disable=import-outside-toplevel  # a plan that is only shown needs none of it
+
+        return execute(self, reporter)
 
 
 def make(generation: Generation, login: Login, table: str, into: Optional[str] = None, *, state: str = journals.STATE) -> TablePlan:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What came of a restore."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restore that has ended well.
+
+    :ivar part: what was put back where it was not all of it, a path, or in words a table or a database
+    :ivar replaced: paths of what was replaced and is kept
+    :ivar service: the unit that was stopped and started; None: none
+    :ivar recovery: what was replayed; None: nothing
+    :ivar disabled: in sentences, how another host's server is let do what it is kept from
+    :ivar more: facts that only restores of this kind have
+    """
+
+    generation: str
+    files: int
+    bytes: int
+    duration_s: float
+    part: Optional[str] = None
+    replaced: List[str] = field(default_factory=list)
+    service: Optional[str] = None
+    recovery: Optional[Mapping[str, Any]] = None
+    disabled: List[str] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        own = {key: value for key, value in vars(self).items() if key != "more"}
+        return {**own, **self.more}

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import traceback
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
@@ -230,6 +231,21 @@ def small_disk(path: str, size: str = "8m") -> Iterator[str]:
         yield path
     finally:
         subprocess.run(["umount", "-l", path], check=True)
+
+
+def disk(kind: str, place: Path, size: int = 320 << 20) -> Iterator[Path]:
+    """Mount a file system of a kind, for as long as a test lasts."""
+    image, point = place / "image", place / kind
+    with open(image, "wb") as file:
+        file.truncate(size)
+    subprocess.run(["mkfs." + kind, "-q", image], check=True, stdout=subprocess.DEVNULL)
+    point.mkdir()
+    if subprocess.run(["mount", "-o", "loop", image, point], check=False, stderr=subprocess.DEVNULL).returncode != 0:
+        pytest.skip("no %s can be mounted here" % kind)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "-l", point], check=True)
 
 
 @pytest.fixture(autouse=True)

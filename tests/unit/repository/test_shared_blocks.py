@@ -25,6 +25,7 @@ from trees import (
     Quiet,
     back_up,
     change_times_of_long_ago,  # noqa: F401
+    disk,
     facts,
     job,
     needs_root,
@@ -39,22 +40,6 @@ from trees import (
 pytestmark = needs_root
 SYNC = durable.sync_file_system
 MIB = 1 << 20
-MAKE = {"xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"], "ext4": ["mkfs.ext4", "-q"]}
-
-
-def disk(kind: str, place: Path, size: int = 320 * MIB) -> Iterator[Path]:
-    """Mount a file system of a kind, for as long as a test lasts."""
-    image, point = place / "image", place / kind
-    with open(image, "wb") as file:
-        file.truncate(size)
-    subprocess.run([*MAKE[kind], image], check=True, stdout=subprocess.DEVNULL)
-    point.mkdir()
-    if subprocess.run(["mount", "-o", "loop", image, point], check=False, stderr=subprocess.DEVNULL).returncode != 0:
-        pytest.skip("no %s can be mounted here" % kind)
-    try:
-        yield point
-    finally:
-        subprocess.run(["umount", "-l", point], check=True)
 
 
 @pytest.fixture(scope="module", params=["xfs", "btrfs"])

@@ -20,6 +20,7 @@ from ...repository.sums import Ahead, Sums, order
 from ...repository.transfer import DestinationFull, Item, room
 from ...trees import Tree
 from . import owners
+from .clones import Clones
 from .targets import ROOM, SINGLE, Target
 
 if TYPE_CHECKING:
@@ -51,16 +52,20 @@ def copy(generation: Generation, target: Target, done: int, total: int, reporter
 
     try:
         with _made(target.staging + SINGLE if single else target.staging) as directory:
+            place = "/proc/%d/fd/%d" % (os.getpid(), directory)
+            clones = Clones(generation, target.tree.name)
+            clones.make(place)
             rsync.copy_tree(
                 Tree(target.tree.name, source, source),
                 # one that is no directory keeps its name while it is copied
-                "/proc/%d/fd/%d%s" % (os.getpid(), directory, "/" + os.path.basename(source) if single else ""),
+                place + ("/" + os.path.basename(source) if single else ""),
                 algorithm=str(generation.summary["checksum"]),
                 gives_way=False,
                 owners=owners.options(target),
                 on_item=record,
                 on_progress=lambda now: reporter.progress(min(done + now, total), total),
             )
+            clones.read(place, record, reporter, done + target.tree.bytes - clones.bytes, total)
             if single:
                 os.rename(os.path.basename(source), target.staging, src_dir_fd=directory)
         if single:

@@ -18,6 +18,7 @@ FLOORS = (
     {"archive"},
     {"restore"},
     {"backup"},
+    {"vault"},
     {"agent"},
     {"__main__"},
 )

@@ -38,6 +38,12 @@ _HELP = {
     "binlog_archive_state": "What the archive is doing; waiting: it can't get the logs now, and tries again.",
     "binlog_archive_lag_bytes": "How far the archive is behind the server's binary log.",
     "binlog_archive_complete_timestamp_seconds": "Up to which moment every commit is in the archive.",
+    "vault_copies": "How many copies of a host the vault has.",
+    "vault_newest_timestamp_seconds": "When the newest copy of a host arrived.",
+    "vault_sound_timestamp_seconds": "When the newest copy arrived that was found to be what its manifest says.",
+    "vault_checked_timestamp_seconds": "When the keeper last looked at a host's repository.",
+    "vault_alarms": "How many alarms of a host a person has to look at; while there are any, nothing is removed.",
+    "vault_frozen": "1 while a host's repository is out of its reach.",
     "binlog_archive_gap": "1 where binary logs are missing and no backup was taken since: nothing after them can be recovered.",
 }
 

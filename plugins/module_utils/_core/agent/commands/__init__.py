@@ -22,7 +22,7 @@ if TYPE_CHECKING:
             """Do it and return the exit code."""
 
 
-NAMES = ("plan", "run", "status", "list", "show", "verify", "restore", "undo", "discard", "rollback", "adopt", "prune", "archive", "clean", "version")
+NAMES = ("plan", "run", "status", "list", "show", "verify", "restore", "undo", "discard", "rollback", "adopt", "prune", "archive", "clean", "vault", "version")
 FOR_EVERYBODY = ("version",)  # not root alone
 
 

@@ -115,17 +115,17 @@ EXAMPLES = r"""
     job: etrial
     to: /backups/look
 
-- name: Put the database back to the second before a mistake, as "2026-11-22 14:03:07Z"
-  stillpoint.backup.backup_restore:
-    job: etrial
-    until_time: "{{ second_of_the_mistake }}"
-
 - name: Look at the database as it was right before a transaction, with nothing live touched
   stillpoint.backup.backup_restore:
     job: etrial
     before_gtid: "{{ gtid_of_the_mistake }}"
     to: /backups/before
   when: gtid_of_the_mistake is defined
+
+- name: Put the database back to the second before a mistake, as "2026-11-22 14:03:07Z"
+  stillpoint.backup.backup_restore:
+    job: etrial
+    until_time: "{{ second_of_the_mistake }}"
 
 - name: Put a backup of another host below a directory of this one
   stillpoint.backup.backup_restore:

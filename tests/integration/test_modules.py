@@ -92,8 +92,11 @@ def test_the_examples_of_the_agents_modules_run_as_they_stand(etrial: Etrial, pl
     now = etrial.machine.run(["date", "-u", "+%Y-%m-%d %H:%M:%SZ"]).stdout.strip()
     time.sleep(2)
     etrial.sql("CREATE DATABASE the_mistake")
+    mistake = etrial.sql("SELECT @@GLOBAL.gtid_binlog_pos").split()[-1]
     etrial.stillpoint("archive", "etrial", "--once")
-    playbook(examples.playbook("backup_restore"), "-e", json.dumps({"second_of_the_mistake": now}))
+    playbook(examples.playbook("backup_restore"), "-e", json.dumps({"second_of_the_mistake": now, "gtid_of_the_mistake": mistake}))
+    before = etrial.machine.run("ls /backups/before/mysql").stdout.split()
+    assert "before_the_mistake" in before and "the_mistake" not in before
     assert etrial.left_behind() == []
     assert etrial.write_takes() < 10
 

@@ -23,7 +23,7 @@ from _core.repository.partial import Partial
 from _core.restore import elsewhere
 from _core.restore.replay import execute as replay
 from _core.restore.replay import moment
-from _core.restore.restored import Restored
+from _core.restore.result import RestoreResult
 from real_server import RealServer, needed
 from trees import Quiet, job, summary, tree
 
@@ -86,7 +86,7 @@ class Shop:
         assert target is not None
         return replay.plan(self.archive, self.directory, target, name)
 
-    def restore(self, **wanted: Any) -> Tuple[str, Restored]:
+    def restore(self, **wanted: Any) -> Tuple[str, RestoreResult]:
         """Recover into a directory and return the data directory there, and what the restore says."""
         made = self.recovery(**wanted)
         to = str(self.top / ("to-%d" % time.monotonic_ns()))

@@ -54,7 +54,7 @@ class Cluster(Shop):
         server.do("CREATE DATABASE d", "CREATE TABLE d.t (i INT PRIMARY KEY) ENGINE=InnoDB", "INSERT INTO d.t VALUES (1)")
         super().__init__(server, top)
 
-    def plan(self) -> planning.RestorePlan:
+    def plan(self) -> planning.InPlacePlan:
         return planning.make(self.directory.find(), parts="database", state=str(self.top / "state"))
 
     def ask(self, statement: str) -> Any:

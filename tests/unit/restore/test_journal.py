@@ -11,7 +11,7 @@ from _core.job.names import host_name
 from _core.repository.generation import RecordedTree
 from _core.restore import journal
 from _core.restore.in_place.targets import Target
-from _core.restore.journal import Journal, Kept
+from _core.restore.journal import Journal, KeptPath
 from _core.restore.server_logs import Logs
 from _core.restore.unit import Unit
 
@@ -37,7 +37,7 @@ WHOLE = Journal(
     gtids="0-1-4711",
     recovery={"stops_at": "bin.000002:4"},
     disabled=("events were disabled",),
-    kept=(Kept("/srv/mysql.replaced-20261122T020005Z", "/srv/mysql", "4, born 5.6"),),
+    kept=(KeptPath("/srv/mysql.replaced-20261122T020005Z", "/srv/mysql", "4, born 5.6"),),
 )
 
 

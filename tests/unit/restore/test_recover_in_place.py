@@ -16,7 +16,7 @@ from _core.restore import gtid_state
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.in_place.replaced import discard, replaced
-from _core.restore.restored import Restored
+from _core.restore.result import RestoreResult
 from _core.restore.server_logs import Logs
 from shop import Shop, marked, next_second
 from trees import Quiet
@@ -27,7 +27,7 @@ INSIDE = ("--log-bin=bin", "--log-bin-index=bin")  # the logs are in the data di
 LOGS = Logs("/nowhere/bin", "/nowhere/bin.index", "/nowhere", (), "")
 
 
-def put_back(shop: Shop, generation: Generation, until: Optional[str] = None) -> Restored:
+def put_back(shop: Shop, generation: Generation, until: Optional[str] = None) -> RestoreResult:
     made = shop.recovery(name=generation.name, until=until) if until else None
     return execute(planning.make(generation, replay=made, archives=[shop.archive], state=str(shop.top / "state")), Quiet())
 

@@ -27,7 +27,7 @@ from _core.restore.in_place import need, selection
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.in_place.replaced import discard, replaced
-from _core.restore.restored import Restored
+from _core.restore.result import RestoreResult
 from _core.restore.rollback import plan as rollback_plan
 from trees import (
     Quiet,
@@ -82,7 +82,7 @@ class Host:
         generation = self.directory.find(name)
         return elsewhere.make(generation, to, parts) if to is not None else planning.make(generation, parts, state=self.state)
 
-    def restore(self, **more: Any) -> Restored:
+    def restore(self, **more: Any) -> RestoreResult:
         return self.make(**more).execute(Quiet())
 
     def complete(self, path: str, wanted: Dict[bytes, Any]) -> bool:

@@ -293,7 +293,7 @@ def test_prepared_data_that_is_gone_can_be_undone(host: Host) -> None:
 # -- what was asked for
 
 
-def asked(host: Host, **moment: Any) -> planning.RestorePlan:
+def asked(host: Host, **moment: Any) -> planning.InPlacePlan:
     return planning.make(host.directory.find(None), state=host.state, **moment)
 
 
@@ -334,7 +334,7 @@ def test_files_that_are_put_back_in_two_runs_say_nothing_of_the_database(host: H
     archive = archive_of(host, host.datadir + "/bin")
     host.back_up(hours=1, **logging_to(host, host.datadir + "/bin", host.datadir + "/bin.index"))
 
-    def make(**_more: Any) -> planning.RestorePlan:
+    def make(**_more: Any) -> planning.InPlacePlan:
         return planning.make(host.directory.find(None), parts="files", archives=[archive], state=host.state)
 
     host.make = make  # type: ignore[method-assign]

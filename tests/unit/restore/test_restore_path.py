@@ -19,7 +19,7 @@ from _core.restore.in_place import exchange, one_path, undo
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.in_place.replaced import discard, replaced
-from _core.restore.restored import Restored
+from _core.restore.result import RestoreResult
 from test_restore import Host
 from trees import Quiet, awkward, facts, killed_at, needs_root, no_waiting_for_the_disk, read, small_disk, tree, write  # noqa: F401
 
@@ -39,7 +39,7 @@ def parts(tmp_path):
     return host
 
 
-def put_path(host: Host, path: str, to: Optional[str] = None) -> Restored:
+def put_path(host: Host, path: str, to: Optional[str] = None) -> RestoreResult:
     generation = host.directory.find()
     if to is not None:
         return elsewhere.make(generation, to, path=path).execute(Quiet())

@@ -22,7 +22,7 @@ from .in_place import targets as places
 from .in_place.need import Need, needs
 from .in_place.targets import Target
 from .in_place.warnings import doubts
-from .restored import Restored
+from .result import RestoreResult
 
 if TYPE_CHECKING:
     from .replay.execute import Replay
@@ -75,7 +75,7 @@ class DirectoryPlan:
         lines += self.replay.lines() if self.replay else []
         return lines + ["  warning: " + warning for warning in self.warnings]
 
-    def execute(self, reporter: Reporter) -> Restored:
+    def execute(self, reporter: Reporter) -> RestoreResult:
         """Copy and check every tree: each has its final name only when all of them are there.
 
         :raises StillpointError: what was there before is there
@@ -83,7 +83,7 @@ class DirectoryPlan:
         started = time.monotonic()
         with self.generation.hold():
             recovery = _copied(self, reporter)
-        return Restored(
+        return RestoreResult(
             self.generation.name,
             sum(target.tree.files for target in self.targets),
             sum(target.tree.bytes for target in self.targets),

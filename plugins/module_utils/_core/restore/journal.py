@@ -26,7 +26,7 @@ _JOURNAL = "journal.json"
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptPath:
     """What was replaced and is kept.
 
     :ivar path: where it is
@@ -78,7 +78,7 @@ class Journal:
     gtids: Optional[str] = None
     recovery: Optional[Mapping[str, Any]] = None
     disabled: Tuple[str, ...] = ()
-    kept: Tuple[Kept, ...] = ()
+    kept: Tuple[KeptPath, ...] = ()
 
     def at(self, phase: str, state: str, **more: Any) -> "Journal":
         """Return the restore in a phase, which is on the disk by then."""
@@ -136,7 +136,7 @@ def read(state: str) -> Optional[Journal]:
             "targets": tuple(_target(each) for each in found["targets"]),
             "server": Unit(**{**server, "triggers": tuple(server["triggers"])}) if server else None,
             "logs": Logs(**{**logs, "replaced": tuple(logs["replaced"])}) if logs else None,
-            "kept": tuple(Kept(**each) for each in found["kept"]),
+            "kept": tuple(KeptPath(**each) for each in found["kept"]),
         }
     )
 

@@ -22,7 +22,7 @@ from .dump.plan import LoadPlan
 from .elsewhere import DirectoryPlan
 from .in_place import plan as in_place
 from .in_place import selection
-from .in_place.plan import RestorePlan
+from .in_place.plan import InPlacePlan
 from .in_place.selection import ALL, DATABASE, FILES
 from .replay import execute as replays
 from .replay.execute import Replay
@@ -30,7 +30,7 @@ from .replay.moment import Moment
 from .table import plan as tables
 from .table.plan import TablePlan
 
-Plan = Union[RestorePlan, DirectoryPlan, LoadPlan, TablePlan]
+Plan = Union[InPlacePlan, DirectoryPlan, LoadPlan, TablePlan]
 
 
 @dataclass(frozen=True)

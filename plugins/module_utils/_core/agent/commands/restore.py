@@ -14,7 +14,7 @@ from ..arguments import one_generation
 from ..output import PROGRAM, confirm, only_shown, print_json, print_lines, reporter_for
 
 if TYPE_CHECKING:
-    from ...restore.restored import Restored
+    from ...restore.result import RestoreResult
 
 # pylint: disable=import-outside-toplevel
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print(done: "Restored", job: Job, asked: str) -> None:
+def _print(done: "RestoreResult", job: Job, asked: str) -> None:
     """Say what came of it, and what is to be done next.
 
     :param asked: the job as it was asked for, by its name or its file

@@ -21,7 +21,7 @@ from ...repository import manifest
 from ...repository.compare import Fault
 from .. import journal
 from ..replay.execute import Floor
-from ..restored import Restored
+from ..result import RestoreResult
 from . import beside, feed, swap
 from .beside import Load, Part
 from .feed import Later
@@ -29,7 +29,7 @@ from .plan import LoadPlan, account_statements
 from .what import What
 
 
-def execute(plan: LoadPlan, reporter: Reporter) -> Restored:
+def execute(plan: LoadPlan, reporter: Reporter) -> RestoreResult:
     """Load a dump.
 
     :raises StillpointError: it says what became of what was there before
@@ -43,7 +43,7 @@ def execute(plan: LoadPlan, reporter: Reporter) -> Restored:
         for trouble in troubles:
             reporter.warn(trouble)
     files = plan.files.execute(reporter) if plan.files else None
-    return Restored(
+    return RestoreResult(
         plan.generation.name,
         len(plan.sources) + (files.files if files else 0),
         sum(os.path.getsize(os.path.join(plan.generation.path, name)) for name in plan.sources) + (files.bytes if files else 0),

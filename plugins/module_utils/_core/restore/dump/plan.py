@@ -25,10 +25,10 @@ from ...repository import identity
 from ...repository.generation import Generation
 from .. import journal
 from ..in_place.activity import OPTION
-from ..in_place.plan import RestorePlan
+from ..in_place.plan import InPlacePlan
 from ..in_place.plan import make as plan_restore
 from ..in_place.selection import ALL, FILES, refuse_damaged
-from ..restored import Restored
+from ..result import RestoreResult
 from . import beside
 from .refusals import refuse
 from .what import What, named
@@ -66,7 +66,7 @@ class LoadPlan:
     kept: Tuple[str, ...]
     invalid: Tuple[InvalidView, ...]
     packet: Optional[Tuple[int, int]]
-    files: Optional[RestorePlan]
+    files: Optional[InPlacePlan]
     warnings: Tuple[str, ...]
     state: str
     flavour: str
@@ -134,7 +134,7 @@ class LoadPlan:
         """What somebody has to agree to."""
         return "replace what is there now with %s" % self.generation.name
 
-    def execute(self, reporter: Reporter) -> Restored:
+    def execute(self, reporter: Reporter) -> RestoreResult:
         """Do it; see `execute.execute`."""
         from .execute import execute  # pylint: disable=import-outside-toplevel  # a plan that is only shown needs none of it
 

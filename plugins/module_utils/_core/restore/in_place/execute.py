@@ -21,17 +21,17 @@ from ...host.reporter import Reporter
 from ...repository.generation import now
 from .. import gtid_state, server_logs
 from .. import journal as journals
-from ..journal import Journal, Kept
-from ..restored import Restored
+from ..journal import Journal, KeptPath
+from ..result import RestoreResult
 from ..rollback.plan import refuse_going_back
 from ..unit import Unit
 from . import activity, cluster, exchange, targets
 from . import copy as copying
-from .plan import RestorePlan
+from .plan import InPlacePlan
 from .replaced import record
 
 
-def execute(plan: RestorePlan, reporter: Reporter) -> Restored:
+def execute(plan: InPlacePlan, reporter: Reporter) -> RestoreResult:
     """Put a generation back in place.
 
     :raises BusyError: another restore is running
@@ -41,7 +41,7 @@ def execute(plan: RestorePlan, reporter: Reporter) -> Restored:
     with plan.generation.hold(), journals.alone(plan.state):
         refuse_going_back(plan.state)  # one may have begun since
         done = _in_place(plan, reporter)
-    return Restored(
+    return RestoreResult(
         plan.generation.name,
         sum(target.tree.files for target in plan.targets),
         sum(target.tree.bytes for target in plan.targets),
@@ -55,7 +55,7 @@ def execute(plan: RestorePlan, reporter: Reporter) -> Restored:
     )
 
 
-def _in_place(plan: RestorePlan, reporter: Reporter) -> Journal:
+def _in_place(plan: InPlacePlan, reporter: Reporter) -> Journal:
     """Replace live data; return what the journal said last."""
     journal = _as_it_is_now(plan, reporter)
     if journal.phase != journals.REPLACED:  # the server may have been started since: what it has written is not to be taken for what was replaced
@@ -72,7 +72,7 @@ def _in_place(plan: RestorePlan, reporter: Reporter) -> Journal:
     return journal
 
 
-def _as_it_is_now(plan: RestorePlan, reporter: Reporter) -> Journal:
+def _as_it_is_now(plan: InPlacePlan, reporter: Reporter) -> Journal:
     """Return the journal of a restore that has copied everything: another run may have come while somebody was asked."""
     journal = journals.read(plan.state)
     if plan.resumes:
@@ -86,7 +86,7 @@ def _as_it_is_now(plan: RestorePlan, reporter: Reporter) -> Journal:
     return _copied(plan, reporter)
 
 
-def _copied(plan: RestorePlan, reporter: Reporter) -> Journal:
+def _copied(plan: InPlacePlan, reporter: Reporter) -> Journal:
     """Copy and check every tree, and return the journal that says so."""
     try:
         journal = plan.journal.at(journals.COPYING, plan.state, time=now())
@@ -119,7 +119,7 @@ def _copied(plan: RestorePlan, reporter: Reporter) -> Journal:
         raise
 
 
-def _disabled(plan: RestorePlan) -> List[str]:
+def _disabled(plan: InPlacePlan) -> List[str]:
     """Keep the copy of another host's server from doing what it did there, and return in sentences how it is let do so.
 
     :raises StillpointError: that is not possible; the live data was not touched
@@ -133,7 +133,7 @@ def _disabled(plan: RestorePlan) -> List[str]:
     return activity.way_back(plan.activity, done, targets.datadir_of(plan.targets).path)
 
 
-def _numbered_on(plan: RestorePlan, journal: Journal) -> Journal:
+def _numbered_on(plan: InPlacePlan, journal: Journal) -> Journal:
     """Note which GTIDs the server had given out when it was stopped, and have a copy that brings logs begin after them; return the journal."""
     if journal.logs is None or journal.gtids is not None:
         return journal
@@ -155,7 +155,7 @@ def _make_parents(path: str) -> None:
         os.chmod(path, 0o755)
 
 
-def _stopped(plan: RestorePlan, journal: Journal, reporter: Reporter) -> None:
+def _stopped(plan: InPlacePlan, journal: Journal, reporter: Reporter) -> None:
     """Make sure that no server works on what is about to be replaced.
 
     :raises StillpointError: one does; the live data was not touched, and the server runs if it did before
@@ -176,7 +176,7 @@ def _stopped(plan: RestorePlan, journal: Journal, reporter: Reporter) -> None:
         raise
 
 
-def _give_back(plan: RestorePlan, journal: Journal, stopped: Optional[Unit], reporter: Reporter) -> None:
+def _give_back(plan: InPlacePlan, journal: Journal, stopped: Optional[Unit], reporter: Reporter) -> None:
     """Remove the copy, which may have filled the disk that the server needs, and start the server again."""
     try:
         journal.at(journals.COPYING, plan.state)  # before anything is removed: what is left of a copy is not to be put back
@@ -191,7 +191,7 @@ def _give_back(plan: RestorePlan, journal: Journal, stopped: Optional[Unit], rep
     journals.forget(plan.state)
 
 
-def _replace(plan: RestorePlan, journal: Journal, reporter: Reporter) -> Journal:
+def _replace(plan: InPlacePlan, journal: Journal, reporter: Reporter) -> Journal:
     """Exchange each tree, whatever of that has been done before, and return the journal with what was kept."""
     logs = journal.logs
     try:
@@ -199,15 +199,15 @@ def _replace(plan: RestorePlan, journal: Journal, reporter: Reporter) -> Journal
         aside = logs.set_aside() if logs else []
         if logs and journal.gtids and logs.outside(logs.basename):
             gtid_state.leave(logs.basename, journal.gtids, os.path.dirname(logs.basename))
-        kept: List[Kept] = []
+        kept: List[KeptPath] = []
         for target, new, old in zip(plan.targets, journal.identities, journal.old):
             if target.mount_point:
                 exchange.contents(target, new)
             else:
                 exchange.directories(target, new, old)
             found = [exchange.kept(target, old), exchange.later(target)]
-            kept += [Kept(path, target.path, durable.identity(path)) for path in found if path]
-        kept += [Kept(path, logs.basename + ".*", durable.identity(path)) for path in aside if logs]
+            kept += [KeptPath(path, target.path, durable.identity(path)) for path in found if path]
+        kept += [KeptPath(path, logs.basename + ".*", durable.identity(path)) for path in aside if logs]
         record(plan.state, replace(journal, kept=tuple(kept)))
         return journal.at(journals.REPLACED, plan.state, kept=tuple(kept))
     except OSError as error:
@@ -217,7 +217,7 @@ def _replace(plan: RestorePlan, journal: Journal, reporter: Reporter) -> Journal
         ) from error
 
 
-def _start(plan: RestorePlan, journal: Journal, server: Unit) -> None:
+def _start(plan: InPlacePlan, journal: Journal, server: Unit) -> None:
     """Start the server.
 
     :raises StillpointError: it does not start; the sentence says how to go back
@@ -233,7 +233,7 @@ def _start(plan: RestorePlan, journal: Journal, server: Unit) -> None:
 def _way_back(journal: Journal) -> List[str]:
     """Return the commands that put back by hand what was replaced."""
     back = []
-    pairs: List[Tuple[targets.Target, Kept]] = [(target, each) for target in journal.targets for each in journal.kept if each.target == target.path]
+    pairs: List[Tuple[targets.Target, KeptPath]] = [(target, each) for target in journal.targets for each in journal.kept if each.target == target.path]
     for target, each in pairs:
         if each.path == exchange.later(target):
             continue

@@ -16,7 +16,7 @@ from .. import journal as journals
 from .. import server_logs
 from ..dump import beside
 from ..journal import Journal
-from ..restored import Restored
+from ..result import RestoreResult
 from ..rollback.plan import refuse_going_back
 from ..server_logs import Logs
 from ..unit import Unit
@@ -38,7 +38,7 @@ BACK_UP = "take a backup as soon as it is done: no moment after the restore can 
 
 
 @dataclass(frozen=True)
-class RestorePlan:
+class InPlacePlan:
     """A restore in place that nothing is known to be against.
 
     :ivar journal: what it puts where; of one that was interrupted while it replaced, how far that came
@@ -116,7 +116,7 @@ class RestorePlan:
         lines += self.activity.lines() if self.activity else []
         return lines + ["  warning: " + warning for warning in self.warnings]
 
-    def execute(self, reporter: Reporter) -> Restored:
+    def execute(self, reporter: Reporter) -> RestoreResult:
         """Do it; see `execute.execute`."""
         from .execute import execute  # pylint: disable=import-outside-toplevel  # a plan that is only shown needs none of it
 
@@ -133,7 +133,7 @@ def make(
     moment: Optional[Mapping[str, str]] = None,
     resume: bool = False,
     state: str = journals.STATE,
-) -> RestorePlan:
+) -> InPlacePlan:
     """Return the plan for putting a generation back in place.
 
     :param parts: ``all``, ``database`` or ``files``
@@ -162,7 +162,7 @@ def make(
     places.refuse_torn(generation, targets, state)
     name = _unit(generation, targets)
     room = needs([(target.path if target.mount_point else os.path.dirname(target.path), target.tree) for target in targets], replay)
-    plan = RestorePlan(
+    plan = InPlacePlan(
         generation,
         _begun(generation, targets, path, moment),
         room,
@@ -188,7 +188,7 @@ def _begun(generation: Generation, targets: Tuple[Target, ...], path: Optional[s
     )
 
 
-def _with_server(plan: RestorePlan, name: Optional[str], archives: Sequence["Archive"], resume: bool) -> RestorePlan:
+def _with_server(plan: InPlacePlan, name: Optional[str], archives: Sequence["Archive"], resume: bool) -> InPlacePlan:
     """Return the plan with what concerns the server whose data is replaced.
 
     :param name: of its unit
@@ -241,7 +241,7 @@ def _plan_resumption(
     archives: Sequence["Archive"],
     moment: Optional[Mapping[str, str]],
     state: str,
-) -> RestorePlan:
+) -> InPlacePlan:
     """Return the plan for finishing what the journal says.
 
     :raises UsageError: something else is asked for
@@ -257,4 +257,4 @@ def _plan_resumption(
         raise journal.refusal("this asks for another one")
     places.refuse_unmounted(journal.targets)
     told = tuple(archive for archive in archives if archive.path in journal.archives)
-    return RestorePlan(generation, journal, (), (), state, archives=told)
+    return InPlacePlan(generation, journal, (), (), state, archives=told)

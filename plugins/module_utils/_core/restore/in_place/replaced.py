@@ -13,7 +13,7 @@ from ...host.errors import StillpointError
 from ...host.mounts import is_below
 from ...host.reporter import Reporter
 from .. import journal as journals
-from ..journal import Journal, Kept
+from ..journal import Journal, KeptPath
 from .targets import stamp_of
 
 
@@ -43,7 +43,7 @@ class _Record:
     job: str
     generation: str
     time: str
-    kept: Tuple[Kept, ...]
+    kept: Tuple[KeptPath, ...]
 
 
 def record(state: str, journal: Journal) -> None:
@@ -70,7 +70,7 @@ def _read(path: str) -> Optional[_Record]:
     facts = durable.read_json(path)
     if not isinstance(facts, dict):
         return None
-    return _Record(path, facts["job"], facts["generation"], facts["time"], tuple(Kept(**each) for each in facts["kept"]))
+    return _Record(path, facts["job"], facts["generation"], facts["time"], tuple(KeptPath(**each) for each in facts["kept"]))
 
 
 def replaced(job: Optional[str] = None, *, state: str = journals.STATE) -> List[Replaced]:
@@ -93,7 +93,7 @@ def replaced(job: Optional[str] = None, *, state: str = journals.STATE) -> List[
     return found
 
 
-def _now_at(kept: Kept, later: Sequence[Kept]) -> str:
+def _now_at(kept: KeptPath, later: Sequence[KeptPath]) -> str:
     """Return where something that was kept is now: a later restore may have replaced a directory that it lies in.
 
     :param later: what later restores have kept, in their order

@@ -13,14 +13,14 @@ from ...host.errors import StillpointError, UsageError
 from ...host.process import undisturbed
 from ...host.reporter import Reporter
 from .. import journal as journals
-from ..journal import Journal, Kept
+from ..journal import Journal, KeptPath
 from . import exchange
 from . import targets as places
 from .replaced import forget_record, record
 
 
 @dataclass(frozen=True)
-class Undone:
+class UndoResult:
     """A restore that was undone.
 
     :ivar undone: what has its place back
@@ -61,7 +61,7 @@ def lines(journal: Journal) -> List[str]:
     return found
 
 
-def undo(reporter: Reporter, *, state: str = journals.STATE) -> Undone:
+def undo(reporter: Reporter, *, state: str = journals.STATE) -> UndoResult:
     """Undo it.
 
     :raises StillpointError: a server runs, or the disk refuses; saying the same again goes on
@@ -80,10 +80,10 @@ def undo(reporter: Reporter, *, state: str = journals.STATE) -> Undone:
             reporter.stage("start")
             server.allow()
             server.start()
-        later = [Kept(path, target.path, durable.identity(path)) for target in journal.targets for path in [exchange.later(target)] if path]
+        later = [KeptPath(path, target.path, durable.identity(path)) for target in journal.targets for path in [exchange.later(target)] if path]
         record(state, replace(journal, kept=tuple(later)))
         journals.forget(state)
-    return Undone(
+    return UndoResult(
         journal.generation, journal.job, [target.path for target in journal.targets], [each.path for each in later], server.name if server else None
     )
 

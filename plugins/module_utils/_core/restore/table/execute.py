@@ -31,7 +31,7 @@ from ...repository import rsync
 from ...repository.compare import Fault
 from .. import journal as journals
 from ..replay.execute import Floor
-from ..restored import Restored
+from ..result import RestoreResult
 from . import clients, overlay
 from .clients import HELD, LOCK_WAIT_TIMEOUT, Clients
 from .plan import LAYER, Key, TablePlan, named, own_files
@@ -56,7 +56,7 @@ class _Found:
     rows: int
 
 
-def execute(plan: TablePlan, reporter: Reporter) -> Restored:
+def execute(plan: TablePlan, reporter: Reporter) -> RestoreResult:
     """Put the table back.
 
     :raises StillpointError: it says what became of the live table
@@ -81,7 +81,7 @@ def execute(plan: TablePlan, reporter: Reporter) -> Restored:
             scratch_server(plan.settings, where, discard=True, binary_log=_logs_are_there(plan.settings), room=room, tick=tick)
         )
         rows = _Work(plan, Clients(plan, scratch, reporter, tick), scratch, reporter).run()
-    return Restored(
+    return RestoreResult(
         plan.generation.name,
         files,
         size,

@@ -24,7 +24,7 @@ from ...repository.manifest import Entry
 from .. import journal as journals
 from ..in_place.selection import refuse_damaged
 from ..replay.execute import settings_of
-from ..restored import Restored
+from ..result import RestoreResult
 
 Key = Tuple[str, str]
 
@@ -97,7 +97,7 @@ class TablePlan:
         what = "put a table beside those that are there, from" if self.beside else "replace what is there now with"
         return "%s %s" % (what, self.generation.name)
 
-    def execute(self, reporter: Reporter) -> Restored:
+    def execute(self, reporter: Reporter) -> RestoreResult:
         """Do it; see `execute.execute`."""
         from .execute import execute  # pylint: disable=import-outside-toplevel  # a plan that is only shown needs none of it
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoreResult:
     """A restore that has ended well.
 
     :ivar part: what was put back where it was not all of it, a path, or in words a table or a database

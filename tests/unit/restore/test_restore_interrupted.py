@@ -17,8 +17,8 @@ import pytest
 from _core.archive.archive import Archive
 from _core.host import durable, service
 from _core.host.errors import StillpointError, Stopped, UsageError
-from _core.restore import journal
-from _core.restore.in_place import copy, exchange, undo
+from _core.restore import journal, undo
+from _core.restore.in_place import copy, exchange
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.in_place.replaced import discard, replaced
@@ -211,7 +211,7 @@ def every_kill_undone(host: Host, parts: str = "all") -> int:
     while killed_at(step, lambda: host.restore(parts=parts)):
         if journal.pending(state=host.state):
             undone += 1
-            undo.undo(Quiet(), state=host.state)
+            undo.plan("job", state=host.state).execute(Quiet())
             assert replaced(state=host.state) == []
         else:
             host.restore(parts=parts)
@@ -251,12 +251,12 @@ def test_an_undoing_that_is_killed_itself_is_finished_by_the_same_command(mounte
     step = 0
     while True:
         kill_before(mounted, "rename_to_free_name", number, parts="database")
-        more = killed_at(step, lambda: undo.undo(Quiet(), state=mounted.state))
+        more = killed_at(step, lambda: undo.plan("job", state=mounted.state).execute(Quiet()))
         if more and journal.pending(state=mounted.state):
             if journal.pending(state=mounted.state).phase == journal.UNDOING:
                 with pytest.raises(UsageError, match="then undone half way: finish undoing it, with stillpoint undo job"):
                     mounted.make(parts="database")
-            undo.undo(Quiet(), state=mounted.state)
+            undo.plan("job", state=mounted.state).execute(Quiet())
         assert in_place(mounted.datadir, mounted.lived[mounted.datadir]), "killed at step %d" % step
         if not more:
             break
@@ -267,7 +267,7 @@ def test_an_undoing_that_is_killed_itself_is_finished_by_the_same_command(mounte
 def test_undoing_starts_the_server_and_takes_back_that_it_may_not_start(host: Host, server: FakeServer) -> None:
     server.begin()
     interrupted(host)
-    done = undo.undo(Quiet(), state=host.state)
+    done = undo.plan("job", state=host.state).execute(Quiet())
     assert {path: facts(path) for path in host.lived} == host.lived
     assert server.forbidden() == [] and service.running_in(host.datadir)
     assert (done.undone, done.service) == ([host.datadir, host.app], "mariadb.service")
@@ -275,10 +275,10 @@ def test_undoing_starts_the_server_and_takes_back_that_it_may_not_start(host: Ho
 
 def test_nothing_is_undone_where_nothing_was_interrupted(host: Host) -> None:
     with pytest.raises(UsageError, match="no restore was interrupted on this host"):
-        undo.undo(Quiet(), state=host.state)
+        undo.plan("job", state=host.state).execute(Quiet())
     host.restore()
     with pytest.raises(UsageError, match="no restore was interrupted on this host"):
-        undo.undo(Quiet(), state=host.state)
+        undo.plan("job", state=host.state).execute(Quiet())
 
 
 def test_prepared_data_that_is_gone_can_be_undone(host: Host) -> None:
@@ -286,7 +286,7 @@ def test_prepared_data_that_is_gone_can_be_undone(host: Host) -> None:
     shutil.rmtree(os.path.dirname(host.app) + "/.app.stillpoint-new")
     with pytest.raises(StillpointError, match="can't be finished: undo it, with stillpoint undo"):
         host.restore()
-    undo.undo(Quiet(), state=host.state)
+    undo.plan("job", state=host.state).execute(Quiet())
     assert {path: facts(path) for path in host.lived} == host.lived
 
 
@@ -470,6 +470,6 @@ def test_logs_that_were_set_aside_come_back_when_the_restore_is_undone(host: Hos
     finally:
         exchange.directories = seen[0]
     assert logs.left() == logs.others and archive.restored() is not None
-    undo.undo(Quiet(), state=host.state)
+    undo.plan("job", state=host.state).execute(Quiet())
     assert {name: each for name, each in facts(logs.directory).items() if name != b""} == {name: each for name, each in before.items() if name != b""}
     assert archive.restored() is None

@@ -14,8 +14,8 @@ import pytest
 from _core.host import durable, mounts, service
 from _core.host.errors import StillpointError, UsageError
 from _core.repository import manifest, rsync
-from _core.restore import elsewhere, journal
-from _core.restore.in_place import exchange, one_path, undo
+from _core.restore import elsewhere, journal, undo
+from _core.restore.in_place import exchange, one_path
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
 from _core.restore.in_place.replaced import discard, replaced
@@ -290,10 +290,10 @@ def test_what_came_about_before_an_undoing_is_listed(parts):
     step = 0
     while killed_at(step, lambda: put_path(host, path)) and not (journal.pending(state=host.state) and read(path) == b"old"):
         if journal.pending(state=host.state):
-            undo.undo(Quiet(), state=host.state)
+            undo.plan("job", state=host.state).execute(Quiet())
         step += 1
     rewrite(path, b"by the application")
-    (later,) = undo.undo(Quiet(), state=host.state).later
+    (later,) = undo.plan("job", state=host.state).execute(Quiet()).later
     assert read(path) == b"new" and read(later + "/other") == b"by the application"
     assert [each.path for each in replaced(state=host.state)] == [later]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What came of a restore."""
+"""What came of a restore, and of undoing one."""
 
 from __future__ import annotations
 
@@ -35,3 +35,25 @@ class RestoreResult:
         """Return it for programs."""
         own = {key: value for key, value in vars(self).items() if key != "more"}
         return {**own, **self.more}
+
+
+@dataclass(frozen=True)
+class UndoResult:
+    """A restore that was undone.
+
+    :ivar undone: what has its place back
+    :ivar later: directories of what had come about meanwhile
+    :ivar service: the unit that was started; None: none
+    :ivar old_is_gone: the restore had ended well, so what was there before it could only be dropped
+    """
+
+    generation: str
+    job: str
+    undone: List[str]
+    later: List[str] = field(default_factory=list)
+    service: Optional[str] = None
+    old_is_gone: bool = False
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        return {key: value for key, value in vars(self).items() if key != "old_is_gone"}

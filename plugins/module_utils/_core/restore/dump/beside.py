@@ -7,9 +7,9 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
-from ...dump.plan import NEW, OLD, shown
+from ...dump.plan import NEW, OLD
 from ...host import durable
 from ...host.errors import StillpointError
 from ...mysql.connection import Login
@@ -133,20 +133,6 @@ def forget(state: str) -> None:
 def saved_directory(state: str) -> str:
     """Return the directory for the definitions of the live databases."""
     return os.path.join(state, _SAVED)
-
-
-def lines(load: Load) -> List[str]:
-    """Return for people what undoing a load will do."""
-    found = ["undo the restore of generation %s of %s that was interrupted:" % (load.generation, load.job)]
-    for each in load.parts:
-        what = "%s.%s" % (shown(each.name), shown(each.only)) if each.only else shown(each.name)
-        if load.phase == LOADED:
-            found.append("  %s: it had ended well; what was there before is dropped" % what)
-        elif load.phase == LOADING:
-            found.append("  %s: it was not touched; what was loaded into %s is dropped" % (what, each.new))
-        else:
-            found.append("  %s: what was there before gets its place back from %s, and what was loaded is dropped" % (what, each.old))
-    return found
 
 
 def refuse_half_done(state: str = journals.STATE) -> None:

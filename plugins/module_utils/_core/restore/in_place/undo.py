@@ -9,83 +9,80 @@ from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional
 
 from ...host import durable
-from ...host.errors import StillpointError, UsageError
+from ...host.errors import StillpointError
 from ...host.process import undisturbed
 from ...host.reporter import Reporter
 from .. import journal as journals
 from ..journal import Journal, KeptPath
+from ..result import UndoResult
 from . import exchange
 from . import targets as places
 from .replaced import forget_record, record
 
 
 @dataclass(frozen=True)
-class UndoResult:
-    """A restore that was undone.
+class InPlaceUndo:
+    """What undoing a restore in place will do."""
 
-    :ivar undone: what has its place back
-    :ivar later: directories of what had come about meanwhile
-    :ivar service: the unit that was started; None: none
-    """
+    journal: Journal
+    state: str
 
-    generation: str
-    job: str
-    undone: List[str]
-    later: List[str]
-    service: Optional[str]
+    @property
+    def job(self) -> str:
+        return self.journal.job
+
+    @property
+    def generation(self) -> str:
+        return self.journal.generation
 
     def as_dict(self) -> Dict[str, Any]:
         """Return it for programs."""
-        return dict(vars(self))
+        return {key: getattr(self.journal, key) for key in ("job", "generation", "time", "parts", "part", "moment")}
+
+    def lines(self) -> List[str]:
+        """Return it for people."""
+        found = ["undo the restore of generation %s of %s that was interrupted:" % (self.generation, self.job)]
+        found += ["  %s: what was there before gets its place back, and the copy of the backup is removed" % each.path for each in self.journal.targets]
+        return found + (["  %s is started after that" % self.journal.server] if self.journal.server else [])
+
+    def execute(self, reporter: Reporter) -> UndoResult:
+        """Undo it.
+
+        :raises BusyError: a restore is running
+        :raises StillpointError: a server runs, or the disk refuses; saying the same again goes on
+        """
+        with journals.alone(self.state):
+            journal = journals.pending(state=self.state)
+            if journal is None:
+                raise StillpointError("the restore of %s, which was interrupted, has been ended by another run" % self.generation)
+            return _undone(journal, self.state, reporter)
 
 
-def find(state: str = journals.STATE) -> Journal:
-    """Return the journal of the restore that can be undone.
-
-    :raises UsageError: there is none
-    """
+def find(state: str = journals.STATE) -> Optional[InPlaceUndo]:
+    """Return what undoes the restore in place that was interrupted; None where none was."""
     journal = journals.pending(state=state)
-    if journal is None:
-        raise UsageError(
-            "no restore was interrupted on this host, so there is nothing to undo; what a finished one has replaced lies where its last lines said"
-        )
-    return journal
+    return InPlaceUndo(journal, state) if journal else None
 
 
-def lines(journal: Journal) -> List[str]:
-    """Return for people what undoing will do."""
-    found = ["undo the restore of generation %s of %s that was interrupted:" % (journal.generation, journal.job)]
-    found += ["  %s: what was there before gets its place back, and the copy of the backup is removed" % each.path for each in journal.targets]
-    if journal.server:
-        found.append("  %s is started after that" % journal.server)
-    return found
-
-
-def undo(reporter: Reporter, *, state: str = journals.STATE) -> UndoResult:
-    """Undo it.
-
-    :raises StillpointError: a server runs, or the disk refuses; saying the same again goes on
-    """
-    with journals.alone(state):
-        journal = find(state).at(journals.UNDOING, state)
-        server = journal.server
-        if server:
-            reporter.stage("stop")
-            server.stop()
-        places.refuse_running(journal.targets)
-        reporter.stage("undo")
-        with undisturbed():
-            _put_back(journal, state)
-        if server:
-            reporter.stage("start")
-            server.allow()
-            server.start()
-        later = [KeptPath(path, target.path, durable.identity(path)) for target in journal.targets for path in [exchange.later(target)] if path]
-        record(state, replace(journal, kept=tuple(later)))
-        journals.forget(state)
-    return UndoResult(
-        journal.generation, journal.job, [target.path for target in journal.targets], [each.path for each in later], server.name if server else None
-    )
+def _undone(journal: Journal, state: str, reporter: Reporter) -> UndoResult:
+    journal = journal.at(journals.UNDOING, state)
+    server = journal.server
+    if server:
+        reporter.stage("stop")
+        server.stop()
+    places.refuse_running(journal.targets)
+    reporter.stage("undo")
+    with undisturbed():
+        _put_back(journal, state)
+    if server:
+        reporter.stage("start")
+        server.allow()
+        server.start()
+    later = [KeptPath(path, target.path, durable.identity(path)) for target in journal.targets for path in [exchange.later(target)] if path]
+    record(state, replace(journal, kept=tuple(later)))
+    journals.forget(state)
+    paths = [target.path for target in journal.targets]
+    return UndoResult(journal.generation, journal.job, paths, [each.path for each in later], server.name if server else None)
 
 
 def _put_back(journal: Journal, state: str) -> None:

@@ -383,7 +383,7 @@ def rolled_back(module: AnsibleModule, run_id: str) -> Dict[str, Any]:
     names = [volume.name for volume in plan.volumes]
     diff = difference("volumes", names, ["%s as of %s" % (name, plan.time) for name in names])
     result = {"changed": True, "volumes": names, "diff": diff}
-    return result if module.check_mode else {**result, "replaced": execute.execute(plan, Telling(module))["replaced"]}
+    return result if module.check_mode else {**result, "replaced": execute.execute(plan, Telling(module)).replaced}
 
 
 def lines(snapshots: List[Dict[str, Any]]) -> List[str]:

@@ -96,9 +96,9 @@ def test_one_path_goes_into_a_directory_and_one_that_is_gone_comes_back(parts, t
 def test_a_path_that_can_not_be_put_back_alone_is_refused_with_the_way_out(parts):
     host = parts
     for path, words in (
-        ("shared", "'shared' is no whole path: write it as it is called on the live system, from / on"),
-        ("", "'' is no whole path"),
-        (host.app + "/shared/../index.php", "/index.php' is no whole path: write it as it is called on the live system, from / on and without .."),
+        ("shared", "'shared' is not an absolute path: give it as on the live system, starting with /"),
+        ("", "'' is not an absolute path"),
+        (host.app + "/shared/../index.php", "/index.php' is not an absolute path: give it as on the live system, starting with / and without '..'"),
         ("/opt/other", "the generation 2026-11-22T02-00-05Z holds no /opt/other; its files are those of %s" % host.app),
         (host.app + "/shared/nothing", "holds no %s/shared/nothing: look for it below %s/files" % (host.app, host.directory.find().path)),
         (host.app + "/shared/sit", "holds no %s/shared/sit" % host.app),

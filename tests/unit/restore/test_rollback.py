@@ -268,7 +268,7 @@ def test_what_was_merged_before_a_kill_counts_and_what_was_only_removed_does_not
     fake.calls.clear()
     fake.known.clear()
     if merged == 2:
-        assert execute.execute(rollback_plan.make(), Quiet())["volumes"] == ["data/db", "data/tree"]
+        assert execute.execute(rollback_plan.make(), Quiet()).volumes == ["data/db", "data/tree"]
         assert fake.calls[-1] == "start mariadb.service"
     else:
         with pytest.raises(StillpointError, match="-1 was gone, and never merged, when another volume of the set had gone back, .* stillpoint restore JOB"):
@@ -317,7 +317,7 @@ def test_one_that_is_confirmed_when_another_one_was_interrupted_goes_on_with_tha
     fake = Fake(monkeypatch, tmp_path)
     rollback_plan.write(replace(fake.plan, merging=tuple(each.full_name for each in fake.known)))
     fake.known.clear()
-    assert execute.execute(fake.plan, Quiet())["volumes"] == ["data/db", "data/tree"]
+    assert execute.execute(fake.plan, Quiet()).volumes == ["data/db", "data/tree"]
 
 
 def fill(directory: str) -> str:
@@ -374,7 +374,7 @@ def test_a_full_disk_in_the_middle_is_named_with_the_way_out(tmp_path: Any, monk
         assert fake.calls == ["stop", "forbid mariadb.service"]
         os.unlink(full)
         monkeypatch.setattr(execute, "_give_away", lambda _snapshot: None)
-        assert execute.execute(rollback_plan.make(), Quiet())["volumes"] == ["data/db", "data/tree"]
+        assert execute.execute(rollback_plan.make(), Quiet()).volumes == ["data/db", "data/tree"]
 
 
 def test_a_rollback_that_is_ended_when_all_has_gone_back_only_starts_the_server(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

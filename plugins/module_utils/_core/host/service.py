@@ -188,9 +188,9 @@ def forbid(unit: str) -> None:
 
 
 def allow(unit: str) -> None:
-    """Take that back.
+    """Let systemd start a unit again that `forbid` keeps from it; idempotent.
 
-    :raises StillpointError: it can't be taken back
+    :raises StillpointError: the file that forbids it can't be removed
     """
     path = forbidding(unit)
     directory = os.path.dirname(path)

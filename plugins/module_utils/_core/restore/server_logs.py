@@ -74,7 +74,7 @@ class Logs:
         return [path for path in found if os.path.lexists(path) and self.outside(path)]
 
     def set_aside(self) -> List[str]:
-        """Move them into a directory beside them, whatever of that was done before, and return what is kept."""
+        """Move them into a directory beside them, and return the paths that are kept; idempotent."""
         for path in self.files():
             place = self.kept_index if path == self.index else os.path.join(self.kept, os.path.basename(path))
             if os.path.dirname(place) == self.kept and not os.path.isdir(self.kept):

@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         reporter.close()
     if arguments.json:
-        print_json(done)
+        print_json(done.as_dict())
     else:
-        print_lines(["%s are as they were at %s" % (", ".join(done["volumes"]), made.time)])
-        print_lines(["  the binary logs since are kept in %s" % path for path in done["replaced"]])
+        print_lines(["%s are as they were at %s" % (", ".join(done.volumes), made.time)])
+        print_lines(["  the binary logs since are kept in %s" % path for path in done.replaced])
     return 0

@@ -99,7 +99,7 @@ def _load(plan: LoadPlan, reporter: Reporter) -> List[str]:
 
 
 def _given_up(load: Load, plan: LoadPlan, reporter: Reporter) -> str:
-    """Put back what was there, and return in words what became of it."""
+    """Put the live databases back, and return in words what became of them."""
     try:
         with undisturbed():
             for trouble in swap.put_back(load, plan.state):

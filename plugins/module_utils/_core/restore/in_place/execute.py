@@ -192,7 +192,7 @@ def _give_back(plan: InPlacePlan, journal: Journal, stopped: Optional[Unit], rep
 
 
 def _replace(plan: InPlacePlan, journal: Journal, reporter: Reporter) -> Journal:
-    """Exchange each tree, whatever of that has been done before, and return the journal with what was kept."""
+    """Exchange each tree that has not been exchanged yet, and return the journal with what was kept."""
     logs = journal.logs
     try:
         server_logs.tell(plan.archives, plan.generation.name, journal.old_logs, reporter)

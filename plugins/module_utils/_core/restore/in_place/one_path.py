@@ -13,12 +13,12 @@ from ...repository.generation import Generation, RecordedTree
 
 
 def normal(path: str) -> str:
-    """Return a path without what says nothing: ``.``, and slashes that are one too many.
+    """Return an absolute path without ``.`` and without doubled slashes.
 
-    :raises UsageError: it is not a whole one
+    :raises UsageError: it is not absolute
     """
     if not os.path.isabs(path) or ".." in path.split("/"):
-        raise UsageError("%r is no whole path: write it as it is called on the live system, from / on and without .." % path)
+        raise UsageError("%r is not an absolute path: give it as on the live system, starting with / and without '..'" % path)
     return "/" + os.path.normpath(path).lstrip("/")
 
 

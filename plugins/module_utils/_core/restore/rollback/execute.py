@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
-from typing import Any, Dict, Mapping, Optional, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ...host import mounts, service
 from ...host.errors import CommandError, StillpointError
@@ -28,8 +28,27 @@ _PATIENCE = 15  # looks, a second apart
 _MOST_NAMED = 5
 
 
-def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
-    """Go back and return ``{run_id, volumes, service, replaced, warnings}``; `replaced` is what was set aside.
+@dataclass(frozen=True)
+class RollbackResult:
+    """A rollback that has ended well.
+
+    :ivar service: the unit that was stopped and started; None: none
+    :ivar replaced: paths of the binary logs that were set aside
+    """
+
+    run_id: str
+    volumes: List[str]
+    service: Optional[str]
+    replaced: List[str]
+    warnings: List[str]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        return dict(vars(self))
+
+
+def execute(plan: RollbackPlan, reporter: Reporter) -> RollbackResult:
+    """Go back.
 
     :raises StillpointError: it says how far it came
     """
@@ -53,13 +72,7 @@ def execute(plan: RollbackPlan, reporter: Reporter) -> Dict[str, Any]:
             plan.server.allow()
             plan.server.start()
         forget()
-    return {
-        "run_id": plan.run_id,
-        "volumes": [each.name for each in plan.volumes],
-        "service": plan.unit,
-        "replaced": list(plan.kept),
-        "warnings": list(plan.warnings),
-    }
+    return RollbackResult(plan.run_id, [each.name for each in plan.volumes], plan.unit, list(plan.kept), list(plan.warnings))
 
 
 def _as_it_is_now(plan: RollbackPlan) -> RollbackPlan:
@@ -228,7 +241,7 @@ def _named(busy: Sequence[Holder]) -> str:
 
 
 def _merge(volume: Volume, control: dm.Control) -> None:
-    """Merge a snapshot into its volume, whatever of that was done before.
+    """Merge a snapshot into its origin; idempotent.
 
     :raises StillpointError: LVM does not do it
     """

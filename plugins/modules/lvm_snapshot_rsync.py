@@ -15,6 +15,8 @@ description:
     itself (sync, snapshot), which is the backup of a file tree that changes while it is being copied.
   - They are removed at the end, also when the copy fails; see O(keep_snapshot). An argument that is wrong, such as an O(dest)
     that does not exist, and an O(dest) that another run is writing to are refused before that, and leave snapshots that were given as they were.
+  - What runs that were killed left behind is removed first, as M(stillpoint.backup.backup_run) does it.
+  - An O(dest) on a volume that is copied from is a warning.
   - In check mode an O(dest) that does not exist is a warning, as a task before this one may have planned to make it.
   - With O(layout=generations) each run adds a new directory below O(dest) that shares unchanged files with the last one and
     is there whole or not at all. With O(layout=mirror) there is one copy, kept in step.
@@ -28,7 +30,7 @@ options:
     elements: dict
   point:
     description:
-      - All that M(stillpoint.backup.mysql_quiesce_snapshot) returned. Its time, lock, coordinates and server go into the
+      - All that M(stillpoint.backup.mysql_quiesce_snapshot) returned. Its time, lock, coordinates, server and warnings go into the
         manifest of the new generation.
       - O(snapshots) may then be left out.
     type: dict
@@ -72,7 +74,7 @@ options:
     elements: str
     default: []
   bwlimit:
-    description: The most that rsync may read, in KiB/s or with a unit as in V(50m).
+    description: The most that rsync may read, in KiB/s or with a unit as in V(50m), V(1.5G). Anything else is refused before anything is done.
     type: str
   checksum:
     description:
@@ -184,7 +186,9 @@ snapshot_used_percent:
   returned: success, not in check mode
   sample: 3.1
 removed:
-  description: The snapshots that were removed, as C(VG/NAME); in check mode those that would be.
+  description:
+    - The snapshots that were removed, as C(VG/NAME); in check mode those that would be.
+    - One that can't be removed makes no copy fail. It is a warning, and not in here.
   type: list
   elements: str
   returned: success

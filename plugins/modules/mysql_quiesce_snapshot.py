@@ -17,6 +17,7 @@ description:
     a volume group without room, a missing privilege are refused before anything is locked.
   - Statements that the lock would have to queue behind, with every other user behind it, are looked for first. See
     O(long_query_action).
+  - What runs that were killed left behind is removed first, and put back on the server, as M(stillpoint.backup.backup_run) does it.
   - That the lock was still held when the snapshot was taken is proven before the snapshots are handed over; if it was not,
     for example because somebody killed the session, they are removed and the module fails.
   - The snapshots stay until O(state=absent), or until M(stillpoint.backup.lvm_snapshot_rsync) has copied what they hold, or has

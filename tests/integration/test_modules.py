@@ -30,13 +30,14 @@ CHECK = """
           - point.snapshots | length == 1
           - point.snapshots[0].origin == 'root'
           - point.snapshots[0].size_bytes > 0
+          - "'binary logging is off: the backup has no coordinates' in point.warnings"
           - point.snapshots[0].holds | map(attribute='path') | list == ['/var/lib/mysql', '/opt/processmaker/shared']
     - stillpoint.backup.lvm_snapshot_rsync:
         src: [/opt/processmaker/shared]
         dest: /backups
       register: copy
     - ansible.builtin.assert:
-        that: [copy is changed, copy.generation is none, copy.bytes > 0]
+        that: [copy is changed, copy.generation is none, copy.bytes > 0, "'/backups lies on vg00/root, which is backed up' in copy.warnings | first"]
     - stillpoint.backup.lvm_snapshot_rsync:
         point: "{{ point }}"
         dest: /backups/that/a/task/before/has/planned

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Iterator
 import pytest
 
 if TYPE_CHECKING:
+    from a_group import Group
     from shop import Shop
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "plugins", "module_utils"))
@@ -51,3 +52,22 @@ def shop(tmp_path: Path, own_run_directory: str) -> Iterator["Shop"]:
     with real_server() as server:
         server.do("CREATE DATABASE d", "CREATE TABLE d.orders (i INT PRIMARY KEY AUTO_INCREMENT, s TEXT)")
         yield Shop(server, tmp_path)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in which directories stand for snapshots."""
+    from a_group import mount_nothing
+
+    mount_nothing(tmp_path, monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture
+def group(root: Path, monkeypatch: pytest.MonkeyPatch) -> "Group":
+    """A volume group with one snapshot, and no LVM."""
+    from a_group import Group, in_place_of_lvm
+
+    group = Group(root)
+    in_place_of_lvm(group, monkeypatch)
+    return group

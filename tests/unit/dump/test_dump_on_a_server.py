@@ -9,18 +9,23 @@ import signal
 import stat
 import subprocess
 import sys
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 from _core.agent import show
+from _core.backup import dump as dump_backup
+from _core.backup import plan as backup_plan
 from _core.backup import run as backup
+from _core.backup.point import Point
 from _core.dump import accounts, client, stream, take, views
 from _core.dump import plan as planning
 from _core.host.errors import NotNowError, StillpointError, UsageError
+from _core.host.processes import Owner
 from _core.host.reporter import Silent
 from _core.job import reader
 from _core.job.names import host_name
@@ -220,11 +225,65 @@ def test_the_recorded_coordinates_are_those_of_the_snapshot_and_nobody_is_locked
 
 def test_a_lock_that_is_asked_for_is_held_while_the_dump_begins_and_no_longer(shop: RealServer, make_job: Callable[..., Job]) -> None:
     with begun(make_job(databases=["shop"], lock="ftwrl")) as began:
-        assert began.lock["method"] == "ftwrl"
-        assert 0 < began.lock["held_ms"] < 5000
+        assert began.lock.method == "ftwrl"
+        assert 0 < began.lock.held_ms < 5000
         assert began.coordinates is not None
         with Session(shop.login) as session:
             session.do("SET SESSION lock_wait_timeout = 1", "INSERT INTO shop.a_item VALUES (0, 0)")
+
+
+def test_a_statement_that_was_ended_for_a_dump_is_named_in_its_manifest(shop: RealServer, make_job: Callable[..., Job]) -> None:
+    of = make_job(databases=["shop"], long_query_action="kill", long_query_threshold=0, long_query_timeout=0)
+    with Session(shop.login) as watcher, ThreadPoolExecutor() as pool:
+        running = pool.submit(shop.do, "INSERT INTO shop.b_log SELECT 100 + SLEEP(60)")
+        while not watcher.rows("SELECT 1 AS n FROM information_schema.PROCESSLIST WHERE INFO LIKE 'INSERT INTO shop.b_log%'"):
+            pass
+        summary = backup.run(of, Silent())
+        with pytest.raises(Exception, match=r"1317|interrupted"):
+            running.result()
+    (killed,) = summary["lock"]["killed"]
+    assert "INSERT INTO shop.b_log" in killed
+    assert summary["lock"]["guard_waited_ms"] >= 0
+
+
+def test_a_dump_stops_the_threads_of_a_replica_where_that_is_asked_for(shop: RealServer, make_job: Callable[..., Job]) -> None:
+    def running() -> str:
+        with Session(shop.login) as session:
+            return str(session.rows("SHOW SLAVE STATUS")[0]["Slave_SQL_Running"])
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            told.append((text, running()))
+
+    told: List[Tuple[str, str]] = []
+    shop.do("CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT=1, MASTER_USER='nobody'", "START SLAVE SQL_THREAD")
+    try:
+        summary = backup.run(make_job(databases=["shop"], stop_replica=True), Listening())
+        assert told == [("the replica's SQL thread stands still for the snapshot", "No")]
+        assert running() == "Yes"
+        assert summary["coordinates"]["replica"][0]["host"] == "127.0.0.1"
+    finally:
+        shop.do("STOP SLAVE", "RESET SLAVE ALL")
+
+
+def test_what_there_is_to_say_of_the_files_beside_a_dump_is_in_its_manifest(
+    shop: RealServer, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def files(*_asked: Any) -> Iterator[Point]:
+        point = Point("run", datetime.now(timezone.utc), [], warnings=["the files lie on 2 volumes"])
+        yield point
+        point.warnings.append("a snapshot can't be removed")
+
+    of = make_job(databases=["shop"])
+    plan = backup_plan.make(of)
+    monkeypatch.setattr(dump_backup, "point_in_time", files)
+    where = directory(of)
+    with where.lock(), Partial(where, "run", stream.ALGORITHM) as partial:
+        made = dump_backup.dump_backup(replace(plan, targets=(None,)), Owner("run", "etrial", "boot", 1, 1), partial, Silent())  # type: ignore[arg-type]
+    apart, volumes, removed = made.summary(1.0)["warnings"][-3:]
+    assert apart.startswith("dump and files are not one point in time")
+    assert (volumes, removed) == ("the files lie on 2 volumes", "a snapshot can't be removed")
 
 
 def test_a_dump_that_does_not_begin_holds_the_lock_no_longer_than_its_limit(
@@ -257,8 +316,9 @@ class begun:
 
         def read() -> Generation:
             with where.lock(), Partial(where, "run", stream.ALGORITHM) as partial:
-                facts = take.read(began, partial, Silent(), None, lambda: None)
-                return partial.publish(began.time, {"job": "etrial", "time": "2026-11-22T00:00:00.000Z", "server": {"flavour": "mariadb"}, **facts})
+                read = take.read(began, partial, Silent(), None, lambda: None)
+                known = {"dump": read.as_dict(), "coordinates": read.coordinates.as_dict() if read.coordinates else None}
+                return partial.publish(began.time, {"job": "etrial", "time": "2026-11-22T00:00:00.000Z", "server": {"flavour": "mariadb"}, **known})
 
         began.publish = read
         return began

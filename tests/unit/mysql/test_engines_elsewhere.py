@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from _core.backup import plan
+from _core.backup import sources
 from _core.backup.quiesced import QuiesceRequest
 from _core.dump import plan as dumps
 from _core.host import run_directory
@@ -72,11 +72,11 @@ def test_a_file_of_connect_that_lies_elsewhere_is_refused_by_name_unless_the_job
         "CREATE TABLE shop.near (a INT NOT NULL) ENGINE=CONNECT TABLE_TYPE=CSV FILE_NAME='near.csv'",
         *("INSERT INTO shop.%s VALUES (1)" % name for name in ("far", "near")),
     )
-    found = plan.quiescing(QuiesceRequest(login_user="root", login_unix_socket=server.top + "/s")).server
+    found = sources.quiescing(QuiesceRequest(login_user="root", login_unix_socket=server.top + "/s")).server
     assert Path(elsewhere, "x.csv").exists() and Path(server.datadir, "shop", "near.csv").exists()
     with pytest.raises(StillpointError, match="the table shop.far .CONNECT. keeps its rows in %s/x.csv, which the backup would lack" % elsewhere):
-        plan.refuse_outside(found, ["/opt/processmaker"])
-    plan.refuse_outside(found, [elsewhere])
+        sources.refuse_outside(found, ["/opt/processmaker"])
+    sources.refuse_outside(found, [elsewhere])
     of = reader.parse({"name": "shop", "mysql": {"method": "dump", "login_unix_socket": server.top + "/s"}, "repository": "/backups"})
     assert of.mysql is not None
     (warning,) = dumps.make(of.mysql, JobDirectory(server.top + "/none")).warnings(files=False)

@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Iterator, Set
 
 import pytest
-from _core.backup import plan
+from _core.backup import sources
 from _core.backup.quiesced import QuiesceRequest
 from _core.host.errors import NotNowError, StillpointError, Stopped
 from _core.mysql import locks
@@ -202,9 +202,9 @@ def test_without_a_lock_too_an_account_that_can_not_see_whether_this_is_a_replic
     server.do("CREATE USER blind IDENTIFIED BY 'x'")
     request = QuiesceRequest(login_user="blind", login_password="x", login_unix_socket=server.top + "/s", lock="none")
     with pytest.raises(StillpointError, match="blind@% lacks privileges for a backup without a lock; .*: GRANT SLAVE MONITOR ON .* TO 'blind'@'%';"):
-        plan.quiescing(request)
+        sources.quiescing(request)
     server.do("GRANT SLAVE MONITOR ON *.* TO blind")
-    assert plan.quiescing(request).choice.name == "none"
+    assert sources.quiescing(request).choice.name == "none"
 
 
 def test_commits_that_the_server_keeps_in_memory_are_in_the_log_before_the_lock_counts_as_taken(server: RealServer) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
-from _core.backup import plan
+from _core.backup import sources
 from _core.backup.point import Quiesce
 from _core.host.errors import StillpointError, UsageError
 from _core.mysql import connection, coordinates, guard, locks, server
@@ -106,12 +107,13 @@ def test_a_lock_that_was_asked_for_and_is_not_enough_is_doubted() -> None:
 
 def test_several_volumes_take_a_lock_that_stops_commits() -> None:
     mysql = a_server("mysql", (9, 7, 4))
-    quiesce = Quiesce(connection.Login(), mysql, locks.choose("auto", mysql), 5, 5, 60, "wait")
-    assert plan.for_volumes(quiesce, "auto", {"vg00/root"}).choice.name == "instance"
-    several = plan.for_volumes(quiesce, "auto", {"vg00/root", "vg00/srv"}).choice
+    quiesce = Quiesce(connection.Login(), mysql, locks.choose("auto", mysql), locks.LockOptions())
+    assert sources.for_volumes(quiesce, {"vg00/root"}).choice.name == "instance"
+    several = sources.for_volumes(quiesce, {"vg00/root", "vg00/srv"}).choice
     assert several.name == "ftwrl"
     assert "vg00/root and vg00/srv are snapshotted one after the other" in several.reason
-    assert "one after the other" in str(plan.for_volumes(quiesce, "instance", {"vg00/root", "vg00/srv"}).choice.doubt)
+    asked = replace(quiesce, options=locks.LockOptions("instance"))
+    assert "one after the other" in str(sources.for_volumes(asked, {"vg00/root", "vg00/srv"}).choice.doubt)
 
 
 def test_commits_have_to_stop_where_a_snapshot_alone_would_lose_or_strand_some(tmp_path) -> None:
@@ -248,13 +250,13 @@ def test_coordinates_while_commits_go_on_are_exact_only_where_nothing_was_logged
     for after in (local(1800), local(1437, "uuid:1-6")):  # committed, and logged before the first look
         moved = around(local(1437), after)
         assert (moved.exact, moved.again) == (None, True)
-        assert [each["position"] for each in moved.between()] == [1437, json.loads(after[0]["LOCAL"])["binary_log_position"]]
+        assert [each.position for each in moved.between()] == [1437, json.loads(after[0]["LOCAL"])["binary_log_position"]]
     for in_time, first in ((True, 1500), (False, 1437)):
         looking = coordinates.Around(Answers(log_status=[local(1437), local(1500), local(1800)]), a_server("mysql", (9, 7, 4)))
         looking.before()
         looking.before(lambda in_time=in_time: in_time)
         looking.after()
-        assert [each["position"] for each in looking.between()] == [first, 1800]
+        assert [each.position for each in looking.between()] == [first, 1800]
 
 
 @pytest.mark.parametrize("answer", [[], connection.ServerError("SELECT", 1142, "denied")])
@@ -271,7 +273,7 @@ def test_a_replicas_coordinates_are_what_it_has_executed_and_not_what_it_has_rec
         "Relay_Master_Log_File": "bin.000007", "Exec_Master_Log_Pos": 4242, "Using_Gtid": "No", "Gtid_Slave_Pos": "0-1-7",
     }  # fmt: skip
     found = coordinates.read(Answers(SLAVES=[[mariadb]]), a_server(log_bin=False, is_replica=True))
-    assert found.replica == [
+    assert found.as_dict()["replica"] == [
         {"channel": "", "host": "db1", "port": 3306, "file": "bin.000007", "position": 4242, "gtid": "0-1-7", "uses_gtid": False}
     ]
     mysql = {
@@ -280,7 +282,7 @@ def test_a_replicas_coordinates_are_what_it_has_executed_and_not_what_it_has_rec
     }  # fmt: skip
     group = {**mysql, "Channel_Name": "group_replication_applier"}
     found = coordinates.read(Answers(REPLICA=[[mysql, group]]), a_server("mysql", (9, 7, 4), log_bin=False, is_replica=True))
-    assert found.replica == [
+    assert found.as_dict()["replica"] == [
         {"channel": "one", "host": "db1", "port": 3306, "file": "bin.000007", "position": 4242, "gtid": "uuid:1-5,other:1", "uses_gtid": True}
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 import pytest
-from _core.backup import plan, point
+from _core.backup import plan, point, sources
 from _core.backup import run as backup
 from _core.backup.quiesced import QuiesceRequest
 from _core.host.errors import NotNowError, StillpointError
@@ -43,7 +43,7 @@ def asked(server: RealServer, tmp_path: Path) -> Job:
 
 
 def quiescing(of: RealServer) -> point.Quiesce:
-    return plan.quiescing(QuiesceRequest(login_user="few", login_unix_socket=of.top + "/s"))
+    return sources.quiescing(QuiesceRequest(login_user="few", login_unix_socket=of.top + "/s"))
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def test_a_server_that_is_being_stopped_is_not_now(monkeypatch: pytest.MonkeyPat
 
 
 def quiescing_as_root(of: RealServer) -> point.Quiesce:
-    return plan.quiescing(QuiesceRequest(login_user="root", login_unix_socket=of.top + "/s"))
+    return sources.quiescing(QuiesceRequest(login_user="root", login_unix_socket=of.top + "/s"))
 
 
 def test_a_host_that_has_no_address_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

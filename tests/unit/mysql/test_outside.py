@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, List
 
 import pytest
-from _core.backup import plan, point
+from _core.backup import point, sources
 from _core.host.errors import StillpointError
 from _core.mysql import connection, locks, outside, server
 from _core.mysql.server import Server
@@ -184,15 +184,15 @@ def test_definitions_are_not_read_where_no_such_engine_is_loaded(defined: Path) 
 
 def test_a_file_of_a_table_may_be_among_the_jobs_files_and_a_tablespace_may_not(tmp_path: Path) -> None:
     plain, tablespace = outside.Outside("the file", str(tmp_path / "x.csv"), plain=True), outside.Outside("the tablespace", str(tmp_path / "t.ibd"))
-    plan.refuse_outside(a_server(outside=(plain,)), [str(tmp_path)])
+    sources.refuse_outside(a_server(outside=(plain,)), [str(tmp_path)])
     for left, files in ((plain, ["/opt/processmaker"]), (tablespace, [str(tmp_path)])):
         with pytest.raises(StillpointError, match=left.sentence):
-            plan.refuse_outside(a_server(outside=(left,)), files)
+            sources.refuse_outside(a_server(outside=(left,)), files)
 
 
 def test_rows_that_are_in_no_backup_and_a_lock_that_is_not_enough_are_doubted_in_jobs_and_modules_alike() -> None:
     asked = a_server(remote=("the rows of wf.spider lie on another server",), non_transactional=(server.Table("wf", "audit", "MyISAM"),))
-    quiesce = point.Quiesce(connection.Login(), asked, locks.choose("none", asked), 5, 5, 60, "wait")
-    first, second = plan.doubts(quiesce)
+    quiesce = point.Quiesce(connection.Login(), asked, locks.choose("none", asked), locks.LockOptions())
+    first, second = sources.doubts(quiesce)
     assert first == "the rows of wf.spider lie on another server"
     assert "the lock none, which was asked for, is not enough: wf.audit is MyISAM" in second

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
-from _core.backup import plan
+from _core.backup import sources
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session
@@ -52,8 +52,8 @@ def test_what_the_server_makes_anew_is_neither_copied_nor_counted_and_it_starts_
             assert any(name.startswith("#sql") for name in os.listdir(server.datadir + "/tmp"))
             found = servers.read(session)
             known = settings.read(session, found)
-            roles = plan.server_paths(found)
-            (tree,) = plan.trees_for(roles, plan.left_out_of(roles, [], found))
+            roles = sources.server_paths(found)
+            (tree,) = sources.trees_for(roles, sources.left_out_of(roles, [], found))
             total, _new = estimate.estimate([tree], {})
             session.do("FLUSH TABLES WITH READ LOCK")
             generation = back_up(job(tmp_path / "repository"), tree)

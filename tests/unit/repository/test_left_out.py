@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence, Set
 
 import pytest
-from _core.backup import plan
+from _core.backup import sources
 from _core.host.errors import StillpointError
 from _core.host.mounts import place
 from _core.lvm import layout
@@ -74,7 +74,7 @@ def copied(tree: Tree, tmp_path: Path) -> Set[str]:
 
 def wanted(app: str, patterns: Sequence[str]) -> Tree:
     roles = [(FILES, app)]
-    (tree,) = plan.trees_for(roles, plan.left_out_of(roles, patterns))
+    (tree,) = sources.trees_for(roles, sources.left_out_of(roles, patterns))
     return tree
 
 
@@ -88,10 +88,10 @@ def test_a_mount_that_is_left_out_is_no_reason_to_refuse_and_any_other_is(app: s
     monkeypatch.setattr(layout, "_located", lambda role, path, _known, mounts: layout.Located(role, path, place(path, mounts), None))
     roles = [(FILES, app)]
     everything = ["dev", "nfs", "we*", "/cache", "resolv.conf"]
-    (one,) = layout.locate(roles, [], plan.left_out_of(roles, everything))
+    (one,) = layout.locate(roles, [], sources.left_out_of(roles, everything))
     assert one.left_out[-5:] == tuple(everything)
     with pytest.raises(StillpointError, match=r"app/nfs is a file system of its own inside .*/app, .*: name it too, .*, or name it in exclude$"):
-        layout.locate(roles, [], plan.left_out_of(roles, ["dev", "we*", "/cache", "resolv.conf", "*.log"]))
+        layout.locate(roles, [], sources.left_out_of(roles, ["dev", "we*", "/cache", "resolv.conf", "*.log"]))
 
 
 class Server:
@@ -104,13 +104,13 @@ def test_a_directory_for_temporary_files_in_a_data_directory_may_be_a_mount_and_
     datadir = app + "/cache"
     server = Server()
     server.paths = (ServerPath("datadir", datadir),)
-    roles = plan.server_paths(server)
+    roles = sources.server_paths(server)
     with pytest.raises(StillpointError, match="cache/deep/memory is a file system of its own .*: the server's directories must lie on one"):
-        layout.locate(roles, [], plan.left_out_of(roles, ["memory"], server))
+        layout.locate(roles, [], sources.left_out_of(roles, ["memory"], server))
     server.throw_away = ThrowAway(directories=(datadir + "/deep/memory",))
-    left = plan.left_out_of(roles, [], server)
+    left = sources.left_out_of(roles, [], server)
     assert len(layout.locate(roles, [], left)) == 1
-    assert copied(plan.trees_for(roles, left)[0], tmp_path) == {"deep", "deep/memory"}
+    assert copied(sources.trees_for(roles, left)[0], tmp_path) == {"deep", "deep/memory"}
 
 
 def test_without_a_mount_patterns_stay_as_they_are_and_rsync_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
+from _core.dump import plan as dumps
 from _core.host import service
 from _core.host.errors import NotNowError, StillpointError, UsageError
+from _core.job.options import MysqlOptions
 from _core.mysql.absent import nothing_begun
 from _core.mysql.connection import Session
+from _core.mysql.locks import LockOptions
+from _core.mysql.way_clear import way_cleared
 from _core.restore.in_place import cluster
 from _core.restore.in_place import plan as planning
 from _core.restore.in_place.execute import execute
@@ -142,6 +146,20 @@ def test_a_node_that_takes_no_statements_is_tried_again_later(node: Cluster) -> 
         with pytest.raises(NotNowError, match=sentence), nothing_begun():
             session.rows("SELECT i FROM d.t")
         session.do("SET GLOBAL wsrep_reject_queries = NONE")
+
+
+@marked
+@needs_galera
+def test_a_dump_is_taken_of_a_node_that_is_synced_and_waits_for_no_cluster_under_its_lock(node: Cluster) -> None:
+    of = MysqlOptions(method="dump", login_unix_socket=node.server.login.login_unix_socket, login_user=node.server.login.login_user)
+    with Session(node.server.login) as session:
+        session.do("SET GLOBAL wsrep_desync = ON")
+        with pytest.raises(NotNowError, match="not Synced .wsrep_local_state_comment is 'Donor/Desynced'"):
+            dumps.make(of, node.directory)
+        session.do("SET GLOBAL wsrep_desync = OFF", "SET GLOBAL wsrep_sync_wait = 15")
+    made = dumps.make(of, node.directory)
+    with way_cleared(made.login, made.server, "ftwrl", LockOptions(), lambda text: None) as (session, _cleared):
+        assert str(session.value("SELECT @@SESSION.wsrep_sync_wait")) == "0"
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def _failed(error: BaseException, *, as_json: bool, debug: bool) -> int:
     """Say what went wrong, once and in one sentence, and return the exit code."""
     code = error.exit_code if isinstance(error, StillpointError) else StillpointError.exit_code
     if isinstance(error, Stopped):
-        sentence = "%s; what had been opened was closed" % error
+        sentence = "; ".join(filter(None, (str(error), "what had been opened was closed", error.outcome)))
     elif isinstance(error, StillpointError):
         sentence = str(error)
     else:

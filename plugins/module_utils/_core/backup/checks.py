@@ -1,19 +1,41 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a repository has to be before something is written to it, by a job or by a playbook's copy."""
+"""What has to be so before anything is begun, by a job, a dump or a playbook's task: live data that is whole, and a place to write to."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from typing import Sequence
+from typing import Dict, List, Sequence
 
 from ..host import text
 from ..host.errors import StillpointError, UsageError
 from ..lvm import layout, sizes
-from ..repository.job_directory import refuse_absent
+from ..repository.generation import BAD
+from ..repository.job_directory import JobDirectory, refuse_absent
+from ..restore import journal
+from ..restore.dump import beside
+from ..restore.rollback import plan as rollback
 
 # Room that must stay in a repository beyond the copy itself: manifests, directories, the file system's own.
 _SPARE = 64 * sizes.MIB
+
+
+def refuse_half_done() -> None:
+    """Raise StillpointError where a restore or a rollback has left the live data half done."""
+    beside.refuse_half_done()
+    half_done = journal.pending()
+    if half_done:
+        raise StillpointError(
+            "a restore of %s was interrupted while it replaced live data, which is neither the old nor the new: %s"
+            % (half_done.job, half_done.ways_out)
+        )
+    rollback.refuse_going_back()
+
+
+def newest_trees(directory: JobDirectory) -> Dict[str, str]:
+    """Return tree name -> path for the generation that the next one will share unchanged files with."""
+    newest = next((generation for generation in directory.generations() if generation.state != BAD), None)
+    return {tree.name: os.path.join(newest.path, tree.name) for tree in newest.trees} if newest else {}
 
 
 def check_room(repository: str, new: int) -> int:
@@ -49,3 +71,17 @@ def check_repository(repository: str, sources: Sequence[str]) -> None:
     check_apart(repository, sources)
     if not os.access(repository, os.W_OK) or os.statvfs(repository).f_flag & os.ST_RDONLY:
         raise StillpointError("the repository %s can't be written: it is mounted read-only, or this is not root" % repository)
+
+
+def beside_its_sources(repository: str, volume: str, sources: Sequence[str]) -> List[str]:
+    """Return what somebody should know of a repository that lies on a volume which is backed up to it.
+
+    :param volume: full name of the one that it lies on; "" where that is none
+    :param sources: full names of those that are backed up
+    """
+    if volume not in sources:
+        return []
+    return [
+        "the repository %s lies on %s, which is backed up: the copy itself fills the snapshot, and both are lost together with the volume"
+        % (repository, volume)
+    ]

@@ -5,38 +5,38 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ..host.errors import StillpointError, Stopped, UsageError
-from ..host.machine import this_machine
+from ..host.errors import StillpointError, UsageError
 from ..host.process import require, undisturbed
 from ..host.processes import COLLECTION, Owner, this_process
 from ..host.reporter import Reporter
-from ..host.text import iso, moment
-from ..host.version import VERSION
-from ..job.names import host_name
-from ..lvm import dm, layout, ownership, sizes, targets, volumes
+from ..host.text import moment
+from ..lvm import layout, ownership, sizes, targets, volumes
 from ..lvm.layout import FILES
-from ..lvm.mounted import NOT_HELD, holds_of, mounted
+from ..lvm.mounted import NOT_HELD, holds_of
 from ..lvm.ownership import KEPT
 from ..lvm.targets import Snapshot, Target
-from ..lvm.watch import Watch
-from ..repository import identity, rsync
+from ..mysql.coordinates import Coordinates
+from ..mysql.locks import LockFacts
+from ..repository import identity
 from ..repository.estimate import estimate
+from ..repository.generation import Generation
 from ..repository.job_directory import JobDirectory
 from ..repository.mirror import alone, mirror
 from ..repository.partial import Partial
-from ..repository.rsync_options import check_options
+from ..repository.rsync_options import check_options, is_rate
 from ..repository.storing import storing
+from ..repository.transfer import Copied
 from ..trees import LeftOut, Tree
-from . import checks
-from . import plan as planning
-from .copy import copy_trees
+from . import checks, leftovers
+from .pipeline import Backup, CopyOptions, Taking, publish, taken, told_when_stopped
 from .point import Point, new_run_id, point_in_time
 from .quiesced import MODULE_JOB
+from .sources import Sources, find, left_out_of, trees_for
 
 GENERATIONS, MIRROR = "generations", "mirror"
 
@@ -57,6 +57,45 @@ class CopyRequest:
     keep_snapshot: bool = False
     checksum: bool = False
 
+    @property
+    def how(self) -> CopyOptions:
+        return CopyOptions(self.bwlimit, self.rsync_opts, self.checksum)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What mysql_quiesce_snapshot returned besides its snapshots, made sure of; nothing of it where snapshots were given by themselves.
+
+    :ivar warnings: what it warned of, which the manifest keeps
+    """
+
+    run_id: Optional[str]
+    time: datetime
+    lock: Optional[LockFacts] = None
+    coordinates: Optional[Coordinates] = None
+    server: Optional[Mapping[str, Any]] = None
+    warnings: Tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Handed":
+        """Return what the module's option has.
+
+        :raises UsageError: it is not what mysql_quiesce_snapshot returned
+        """
+        when = _moment(facts.get("time"))
+        lock, where, server = facts.get("lock"), facts.get("coordinates"), facts.get("server")
+        try:
+            return cls(
+                str(facts["run_id"]) if facts.get("run_id") else None,
+                when,
+                LockFacts.from_dict(lock) if lock else None,
+                Coordinates.from_dict(where) if where else None,
+                dict(server) if server else None,
+                tuple(map(str, facts.get("warnings") or ())),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UsageError("point is not what mysql_quiesce_snapshot returned: %s is missing or wrong" % error) from error
+
 
 def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     """Copy from the snapshots and return what the module returns. Snapshots are removed at the end, also after a failure,
@@ -66,89 +105,67 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     :raises BusyError: another run is writing to `dest`; the same
     :raises StillpointError: nothing was published; a mirror may be half way
     """
-    planning.refuse_half_done()
     started = time.monotonic()
+    handed = _check(request)
     owner = this_process(new_run_id(), MODULE_JOB)
     given = _checked(request) if request.snapshots else []
     trees = _trees(request, given) if request.snapshots else _file_trees(request)
     checks.check_repository(request.dest, [tree.source for tree in trees])
-    check_options(request.rsync_opts)
-    complete: List[str] = []
     directory = JobDirectory(request.dest)
-    total, _new = _checked_size(request, trees, directory)
-    with _told_when_stopped(complete), ExitStack() as stack:
-        stack.enter_context(alone(request.dest) if request.layout == MIRROR else directory.lock())
-        point = stack.enter_context(_given(request, given, owner) if request.snapshots else _taken(request, owner, reporter))
-        watch = Watch(list(point.snapshots), stack.enter_context(dm.Control()))
-        if request.layout == MIRROR:
-            with mounted(point.snapshots, owner) as to_snapshot:
-                copied = mirror(
-                    [to_snapshot(tree) for tree in trees],
-                    request.dest,
-                    time=point.time,
-                    bwlimit=request.bwlimit,
-                    options=request.rsync_opts,
-                    checksum=request.checksum,
-                    on_progress=lambda done: reporter.progress(done, total),
-                    watch=watch,
-                )
-                watch.check()
-            complete.append(request.dest)
-            result = {
-                # snapshots that were handed over and are removed are a change, and so are new ones that are kept
-                "changed": bool(copied.changes) or bool(request.snapshots) != request.keep_snapshot,
-                "changes": copied.changes,
-                "generation": None,
-                "path": request.dest,
-                "files": copied.files,
-                "bytes": copied.bytes,
-                "bytes_transferred": copied.bytes_transferred,
-            }
-        else:
-            directory.clean(lambda error: reporter.warn(str(error)))
-            with Partial(directory, owner.run_id) as partial:
-                with mounted(point.snapshots, owner) as to_snapshot:
-                    copies = copy_trees([to_snapshot(tree) for tree in trees], partial, request, watch, reporter, total)
-                generation = partial.publish(point.time, _summary(point, request, watch, started))
-                complete.append(generation.path)
-            for text in filter(None, (*partial.warnings, partial.trouble)):
+    is_mirror = request.layout == MIRROR
+    with told_when_stopped("the copy") as complete, alone(request.dest) if is_mirror else directory.lock():
+        leftovers.clear(reporter, None, None if is_mirror else directory, needed=[snapshot.full_name for snapshot in given])
+        total, new = _checked_size(request, handed, trees, directory)
+        point = _given(request, handed, given, owner, reporter) if request.snapshots else _taken(request, new, owner, reporter)
+        with taken(point, owner, reporter) as taking:
+            for text in _doubts(request, [(snapshot.vg, snapshot.origin) for snapshot in taking.point.snapshots]):
                 reporter.warn(text)
-            result = {
-                "changed": True,
-                "changes": sum(copied.changes for copied in copies),
-                "generation": generation.name,
-                "path": generation.path,
-                "files": sum(copied.files for copied in copies),
-                "bytes": sum(copied.bytes for copied in copies),
-                "bytes_transferred": sum(copied.bytes_transferred for copied in copies),
-            }
-    for text in (*point.warnings, *watch.warnings):
+            generation = None
+            if is_mirror:
+                taking.copy(trees, _Mirror(request.dest, taking.point.time), request.how, total)
+            else:
+                generation = _published(request, handed, trees, total, directory, taking, started)
+            complete(generation.path if generation else request.dest)
+    for text in (*taking.point.warnings, *taking.watch.warnings):
         reporter.warn(text)
-    used = max(watch.used_percent.values(), default=None)
-    removed = [] if request.keep_snapshot else [snapshot.full_name for snapshot in point.snapshots]
-    return {**result, "duration_s": round(time.monotonic() - started, 1), "snapshot_used_percent": used, "removed": removed}
+    changes = sum(copied.changes for copied in taking.copies)
+    return {
+        # snapshots that were handed over and are removed are a change, and so are new ones that are kept
+        "changed": not is_mirror or bool(changes) or bool(request.snapshots) != request.keep_snapshot,
+        "changes": changes,
+        "generation": generation.name if generation else None,
+        "path": generation.path if generation else request.dest,
+        "files": sum(copied.files for copied in taking.copies),
+        "bytes": sum(copied.bytes for copied in taking.copies),
+        "bytes_transferred": sum(copied.bytes_transferred for copied in taking.copies),
+        "duration_s": round(time.monotonic() - started, 1),
+        "snapshot_used_percent": max(taking.watch.used_percent.values(), default=None),
+        "removed": [] if request.keep_snapshot else _gone(taking.point.snapshots),
+    }
 
 
 def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     """Return what `copy` would do, as far as it can be known, with nothing changed. A destination that is not there may be what a task before this
     one has planned to make: that is a warning."""
-    planning.refuse_half_done()
+    handed = _check(request)
     if any(facts.get("name") for facts in request.snapshots):
         given = _checked(request)
-        trees = _trees(request, given)
+        origins = [(snapshot.vg, snapshot.origin) for snapshot in given]
         removed = [snapshot.full_name for snapshot in given]
-    elif request.snapshots:
-        planned = _planned(request)
-        trees = _trees(request, planned)
-        removed = ["%s/(a new snapshot of %s)" % (snapshot.vg, snapshot.origin) for snapshot in planned]
     else:
-        targets = _targets(request)
-        trees = _file_trees(request)
-        removed = ["%s/(a new snapshot of %s)" % (target.volume.vg, target.volume.name) for target in targets]
+        given = _planned(request)
+        planned = _sources(request).targets(sizes.parse(request.snapshot_size), {}) if not request.snapshots else []
+        origins = [(each.vg, each.origin) for each in given] + [(each.volume.vg, each.volume.name) for each in planned]
+        removed = ["%s/(a new snapshot of %s)" % origin for origin in origins]
+    trees = _trees(request, given) if request.snapshots else _file_trees(request)
     sources = [tree.source for tree in trees]
     if os.path.lexists(request.dest):
         checks.check_repository(request.dest, sources)
-        total, new = _checked_size(request, trees, JobDirectory(request.dest))
+        total, new = _checked_size(request, handed, trees, JobDirectory(request.dest))
+        if not request.snapshots:
+            _targets(request, new)
+        for text in _doubts(request, origins):
+            reporter.warn(text)
     else:
         checks.check_apart(request.dest, sources)
         reporter.warn("%s does not exist: it has to be there by then" % request.dest)
@@ -167,58 +184,89 @@ def copy_plan(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     }
 
 
-def _checked_size(request: CopyRequest, trees: Sequence[Tree], directory: JobDirectory) -> Tuple[int, int]:
-    """Return ``(bytes to copy, bytes of them that are not there yet)``.
+def _check(request: CopyRequest) -> Handed:
+    """Return what came with the snapshots.
+
+    :raises UsageError: an option is wrong in itself
+    :raises StillpointError: the live data is half restored
+    """
+    checks.refuse_half_done()
+    check_options(request.rsync_opts)
+    if request.bwlimit is not None and not is_rate(request.bwlimit):
+        raise UsageError("bwlimit %r is not a rate as rsync takes it: 5000 (KiB/s), 20M, 1.5G" % request.bwlimit)
+    if not request.snapshots and not request.src:
+        raise UsageError("give snapshots (what mysql_quiesce_snapshot returned) or src (paths to snapshot and copy)")
+    sizes.parse(request.snapshot_size)
+    return Handed.of(request.point or {})
+
+
+def _checked_size(request: CopyRequest, handed: Handed, trees: Sequence[Tree], directory: JobDirectory) -> Tuple[int, int]:
+    """Return ``(bytes to copy, bytes that have to be free for that)``.
 
     :raises StillpointError: there is no room for that, or what is there is another machine's
     """
     if request.layout == MIRROR:
         there = {tree.name: os.path.join(request.dest, tree.name) for tree in trees}
-        base = {name: path for name, path in there.items() if os.path.isdir(path)}
+        total, needed = estimate(trees, {name: path for name, path in there.items() if os.path.isdir(path)})
     else:
-        server = (request.point or {}).get("server")
-        identity.check(directory, identity.here(server if isinstance(server, dict) else None))
-        stored = storing(directory, trees, planning.newest_trees(directory), request.rsync_opts)
-        checks.check_room(request.dest, stored.needed)
-        return stored.sizes.total, stored.needed
-    total, new = estimate(trees, base)
-    checks.check_room(request.dest, new)
-    return total, new
+        identity.check(directory, identity.here(handed.server))
+        stored = storing(directory, trees, checks.newest_trees(directory), request.rsync_opts)
+        total, needed = stored.sizes.total, stored.needed
+    checks.check_room(request.dest, needed)
+    return total, needed
 
 
-def _targets(request: CopyRequest) -> List[Target]:
-    """Return the volumes to snapshot for `src` alone."""
+def _doubts(request: CopyRequest, origins: Sequence[Tuple[str, str]]) -> List[str]:
+    """Return what somebody should know of the destination of a copy from snapshots of these ``(vg, name)``."""
+    inside = layout.volume_of(request.dest, volumes.volumes())
+    return checks.beside_its_sources(request.dest, inside.full_name if inside else "", ["%s/%s" % each for each in origins])
+
+
+def _sources(request: CopyRequest) -> Sources:
+    """Return where `src` lies."""
     require("lvs", "rsync", "mount", "sync")
-    if not request.src:
-        raise UsageError("give snapshots (what mysql_quiesce_snapshot returned) or src (paths to snapshot and copy)")
-    known = volumes.volumes()
-    trees = _file_trees(request)
-    wanted = [(FILES, path) for path in _paths(request.src)]
-    located = layout.locate(wanted, known, planning.left_out_of(wanted, request.exclude))
-    inside = layout.volume_of(request.dest, known) if os.path.isdir(request.dest) else None
-    own_writes = {}
-    if inside is not None:
-        own_writes[inside.full_name] = _checked_size(request, trees, JobDirectory(request.dest))[1]
-    return layout.targets(located, [], sizes.parse(request.snapshot_size), own_writes, known)
+    return find(None, _paths(request.src), request.exclude, volumes.volumes())
+
+
+def _targets(request: CopyRequest, new: int) -> List[Target]:
+    """Return the volumes to snapshot for `src` alone.
+
+    :param new: bytes that the copy will write to the destination
+    """
+    sources = _sources(request)
+    inside = layout.volume_of(request.dest, sources.known)
+    return sources.targets(sizes.parse(request.snapshot_size), {inside.full_name: new} if inside else {})
+
+
+@dataclass(frozen=True)
+class _Mirror:
+    """A mirror as a destination of trees."""
+
+    path: str
+    time: datetime
+
+    def add(self, tree: Tree, **how: Any) -> Copied:
+        return mirror([tree], self.path, time=self.time, **how)
+
+
+def _published(
+    request: CopyRequest, handed: Handed, trees: Sequence[Tree], total: int, directory: JobDirectory, taking: Taking, started: float
+) -> Generation:
+    """Copy into a new generation and return that. It is published while the snapshots are there: what a playbook has handed over can't be taken again."""
+    with Partial(directory, taking.owner.run_id) as partial:
+        taking.copy(trees, partial, request.how, total)
+        backup = Backup.of(os.path.basename(request.dest.rstrip("/")), taking, told=handed.warnings)
+        generation = publish(backup, partial, started, taking.reporter)
+    for text in partial.warnings:
+        taking.reporter.warn(text)
+    return generation
 
 
 @contextmanager
-def _told_when_stopped(complete: List[str]) -> Iterator[None]:
-    """Have a signal tell of a copy that was complete by then."""
-    try:
-        yield
-    except Stopped as stopped:
-        if complete:
-            stopped.outcome = "the copy %s was complete by then, and stays" % complete[0]
-        raise
-
-
-@contextmanager
-def _taken(request: CopyRequest, owner: Owner, reporter: Reporter) -> Iterator[Point]:
+def _taken(request: CopyRequest, new: int, owner: Owner, reporter: Reporter) -> Iterator[Point]:
     """Take snapshots for `src` alone: sync, snapshot; no server is asked."""
-    targets = _targets(request)
     reporter.stage("snapshot")
-    with point_in_time(targets, owner, None, reporter.note, hand_over=request.keep_snapshot) as point:
+    with point_in_time(_targets(request, new), owner, None, reporter.note, hand_over=request.keep_snapshot) as point:
         yield point
         if request.keep_snapshot:
             for snapshot in point.snapshots:
@@ -226,26 +274,27 @@ def _taken(request: CopyRequest, owner: Owner, reporter: Reporter) -> Iterator[P
 
 
 @contextmanager
-def _given(request: CopyRequest, given: List[Snapshot], owner: Owner) -> Iterator[Point]:
-    """Make the snapshots that a playbook holds this process's own for as long as it lasts, and remove them at the end."""
-    facts = request.point or {}
-    moment = _moment(facts.get("time"))
+def _given(request: CopyRequest, handed: Handed, given: List[Snapshot], owner: Owner, reporter: Reporter) -> Iterator[Point]:
+    """Make the snapshots that a playbook holds this process's own for as long as it lasts, and remove them at the end. That one can't be removed makes
+    no copy worse: it is a warning."""
     for snapshot in given if not request.keep_snapshot else ():  # what is kept stays what it is: an undo point too
         _hand(snapshot, add=owner.tags())
     try:
-        yield Point(
-            run_id=str(facts.get("run_id") or owner.run_id),
-            time=moment,
-            snapshots=given,
-            lock=facts.get("lock"),
-            coordinates=facts.get("coordinates"),
-            server=facts.get("server"),
-        )
+        yield Point(handed.run_id or owner.run_id, handed.time, given, handed.lock, handed.coordinates, handed.server)
     finally:
         if not request.keep_snapshot:
             with undisturbed():
                 for snapshot in given:
-                    ownership.remove(snapshot.full_name)
+                    try:
+                        ownership.remove(snapshot.full_name)
+                    except StillpointError as error:
+                        reporter.warn(str(error))
+
+
+def _gone(snapshots: Sequence[Snapshot]) -> List[str]:
+    """Return which of the snapshots are there no more."""
+    there = {volume.full_name for volume in volumes.volumes()}
+    return [snapshot.full_name for snapshot in snapshots if snapshot.full_name not in there]
 
 
 def _hand(snapshot: Snapshot, *, add: Sequence[str]) -> None:
@@ -286,11 +335,11 @@ def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:
     if not paths:
         raise UsageError("the snapshots hold no path that was asked for: name the paths to copy in src")
     wanted = [(roles.get(path, FILES), path) for path in paths]
-    left = planning.left_out_of([(role, path) for role, path in wanted if role == FILES], request.exclude)
+    left = left_out_of([(role, path) for role, path in wanted if role == FILES], request.exclude)
     for path in paths:
         if path in holds:
             left[path] = LeftOut((*holds[path].left_out, *left.get(path, LeftOut()).patterns))
-    trees = list(planning.trees_for(wanted, left))
+    trees = list(trees_for(wanted, left))
     for tree in trees:
         if not holds_of(tree.source, given):
             raise UsageError(NOT_HELD % tree.source)
@@ -300,7 +349,7 @@ def _trees(request: CopyRequest, given: Sequence[Snapshot]) -> List[Tree]:
 def _file_trees(request: CopyRequest) -> List[Tree]:
     """Return the trees to copy of `src` alone."""
     wanted = [(FILES, path) for path in _paths(request.src)]
-    return list(planning.trees_for(wanted, planning.left_out_of(wanted, request.exclude)))
+    return list(trees_for(wanted, left_out_of(wanted, request.exclude)))
 
 
 def _paths(given: Sequence[str]) -> List[str]:
@@ -315,22 +364,3 @@ def _moment(text: Any) -> datetime:
         return moment(str(text))
     except ValueError as error:
         raise UsageError("point.time %r is not a time as mysql_quiesce_snapshot returns it" % text) from error
-
-
-def _summary(point: Point, request: CopyRequest, watch: Watch, started: float) -> Dict[str, Any]:
-    return {
-        "job": os.path.basename(request.dest.rstrip("/")),
-        "host": host_name(),
-        "machine": this_machine().as_dict(),
-        "time": iso(point.time),
-        "run_id": point.run_id,
-        "stillpoint": VERSION,
-        "server": point.server,
-        "lock": point.lock,
-        "coordinates": point.coordinates,
-        "snapshots": watch.facts(),
-        "copy": {"duration_s": round(time.monotonic() - started, 1), "rsync": rsync.version()},
-        "proof": None,
-        "warnings": [*point.warnings, *watch.warnings],
-        "duration_s": round(time.monotonic() - started, 1),
-    }

@@ -6,24 +6,24 @@ from __future__ import annotations
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..host.errors import CommandError, StillpointError
 from ..host.process import in_memory, run, start, undisturbed, urgent
 from ..host.processes import Owner
-from ..host.steps import reached
 from ..host.text import iso
 from ..lvm import dm, snapshots
 from ..lvm.snapshots import Taking
 from ..lvm.targets import Snapshot, Target
 from ..mysql import coordinates as coords
-from ..mysql import guard, topology
-from ..mysql.absent import nothing_begun
 from ..mysql.connection import Login, Session
-from ..mysql.locks import Choice, Lock
+from ..mysql.coordinates import Coordinates
+from ..mysql.guard import Cleared
+from ..mysql.locks import Choice, Lock, LockFacts, LockOptions
 from ..mysql.server import Server
+from ..mysql.way_clear import way_cleared
 
 # A try takes the lock while LVM stands still just before the suspend. Where LVM could not be stopped in time nothing has been
 # locked, and the snapshot is dropped; the last try takes the lock before LVM starts, which can't be too late. Where no lock stops
@@ -33,44 +33,14 @@ _TRIES = 3
 _SYNC_LIMIT = 5.0  # seconds
 
 
-class LockOptions(Protocol):
-    """The options of a job, or of a module, that say how to lock; times in seconds."""
-
-    @property
-    def lock(self) -> str: ...
-
-    @property
-    def lock_wait_timeout(self) -> int: ...
-
-    @property
-    def long_query_threshold(self) -> int: ...
-
-    @property
-    def long_query_timeout(self) -> int: ...
-
-    @property
-    def long_query_action(self) -> str: ...
-
-    @property
-    def stop_replica(self) -> bool: ...
-
-    @property
-    def desync(self) -> bool: ...
-
-
 @dataclass(frozen=True)
 class Quiesce:
-    """What to lock, and how patiently."""
+    """The server to lock, by which lock, and how patiently."""
 
     login: Login
     server: Server
     choice: Choice
-    lock_wait_timeout: int
-    long_query_threshold: int
-    long_query_timeout: int
-    long_query_action: str
-    stop_replica: bool = False
-    desync: bool = False
+    options: LockOptions
 
 
 @dataclass
@@ -78,17 +48,18 @@ class Point:
     """One point in time: the snapshots that hold it, and what is known of it.
 
     :ivar time: when the last of the origins was seen frozen (UTC)
-    :ivar lock: ``{method, reason, waited_ms, held_ms, frozen_ms, skew_ms, …}``; None without a server
-    :ivar coordinates: ``{file, position, gtid, replica}``; None where the server writes no binary log, or where commits went
-        on: then ``lock["between"]`` has the two coordinates between which the point lies, if they are known
+    :ivar lock: None without a server
+    :ivar coordinates: None where the server writes no binary log, or where commits went on: then `lock.between` has the two coordinates
+        between which the point lies, if they are known
+    :ivar server: what `Server.summary` says; None without one
     """
 
     run_id: str
     time: datetime
     snapshots: List[Snapshot]
-    lock: Optional[Dict[str, Any]] = None
-    coordinates: Optional[Dict[str, Any]] = None
-    server: Optional[Dict[str, Any]] = None
+    lock: Optional[LockFacts] = None
+    coordinates: Optional[Coordinates] = None
+    server: Optional[Mapping[str, Any]] = None
     warnings: List[str] = field(default_factory=list)
     again: bool = False  # another try may have exact coordinates
 
@@ -97,8 +68,8 @@ class Point:
             "run_id": self.run_id,
             "time": iso(self.time),
             "snapshots": [snapshot.as_dict() for snapshot in self.snapshots],
-            "lock": self.lock,
-            "coordinates": self.coordinates,
+            "lock": self.lock.as_dict() if self.lock else None,
+            "coordinates": self.coordinates.as_dict() if self.coordinates else None,
             "server": self.server,
             "warnings": self.warnings,
         }
@@ -191,7 +162,7 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
     if not quiesce.choice.stops_commits or quiesce.choice.method is None:
         return _while_commits_go_on(takings, run_id, quiesce, note)
     # pylint: disable-next=used-before-assignment  # it is not: the first context assigns it
-    with _cleared(quiesce, note) as (session, cleared), Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout) as lock:
+    with _cleared(quiesce, note) as (session, cleared), Lock(session, quiesce.choice.method, quiesce.options.lock_wait_timeout) as lock:
         lock.prepare()
         sync_shortly(targets)
         late = late and all(taking.can_be_late for taking in takings)
@@ -216,30 +187,12 @@ def _take(takings: Sequence[Taking], run_id: str, quiesce: Optional[Quiesce], no
                 moment = datetime.now(timezone.utc)
             lock.release()
     taken = snapshots.finish(takings)
-    facts = {**_facts(quiesce, takings, lock, cleared), "released_at": seen}
-    return Point(run_id, moment, taken, facts, position.as_dict() if position else None, quiesce.server.summary())
+    facts = replace(_facts(quiesce, takings, lock, cleared), released_at=seen)
+    return Point(run_id, moment, taken, facts, position, quiesce.server.summary())
 
 
-@contextmanager
-def _cleared(quiesce: Quiesce, note: Callable[[str], None]) -> Iterator[Tuple[Session, Dict[str, Any]]]:
-    """Give a session on a server that nothing stands in the lock's way of, and what the guard did for that."""
-    with ExitStack() as stack:
-        with nothing_begun():
-            session = stack.enter_context(Session(quiesce.login, read_timeout=quiesce.lock_wait_timeout + 30))
-            if quiesce.server.node:
-                session.do("SET SESSION wsrep_sync_wait = 0")  # what is asked under the lock must not wait for the cluster
-            cleared = guard.clear_the_way(
-                session,
-                quiesce.server,
-                quiesce.choice.name,
-                threshold=quiesce.long_query_threshold,
-                timeout=quiesce.long_query_timeout,
-                action=quiesce.long_query_action,
-                note=note,
-            )
-        reached("way clear")
-        with topology.set_aside(quiesce.login, quiesce.server, quiesce, note):
-            yield session, cleared
+def _cleared(quiesce: Quiesce, note: Callable[[str], None]) -> ContextManager[Tuple[Session, Cleared]]:
+    return way_cleared(quiesce.login, quiesce.server, quiesce.choice.name, quiesce.options, note)
 
 
 def _while_commits_go_on(takings: Sequence[Taking], run_id: str, quiesce: Quiesce, note: Callable[[str], None]) -> Point:
@@ -248,7 +201,7 @@ def _while_commits_go_on(takings: Sequence[Taking], run_id: str, quiesce: Quiesc
         lock = None
         if quiesce.choice.method is not None:
             sync_file_systems([taking.target for taking in takings])
-            lock = stack.enter_context(Lock(session, quiesce.choice.method, quiesce.lock_wait_timeout))
+            lock = stack.enter_context(Lock(session, quiesce.choice.method, quiesce.options.lock_wait_timeout))
             lock.prepare()
             lock.take()
         around = coords.Around(session, quiesce.server)
@@ -260,9 +213,9 @@ def _while_commits_go_on(takings: Sequence[Taking], run_id: str, quiesce: Quiesc
     facts = _facts(quiesce, takings, lock, cleared)
     point = Point(run_id, moment, taken, facts, None, quiesce.server.summary())
     if around.exact is not None:
-        point.coordinates = around.exact.as_dict()
+        point.coordinates = around.exact
     elif quiesce.server.log_bin:
-        facts["between"] = around.between()
+        point.lock = replace(facts, between=around.between())
         point.again = around.again
         point.warnings.append("commits went on while the snapshot was taken, so the exact coordinates are not known")
     return point
@@ -304,18 +257,18 @@ def _files_alone(takings: Sequence[Taking], run_id: str) -> Point:
     return point
 
 
-def _facts(quiesce: Quiesce, takings: Sequence[Taking], lock: Optional[Lock], cleared: Dict[str, Any]) -> Dict[str, Any]:
+def _facts(quiesce: Quiesce, takings: Sequence[Taking], lock: Optional[Lock], cleared: Cleared) -> LockFacts:
     """Return what is known of a lock that has been given back."""
-    return {
-        "method": quiesce.choice.name,
-        "reason": quiesce.choice.reason,
-        "waited_ms": _ms(lock.waited) if lock else 0,
-        "held_ms": _ms(lock.held) if lock else 0,
-        "frozen_ms": _frozen(takings),
-        "skew_ms": _ms(snapshots.skew(takings)),
-        "guard_waited_ms": cleared["waited_ms"],
-        "killed": cleared["killed"],
-    }
+    return LockFacts(
+        method=quiesce.choice.name,
+        reason=quiesce.choice.reason,
+        waited_ms=_ms(lock.waited) if lock else 0,
+        held_ms=_ms(lock.held) if lock else 0,
+        frozen_ms=_frozen(takings),
+        skew_ms=_ms(snapshots.skew(takings)),
+        guard_waited_ms=cleared.waited_ms,
+        killed=cleared.killed,
+    )
 
 
 def _frozen(takings: Sequence[Taking]) -> Optional[float]:

@@ -10,10 +10,10 @@ from ..host.errors import StillpointError, UsageError
 from ..host.process import require
 from ..host.text import count, size
 from ..job.options import MysqlOptions
-from ..mysql import locks, privileges
+from ..mysql import locks, privileges, topology
 from ..mysql import server as servers
 from ..mysql.connection import Login, ServerError, Session
-from ..mysql.locks import Choice
+from ..mysql.locks import Choice, LockOptions
 from ..mysql.server import SYSTEM_SCHEMAS, Server, Table
 from ..repository.generation import BAD
 from ..repository.job_directory import JobDirectory
@@ -235,8 +235,9 @@ def make(options: MysqlOptions, directory: JobDirectory) -> DumpPlan:
     with Session(login) as session:
         server = servers.read(session)
         program = client.dumper(server.flavour)
+        topology.check_node(server)
         choice = choose(options.lock, server)
-        check_privileges(session, server, choice, kill=options.long_query_action == "kill")
+        check_privileges(session, server, choice, options)
         check_events(session, options.source, server)
         check_limit(session, options.source)
         made = look(session, DumpPlan(options, login, server, choice, program))
@@ -328,9 +329,10 @@ def _stopping_commits(server: Server, reason: str) -> Choice:
     return replace(locks.choose(locks.AUTO, server, reason), reason=reason)
 
 
-def check_privileges(session: Session, server: Server, choice: Choice, *, kill: bool) -> None:
+def check_privileges(session: Session, server: Server, choice: Choice, options: MysqlOptions) -> None:
     """Raise StillpointError with the GRANT that is needed where the account lacks a privilege."""
-    missing = privileges.missing_privileges(session, server.flavour, server.version, choice.name, privileges.Extras(kill=kill, dump=True))
+    wanted = privileges.Extras.of(LockOptions.from_options(options), server, dump=True)
+    missing = privileges.missing_privileges(session, server.flavour, server.version, choice.name, wanted)
     if missing:
         user, host = privileges.whoami(session)
         raise StillpointError(

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
@@ -18,10 +18,11 @@ from ..host.process import urgent
 from ..host.reporter import Reporter
 from ..host.text import size
 from ..mysql import coordinates as coords
-from ..mysql import guard
 from ..mysql.absent import nothing_begun
 from ..mysql.connection import Login, ServerError, Session
-from ..mysql.locks import Lock
+from ..mysql.coordinates import Coordinates
+from ..mysql.locks import Lock, LockFacts, LockOptions
+from ..mysql.way_clear import way_cleared
 from ..repository.partial import Partial
 from . import accounts, client, sections, views
 from . import plan as planning
@@ -51,8 +52,8 @@ class Begun:
     plan: DumpPlan
     source: Source
     time: datetime
-    lock: Dict[str, Any]
-    coordinates: Optional[Dict[str, Any]]
+    lock: LockFacts
+    coordinates: Optional[Coordinates]
     tables: "TableLocks"
     accounts: str
 
@@ -103,35 +104,19 @@ def begun(plan: DumpPlan, login: Login, note: Callable[[str], None]) -> Iterator
         with nothing_begun() if live else nullcontext():
             session = stack.enter_context(Session(login))
             plan = planning.look(session, plan)
-            if live:
-                _clear_the_way(session, plan, note)
             keeper = stack.enter_context(Session(login)) if plan.locked else None
         sql = accounts.text(accounts.read(session, plan.server)) if not plan.options.databases else ""
         states = live and plan.choice.method is None and plan.server.flavour == "mariadb" and plan.server.log_bin
         without = ["%s.%s" % (view.database, view.name) for view in plan.invalid]
         argv = client.dump_command(plan.program, plan.server.flavour, options, plan.databases, coordinates=states, history=plan.with_history, without=without)
         source = Source(argv, _BEGUN)
-        lock, position = _start(stack, source, plan, keeper)
+        lock, position = _start(stack, source, plan, keeper, note) if live else _start_alone(stack, source, plan)
         source.give_way()
         moment = datetime.now(timezone.utc)
         if tuple(planning.chosen(session, plan.options.databases or ())) != plan.databases:
             raise NotNowError("a database was created or dropped at the moment in which the dump began: nothing was backed up; try again")
         tables = TableLocks(keeper, [(table.schema, table.name) for table in plan.locked])
         yield Begun(plan, source, moment, lock, position, tables, sql)
-
-
-def _clear_the_way(session: Session, plan: DumpPlan, note: Callable[[str], None]) -> None:
-    """Wait for statements that change tables' definitions: one that ends while the dump goes on would spoil it."""
-    options = plan.options
-    guard.clear_the_way(
-        session,
-        plan.server,
-        plan.choice.name if plan.choice.method else "backup_stage",
-        threshold=options.long_query_threshold,
-        timeout=options.long_query_timeout,
-        action=options.long_query_action,
-        note=note,
-    )
 
 
 def _keep_writers_off(session: Session, plan: DumpPlan) -> None:
@@ -148,39 +133,86 @@ def _keep_writers_off(session: Session, plan: DumpPlan) -> None:
         raise
 
 
+def _start_alone(stack: ExitStack, source: Source, plan: DumpPlan) -> Tuple[LockFacts, None]:
+    """Start the dump of a scratch server and wait for its snapshot."""
+    stack.enter_context(source)
+    source.wait_begun(_BEGIN_TIMEOUT)
+    return LockFacts(plan.choice.name, plan.choice.reason), None
+
+
 def _start(
-    stack: ExitStack, source: Source, plan: DumpPlan, keeper: Optional[Session]
-) -> Tuple[Dict[str, Any], Optional[Dict[str, Any]]]:
+    stack: ExitStack, source: Source, plan: DumpPlan, keeper: Optional[Session], note: Callable[[str], None]
+) -> Tuple[LockFacts, Optional[Coordinates]]:
     """Start the dump and wait for its snapshot, under the lock that the plan has; return what there is to say of the lock, and coordinates.
+
+    Statements that change tables' definitions are waited for under any lock: one that ends while the dump goes on would spoil it.
 
     :param keeper: locks the tables that are not transactional, after the plan's lock: MySQL's FTWRL would wait for it
     """
-    facts: Dict[str, Any] = {"method": plan.choice.name, "reason": plan.choice.reason, "waited_ms": 0, "held_ms": 0, "frozen_ms": None}
-    if not plan.live or plan.choice.method is None:
-        if keeper:
-            _keep_writers_off(keeper, plan)
-        stack.enter_context(source)
-        source.wait_begun(_BEGIN_TIMEOUT)
-        return facts, None
-    limit = plan.options.lock_wait_timeout
-    with nothing_begun():
-        session = stack.enter_context(Session(plan.login, read_timeout=limit + 30))
-    with Lock(session, plan.choice.method, limit) as lock:
-        lock.prepare()
-        with urgent(), lock:
-            lock.take()
-            with lock.held_or_lost():
-                position = coords.read(session, plan.server) if plan.choice.stops_commits else None
-                if keeper:
-                    _keep_writers_off(keeper, plan)
-                stack.enter_context(source)
-                source.wait_begun(_BEGIN_UNDER_LOCK)
-            lock.release()
-    facts.update(waited_ms=round(lock.waited * 1000, 1), held_ms=round(lock.held * 1000, 1))
-    return facts, position.as_dict() if position else None
+    how = LockOptions.from_options(plan.options)
+    in_the_way_of = plan.choice.name if plan.choice.method else "backup_stage"
+    with way_cleared(plan.login, plan.server, in_the_way_of, how, note) as (session, cleared):
+        facts = LockFacts(plan.choice.name, plan.choice.reason, guard_waited_ms=cleared.waited_ms, killed=cleared.killed)
+        if plan.choice.method is None:
+            if keeper:
+                _keep_writers_off(keeper, plan)
+            stack.enter_context(source)
+            source.wait_begun(_BEGIN_TIMEOUT)
+            return facts, None
+        with Lock(session, plan.choice.method, how.lock_wait_timeout) as lock:
+            lock.prepare()
+            with urgent(), lock:
+                lock.take()
+                with lock.held_or_lost():
+                    position = coords.read(session, plan.server) if plan.choice.stops_commits else None
+                    if keeper:
+                        _keep_writers_off(keeper, plan)
+                    stack.enter_context(source)
+                    source.wait_begun(_BEGIN_UNDER_LOCK)
+                lock.release()
+        return replace(facts, waited_ms=round(lock.waited * 1000, 1), held_ms=round(lock.held * 1000, 1)), position
 
 
-def read(begun_dump: Begun, partial: Partial, reporter: Reporter, bwlimit: Optional[str], watch: Callable[[], None]) -> Dict[str, Any]:
+@dataclass(frozen=True)
+class Dumped:
+    """What is known of a dump when all of it has been read.
+
+    :ivar databases: the tables and views of each
+    :ivar files: of a dump that is split, the database of each file
+    :ivar longest: bytes of the longest statement
+    :ivar locked_s: for how long tables were locked; None where none were
+    """
+
+    plan: DumpPlan
+    coordinates: Optional[Coordinates]
+    databases: Dict[str, List[str]]
+    files: Dict[str, str]
+    accounts: bool
+    sql_bytes: int
+    longest: int
+    locked_s: Optional[float]
+    duration_s: float
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it as the manifest has it."""
+        plan = self.plan
+        return {
+            "program": "%s %s" % (plan.program.name, plan.program.version),
+            "source": plan.options.source,
+            "databases": self.databases,
+            "files": self.files,
+            "accounts": self.accounts,
+            "invalid_views": [[view.database, view.name] for view in plan.invalid],
+            **plan.facts.as_dict(),
+            "sql_bytes": self.sql_bytes,
+            "longest_statement": self.longest,
+            "locked_tables": len(plan.locked),
+            "locked_s": self.locked_s,
+            "duration_s": self.duration_s,
+        }
+
+
+def read(begun_dump: Begun, partial: Partial, reporter: Reporter, bwlimit: Optional[str], watch: Callable[[], None]) -> Dumped:
     """Read a dump into a generation that is being made, and return what is known of it then.
 
     :raises StillpointError: it is not complete
@@ -216,23 +248,17 @@ def read(begun_dump: Begun, partial: Partial, reporter: Reporter, bwlimit: Optio
             files.write(VIEWS, views.text(plan.invalid).encode("utf-8", "surrogateescape"))
         files.finish()
         _add(files, partial, seen)
-    return {
-        "coordinates": begun_dump.coordinates or _stated(scanner),
-        "dump": {
-            "program": "%s %s" % (plan.program.name, plan.program.version),
-            "source": plan.options.source,
-            "databases": seen,
-            "files": {name: split.names[name] for name in split.names} if split else {},
-            "accounts": bool(begun_dump.accounts),
-            "invalid_views": [[view.database, view.name] for view in plan.invalid],
-            **plan.facts.as_dict(),
-            "sql_bytes": done,
-            "longest_statement": scanner.longest,
-            "locked_tables": len(plan.locked),
-            "locked_s": begun_dump.tables.held_s,
-            "duration_s": round(time.monotonic() - began, 1),
-        },
-    }
+    return Dumped(
+        plan=plan,
+        coordinates=begun_dump.coordinates or _stated(scanner),
+        databases=seen,
+        files=dict(split.names) if split else {},
+        accounts=bool(begun_dump.accounts),
+        sql_bytes=done,
+        longest=scanner.longest,
+        locked_s=begun_dump.tables.held_s,
+        duration_s=round(time.monotonic() - began, 1),
+    )
 
 
 def _left(section: Section, seen: Dict[str, List[str]], locks: TableLocks) -> None:
@@ -260,11 +286,11 @@ def _check(plan: DumpPlan, scanner: Scanner, seen: Dict[str, List[str]], done: i
         )
 
 
-def _stated(scanner: Scanner) -> Optional[Dict[str, Any]]:
+def _stated(scanner: Scanner) -> Optional[Coordinates]:
     """Return the coordinates that a dump states of itself."""
     if scanner.position is None:
         return None
-    return {"file": scanner.position[0], "position": scanner.position[1], "gtid": scanner.gtid or None, "replica": None}
+    return Coordinates(scanner.position[0], scanner.position[1], scanner.gtid or None)
 
 
 def _add(files: Files, partial: Partial, seen: Dict[str, List[str]]) -> None:

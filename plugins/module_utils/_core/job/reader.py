@@ -13,13 +13,13 @@ from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional,
 
 from ..host.errors import UsageError
 from ..lvm import sizes
+from ..repository.rsync_options import is_rate
 from .options import ARCHIVE_METHODS, LOCKS, LONG_QUERY_ACTIONS, METHODS, MODES, SOURCES, BinlogOptions, Job, Keep, MysqlOptions, Notify, Verify
 
 # What only some jobs need is imported for those: `list` reads the jobs of whole fleets.
 # pylint: disable=import-outside-toplevel
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_RATE = r"[0-9]+(\.[0-9]+)?[KMGkmg]?"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -212,7 +212,7 @@ def _size(at: _At, value: Any) -> sizes.Size:
 
 def _rate(at: _At, value: Any) -> str:
     text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not re.fullmatch(_RATE, text) or float(text.rstrip("KMGkmg")) == 0:
+    if not isinstance(text, str) or not is_rate(text):
         raise at.wrong(value, "a rate as rsync takes it: 5000 (KiB/s), 20M, 1.5G")
     return text
 

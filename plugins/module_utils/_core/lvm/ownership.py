@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Container, Dict, Iterable, List, Optional
 
 from ..host.errors import CommandError, StillpointError, fail
 from ..host.processes import COLLECTION, Owner, process_start
@@ -51,14 +51,17 @@ def find(known: Iterable[volumes.LogicalVolume], *, run_id: Optional[str] = None
 
 
 def clean(
-    *, run_id: Optional[str] = None, kept: bool = False, on_trouble: Callable[[StillpointError], None] = fail
+    *, run_id: Optional[str] = None, kept: bool = False, on_trouble: Callable[[StillpointError], None] = fail, but_not: Container[str] = ()
 ) -> List[Dict[str, Any]]:
     """Remove our leftover snapshots and mount points; return the snapshots removed as ``{vg, name, origin, run_id, job}``.
 
     :param on_trouble: told of each snapshot that can't be removed
+    :param but_not: full names of those that stay
     """
     removed = []
     for volume in find(volumes.volumes(), run_id=run_id, kept=kept):
+        if volume.full_name in but_not:
+            continue
         try:
             remove(volume.full_name)
         except StillpointError as error:

@@ -5,11 +5,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Protocol
 
 from ..host.errors import CommandError, StillpointError
 from . import dm, sizes, volumes
 from .targets import Snapshot
+
+
+class Devices(Protocol):
+    """Who knows what state a device is in: `dm.Control`."""
+
+    def state(self, dm_name: str) -> Optional[dm.State]:
+        """Return the State of a device; None when there is no such device."""
+
+
+class NoDevices:
+    """In place of a Control where there is no snapshot to ask of."""
+
+    def state(self, _dm_name: str) -> Optional[dm.State]:
+        return None
 
 
 class Watch:
@@ -23,7 +37,7 @@ class Watch:
     share = 0.5  # of its size that is added, but for the room there is
     pool_limit = 95.0  # percent full, of data or metadata, at which a thin pool is given up for the sake of its other volumes
 
-    def __init__(self, snapshots: List[Snapshot], control: dm.Control, *, interval: float = 0.25) -> None:
+    def __init__(self, snapshots: List[Snapshot], control: Devices, *, interval: float = 0.25) -> None:
         self.snapshots = snapshots
         self._control = control
         self._interval = interval

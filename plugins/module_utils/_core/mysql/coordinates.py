@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ..host.errors import StillpointError
 from .connection import ServerError, Session
@@ -30,19 +30,49 @@ _REPLICA_COLUMNS = {
 
 
 @dataclass(frozen=True)
+class SourcePosition:
+    """What a replica has executed of the binary log of one of its sources."""
+
+    channel: Optional[str] = None
+    host: Optional[str] = None
+    port: Optional[int] = None
+    file: Optional[str] = None
+    position: Optional[int] = None
+    gtid: Optional[str] = None
+    uses_gtid: bool = False
+
+
+@dataclass(frozen=True)
 class Coordinates:
     """A position in the server's own binary log, and its executed GTIDs.
 
-    :ivar replica: for each source ``{channel, host, port, file, position, gtid, uses_gtid}``; None on a server that is no replica
+    :ivar file: "" where the server writes no binary log, and is a replica
+    :ivar replica: for each source; None on a server that is no replica
+    :ivar source: who gives them, where that is not the server itself
     """
 
     file: str
     position: int
-    gtid: Optional[str]
-    replica: Optional[List[Dict[str, Any]]]
+    gtid: Optional[str] = None
+    replica: Optional[Tuple[SourcePosition, ...]] = None
+    source: Optional[str] = None
 
     def as_dict(self) -> Dict[str, Any]:
-        return asdict(self)
+        """Return them as the module and the manifest have them."""
+        replica = None if self.replica is None else [asdict(each) for each in self.replica]
+        facts = {"file": self.file, "position": self.position, "gtid": self.gtid, "replica": replica}
+        return {**facts, "source": self.source} if self.source else facts
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> "Coordinates":
+        """Return the Coordinates that `as_dict` described.
+
+        :raises ValueError, TypeError: a fact is not what it should be
+        """
+        known = SourcePosition.__dataclass_fields__
+        sources = facts.get("replica")
+        replica = None if sources is None else tuple(SourcePosition(**{key: each[key] for key in known if key in each}) for each in sources)
+        return cls(str(facts.get("file") or ""), int(facts.get("position") or 0), facts.get("gtid") or None, replica, facts.get("source"))
 
 
 def status_statement(flavour: str, version: Version) -> str:
@@ -115,9 +145,9 @@ class Around:
         """Tell whether they are not known and may be after another try."""
         return self._before != self._after
 
-    def between(self) -> Optional[List[Dict[str, Any]]]:
+    def between(self) -> Optional[Tuple[Coordinates, Coordinates]]:
         """Return the two coordinates between which the moment lies; None where there is nothing to ask for them."""
-        return [self._before.as_dict(), self._after.as_dict()] if self._before and self._after else None
+        return (self._before, self._after) if self._before and self._after else None
 
 
 def _of_a_server_without_log(session: Session, server: Server) -> Optional[Coordinates]:
@@ -125,19 +155,19 @@ def _of_a_server_without_log(session: Session, server: Server) -> Optional[Coord
     return Coordinates("", 0, None, replica) if replica else None
 
 
-def _replica(session: Session, server: Server) -> Optional[List[Dict[str, Any]]]:
+def _replica(session: Session, server: Server) -> Optional[Tuple[SourcePosition, ...]]:
     """Return what a replica has executed of each source's binary log: positions that a new replica can go on from, not those
     up to which the log was merely received."""
     if not server.is_replica:
         return None
     sources = []
     for row in replica_status(session, server.flavour, server.version):
-        source = {key: next((row[name] for name in names if name in row), None) for key, names in _REPLICA_COLUMNS.items()}
-        source["gtid"] = row.get("Gtid_Slave_Pos") or _one_line(row.get("Executed_Gtid_Set"))
+        named: Dict[str, Any] = {key: next((row[name] for name in names if name in row), None) for key, names in _REPLICA_COLUMNS.items()}
+        gtid = row.get("Gtid_Slave_Pos") or _one_line(row.get("Executed_Gtid_Set"))
         # MariaDB says No, Slave_Pos or Current_Pos; MySQL 0 or 1
-        source["uses_gtid"] = str(row.get("Using_Gtid", row.get("Auto_Position", "0"))) not in ("No", "0", "")
-        sources.append(source)
-    return sources
+        uses_gtid = str(row.get("Using_Gtid", row.get("Auto_Position", "0"))) not in ("No", "0", "")
+        sources.append(SourcePosition(gtid=gtid, uses_gtid=uses_gtid, **named))
+    return tuple(sources)
 
 
 def _one_line(gtids: Any) -> Optional[str]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Mapping
+from typing import Any, Callable, Iterable, List, Mapping, Tuple
 
 from ..host.errors import NotNowError
 from .connection import ServerError, Session
+from .locks import LockOptions
 from .server import Server, Table
 
 WAIT, FAIL, KILL = "wait", "fail", "kill"
@@ -28,6 +29,18 @@ _HIDDEN = re.compile(
     r"""|/\*(?!M?!).*?(?:\*/|\Z)|(?:--\s|\#)[^\n]*""",
     re.DOTALL,
 )
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What it took to clear a lock's way.
+
+    :ivar waited_ms: for statements to end
+    :ivar killed: the statements that were ended, as text
+    """
+
+    waited_ms: int = 0
+    killed: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,17 +90,15 @@ def long_statements(rows: Iterable[Mapping[str, Any]], own_id: int, threshold: f
     return found
 
 
-def clear_the_way(
-    session: Session, server: Server, method: str, *, threshold: int, timeout: int, action: str, note: Callable[[str], None]
-) -> Dict[str, Any]:
-    """Return once no statement older than ``threshold`` seconds is in the lock's way.
+def clear_the_way(session: Session, server: Server, method: str, options: LockOptions, note: Callable[[str], None]) -> Cleared:
+    """Return once no statement older than long_query_threshold is in the lock's way.
 
-    ``wait`` looks again until ``timeout`` seconds have gone, ``fail`` gives up at once, ``kill`` waits like ``wait`` and
+    ``wait`` looks again until long_query_timeout has gone, ``fail`` gives up at once, ``kill`` waits like ``wait`` and
     then ends the statements that are left (KILL QUERY: their sessions live on).
 
-    :returns: ``{waited_ms, killed}``: killed is a list of the statements as text
     :raises NotNowError: statements are in the way and stay there
     """
+    threshold, timeout, action = options.long_query_threshold, options.long_query_timeout, options.long_query_action
     started = time.monotonic()
     killed: List[str] = []
     noted = False
@@ -99,7 +110,7 @@ def clear_the_way(
         ]
         waited = time.monotonic() - started
         if not blockers:
-            return {"waited_ms": round(waited * 1000), "killed": killed}
+            return Cleared(round(waited * 1000), tuple(killed))
         if action == FAIL or waited >= timeout:
             if action != KILL or killed:
                 raise NotNowError(

@@ -8,12 +8,13 @@ import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from threading import Timer
-from typing import ContextManager, Dict, Iterator, List, Optional, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ..host.errors import NotNowError, StillpointError, UsageError
 from ..host.process import undisturbed
 from ..host.steps import reached
 from .connection import ServerError, Session
+from .coordinates import Coordinates
 from .server import Server, Version
 
 AUTO = "auto"
@@ -39,6 +40,71 @@ _GONE_LIMIT = 10  # seconds that a session which was ended is waited for
 # lock_wait_timeout; max_statement_time; KILL QUERY
 _NOT_GRANTED = (1205, 1969, 1317)
 _LEAST = 0.01  # seconds: none at all would mean no limit
+
+
+@dataclass(frozen=True)
+class LockOptions:
+    """How to lock a server, and how patiently; times in seconds. The names are those of a job's options and of the modules'.
+
+    :raises UsageError: a time is too short to mean anything
+    """
+
+    lock: str = AUTO
+    lock_wait_timeout: int = 5
+    long_query_threshold: int = 5
+    long_query_timeout: int = 60
+    long_query_action: str = "wait"
+    stop_replica: bool = False
+    desync: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("lock_wait_timeout", 1), ("long_query_threshold", 0), ("long_query_timeout", 0)):
+            if getattr(self, name) < least:
+                raise UsageError("%s is %d: give a whole number of seconds from %d" % (name, getattr(self, name), least))
+
+    @classmethod
+    def from_options(cls, options: Any) -> "LockOptions":
+        """Return the LockOptions in the attributes of an object that has them all."""
+        return cls(**{name: getattr(options, name) for name in LockOptions.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class LockFacts:
+    """What was locked, why, and for how long, in milliseconds.
+
+    :ivar waited_ms: from asking for the lock until it was granted; held_ms: until it was given back
+    :ivar frozen_ms: for which the device mapper held back writes; skew_ms: from the first volume's freeze to the last one's
+    :ivar guard_waited_ms: for long statements before, with nothing locked; killed: those that were ended, as text
+    :ivar released_at: what showed that the point in time had been reached
+    :ivar between: the coordinates before and after, where commits went on and both are known
+    """
+
+    method: str
+    reason: str
+    waited_ms: float = 0
+    held_ms: float = 0
+    frozen_ms: Optional[float] = None
+    skew_ms: Optional[float] = None
+    guard_waited_ms: float = 0
+    killed: Tuple[str, ...] = ()
+    released_at: Optional[str] = None
+    between: Optional[Tuple[Coordinates, Coordinates]] = None
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return it as the module and the manifest have it."""
+        facts = {**vars(self), "killed": list(self.killed), "between": [each.as_dict() for each in self.between] if self.between else None}
+        return {key: value for key, value in facts.items() if value is not None or key == "frozen_ms"}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> "LockFacts":
+        """Return the LockFacts that `as_dict` described.
+
+        :raises KeyError, TypeError, ValueError: a fact is not what it should be
+        """
+        known = {key: facts[key] for key in cls.__dataclass_fields__ if key in facts}
+        between = tuple(map(Coordinates.from_dict, facts.get("between") or ()))
+        ends = (between[0], between[-1]) if between else None
+        return cls(**{**known, "method": str(facts["method"]), "killed": tuple(facts.get("killed") or ()), "between": ends})
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
 
 from ..host.errors import StillpointError
 from .connection import Session
-from .server import Version
+from .server import Server, Version
+
+if TYPE_CHECKING:  # modules that take no lock do not carry it
+    from .locks import LockOptions
 
 GLOBAL = "*.*"
 
@@ -46,6 +49,16 @@ class Extras:
     desync: bool = False
     dump: bool = False
     archive: bool = False
+
+    @classmethod
+    def of(cls, options: "LockOptions", server: Server, *, dump: bool = False) -> "Extras":
+        """Return what options ask for on a server."""
+        return cls(
+            kill=options.long_query_action == "kill",
+            stop_replica=options.stop_replica and server.is_replica,
+            desync=options.desync and server.node is not None,
+            dump=dump,
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..host.durable import read_json, write_json
 from ..host.errors import NotNowError, StillpointError
@@ -19,6 +19,7 @@ from ..host.process import undisturbed
 from ..host.processes import Owner, this_process
 from ..host.run_directory import RUN_DIRECTORY
 from .connection import Login, ServerError, Session
+from .locks import LockOptions
 from .server import Server, Version, flavour_and_version, replica_status
 
 _PREFIX = "changed-"
@@ -27,19 +28,6 @@ _POLL = 0.25
 _GO_ON = 1.0  # seconds for which a SQL thread goes on before it is stopped again
 _STOP_LIMIT = 30  # seconds, at least, for the event that is being applied to end
 _UNDO_TRIES, _UNDO_LIMIT = 3, 120
-
-
-class Asked(Protocol):
-    """What a job or a module may ask for."""
-
-    @property
-    def stop_replica(self) -> bool: ...
-
-    @property
-    def desync(self) -> bool: ...
-
-    @property
-    def long_query_timeout(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ def check_node(server: Server) -> None:
 
 
 @contextmanager
-def set_aside(login: Login, server: Server, asked: Asked, note: Callable[[str], None]) -> Iterator[None]:
+def set_aside(login: Login, server: Server, asked: LockOptions, note: Callable[[str], None]) -> Iterator[None]:
     """While the body runs, have the SQL threads of a replica stopped where they have no temporary table open, and a cluster
     node desynced, as far as it is asked for; then start and sync again what was so before, whatever happened.
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Dict, Iterator, Optional
 
 from ...archive.archive import Archive
-from ...backup.plan import refuse_half_done
+from ...backup.checks import refuse_half_done
 from ...host import service
 from ...job import file as jobs
 from ...job import options

@@ -59,7 +59,9 @@ RUN = "stillpoint"
 VERIFY = "stillpoint-verify"
 ARCHIVE = "stillpoint-archive"
 CLEAN = "stillpoint-clean"
-SERVICES = (RUN + "@.service", VERIFY + "@.service", ARCHIVE + "@.service", CLEAN + ".service")
+COPY = "stillpoint-copy"
+COPY_EVERY = "*:0/15"  # it catches up with what a run's own start could not send
+SERVICES = (RUN + "@.service", VERIFY + "@.service", COPY + "@.service", ARCHIVE + "@.service", CLEAN + ".service")
 
 
 def client_files(
@@ -74,14 +76,16 @@ def client_files(
         job_file = "%s/%s.yml" % (job_directory, name)
         # the address that is told how a run ended may be a secret
         files.append({"path": job_file, "src": "job.yml.j2", "mode": "0600", "secret": "notify" in job, "vars": {"backup_client_job": dict(job)}})
-        for unit, schedule in ((RUN, job.get("schedule")), (VERIFY, job.get("verify", {}).get("schedule"))):
+        copies = [COPY] if job.get("copies") else []
+        schedules = [(RUN, job.get("schedule")), (VERIFY, job.get("verify", {}).get("schedule")), *((unit, COPY_EVERY) for unit in copies)]
+        for unit, schedule in schedules:
             if schedule:
                 timer = "%s@%s.timer" % (unit, name)
                 described = {"backup_client_timer": {"name": name, "schedule": schedule}}
                 files.append({"path": "%s/%s" % (unit_directory, timer), "src": unit + "@.timer.j2", "vars": described})
                 units.append({"name": timer})
         archives = [ARCHIVE] if job.get("binlog", {}).get("archive") else []
-        drop_ins = {unit: "%s/%s@%s.service.d/stillpoint.conf" % (unit_directory, unit, name) for unit in [RUN, VERIFY, *archives]}
+        drop_ins = {unit: "%s/%s@%s.service.d/stillpoint.conf" % (unit_directory, unit, name) for unit in [RUN, VERIFY, *copies, *archives]}
         files += [_drop_in(path, job) for path in drop_ins.values()]
         for unit in archives:
             reads = [agent, job_file, "%s/%s@.service" % (unit_directory, unit), drop_ins[unit]]
@@ -92,6 +96,7 @@ def client_files(
 def _drop_in(path: str, job: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the file that lets a service write where its job writes."""
     written = [job["repository"], *filter(None, [job.get("notify", {}).get("metrics")])]
+    written += [copy["to"] for copy in job.get("copies", ()) if copy["to"].startswith("/")]
     described = {"backup_client_written_paths": [_quoted(each) for each in written]}
     return {"path": path, "src": "write.conf.j2", "read_only": written, "vars": described}
 

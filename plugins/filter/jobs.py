@@ -13,7 +13,7 @@ from ansible.errors import AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.host.errors import UsageError
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.job import reader
-from ansible_collections.stillpoint.backup.plugins.module_utils._core.job.options import DUMP, BinlogOptions, Job, Keep, MysqlOptions, Notify, Verify
+from ansible_collections.stillpoint.backup.plugins.module_utils._core.job.options import DUMP, BinlogOptions, Copy, Job, Keep, MysqlOptions, Notify, Verify
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.mysql.connection import SOCKETS
 
 DOCUMENTATION = r"""
@@ -140,6 +140,8 @@ def typed(value: Any, kind: Any) -> Any:
     if not isinstance(value, dict):
         return value
     types = {name: each.__forward_arg__ for name, each in kind.__annotations__.items()}
+    if kind is Job and isinstance(value.get("copies"), list):
+        value = {**value, "copies": [typed(each, Copy) for each in value["copies"]]}
     return {key: typed(each, _PARTS[key]) if key in _PARTS and kind is Job else _meant(key, each, types.get(key, "")) for key, each in value.items()}
 
 

@@ -90,7 +90,7 @@ def test_restic_knows_nothing_of_our_environment_and_has_no_secret_among_its_arg
     assert replace(server.restic(), program=str(spy)).repository_id() == "x"
     seen = (tmp_path / "seen").read_text().splitlines()
     assert {line.split("=")[0] for line in seen if "=" in line} == {
-        "RESTIC_PASSWORD", "RESTIC_REPOSITORY_FILE", "PATH", "LC_ALL", "RESTIC_PROGRESS_FPS",
+        "RESTIC_PASSWORD", "RESTIC_REPOSITORY_FILE", "PATH", "LC_ALL", "TZ", "RESTIC_PROGRESS_FPS",
     }  # fmt: skip
     assert seen[-1] == server.url().replace("https://", "https://db1:p%40ss%3A%2Fword@")
     arguments = next(line for line in seen if line.startswith("ARGV"))

@@ -73,6 +73,8 @@ def generation(facts: Mapping[str, Any], now: datetime) -> List[str]:
     for head, found in (("verified", facts.get("verified")), ("sampled", facts.get("sampled"))):
         if found:
             say(head, "%s: %s" % (found.get("time"), verdict(found)))
+    if "copies" in facts:
+        say("copies", ", ".join(facts["copies"]) or "none yet")
     for name in facts.get("removed") or []:
         say("removed", "%s, as keep says" % name)
     for warning in facts.get("warnings") or []:
@@ -117,7 +119,10 @@ def row(each: Mapping[str, Any], now: datetime) -> Tuple[str, ...]:
 
 def generations(listed: Sequence[Mapping[str, Any]], now: datetime) -> str:
     """Return the table of generations as ``list`` describes them."""
-    return table(HEAD, [row(each, now) for each in listed], right=(2, 3, 5))
+    if not any("copies" in each for each in listed):
+        return table(HEAD, [row(each, now) for each in listed], right=(2, 3, 5))
+    rows = [(*row(each, now), ", ".join(each.get("copies") or ()) or "-") for each in listed]
+    return table((*HEAD, "COPIES"), rows, right=(2, 3, 5))
 
 
 def fleet(hosts: Mapping[str, Mapping[str, Any]], now: datetime) -> Tuple[List[str], List[str]]:

@@ -34,6 +34,7 @@ class JobStatus:
     :ivar wrong: every sentence on something that somebody has to see to, what is overdue first
     :ivar notes: what somebody should know
     :ivar facts: what `list` says of the newest backup that is not bad; None without one
+    :ivar copies: how each copy stands, by what was seen there last
     :ivar clocks: ``{backup, verify}``, each ``{schedule, due, overdue}``; those that have a schedule
     """
 
@@ -43,11 +44,12 @@ class JobStatus:
     notes: Tuple[str, ...] = ()
     facts: Optional[Dict[str, Any]] = None
     clocks: Tuple[Tuple[str, Dict[str, Any]], ...] = ()
+    copies: Tuple[Dict[str, Any], ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
         """Return it for programs."""
         facts = {"job": self.job, "host": host_name(), "overdue": self.overdue or None, "wrong": list(self.wrong), "notes": list(self.notes)}
-        return {**facts, "newest": self.facts, **dict.fromkeys(("backup", "verify")), **dict(self.clocks)}
+        return {**facts, "newest": self.facts, "copies": list(self.copies), **dict.fromkeys(("backup", "verify")), **dict(self.clocks)}
 
     def lines(self) -> List[str]:
         """Return what is wrong, and what should be known, for people."""
@@ -83,7 +85,18 @@ def of_job(job: Job, directory: JobDirectory, generations: Sequence[Generation])
     except StillpointError as error:
         wrong.append(str(error))
     facts = show.listed(job.name, host_name(), newest, moment) if newest else None
-    return JobStatus(job.name, late, tuple(wrong), tuple(notes), facts, tuple(clocks))
+    stand = _copies(job, generations, moment, wrong, notes) if job.copies else ()
+    return JobStatus(job.name, late, tuple(wrong), tuple(notes), facts, tuple(clocks), stand)
+
+
+def _copies(job: Job, generations: Sequence[Generation], moment: datetime, wrong: List[str], notes: List[str]) -> Tuple[Dict[str, Any], ...]:
+    """Return how the copies of a job stand, and add what is wrong with them, and how far behind others are."""
+    from . import copies  # pylint: disable=import-outside-toplevel  # only where a job has some
+
+    found = copies.of_job(job, generations, moment)
+    wrong += [each.line(moment) for each in found if each.late]
+    notes += [each.line(moment) for each in found if not each.late]
+    return tuple(each.as_dict() for each in found)
 
 
 def late(job: Job, generations: Sequence[Generation]) -> List[str]:
@@ -108,6 +121,10 @@ def count(job: Job) -> None:
         samples += metrics.due(job.name, {name: overdue.due(clock, last) for name, clock, last in _clocks(job, generations)})
     except StillpointError as error:
         warn("notify.metrics: %s" % error)
+    if job.copies:
+        from . import copies  # pylint: disable=import-outside-toplevel  # only where a job has some
+
+        samples += copies.samples(job, generations, now())
     metrics.write(job.notify.metrics, job.name, metrics.BACKUPS, samples, warn)
 
 

@@ -201,7 +201,7 @@ class Restic:
     def _environment(self) -> Iterator[Tuple[Dict[str, str], Tuple[int, ...]]]:
         """Give the environment of restic, made from nothing, and the descriptors that it refers to. An address with an account in it stands in a
         file without a name: 0.14 knows no other way, and what is in a name can be left behind."""
-        environment = {**self.secrets.environment(), "PATH": process.PATH, "LC_ALL": "C", "RESTIC_PROGRESS_FPS": "1"}
+        environment = {**self.secrets.environment(), "PATH": process.PATH, "LC_ALL": "C", "TZ": "UTC", "RESTIC_PROGRESS_FPS": "1"}
         user = self.secrets.get(USERNAME)
         if not user or not self.url.startswith("rest:"):
             yield {**environment, "RESTIC_REPOSITORY": self.url}, ()

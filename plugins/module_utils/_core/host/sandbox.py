@@ -65,6 +65,19 @@ class Enclosure:
             os.close(source)
 
 
+def show_read_only(directory: str, point: str) -> None:
+    """Let a directory be seen at another place too, by this process and its children alone, who can't write to it there. For use between fork and exec, as
+    root; ends the process where that fails, and says why on stderr."""
+    try:
+        enter_private_namespace()
+        _mount(directory, point, _MS_BIND)
+        _mount(None, point, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _FLAGS["nosuid"] | _FLAGS["nodev"])
+        os.chdir(point)
+    except Exception as error:  # pylint: disable=broad-exception-caught  # it would be lost between fork and exec
+        os.write(2, ("%s can't be shown at %s: %s\n" % (directory, point, error)).encode())
+        os._exit(126)
+
+
 def places_for(wanted: Mapping[str, str]) -> Tuple[Tuple[str, str], ...]:
     """Return the places of an Enclosure for path -> directory, outer paths first. A path that this host does not have is left out, as
     nothing can be put there; its directory is writable where it lies."""
@@ -78,7 +91,7 @@ def _flags(options: Tuple[str, ...]) -> int:
 
 def _mount(source: Optional[str], target: str, flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(source.encode() if source else None, os.fsencode(target), None, flags, None) != 0:
+    if libc.mount(os.fsencode(source) if source else None, os.fsencode(target), None, flags, None) != 0:
         number = ctypes.get_errno()
         raise OSError(number, "%s can't be mounted: %s" % (target, os.strerror(number)))
 

@@ -90,6 +90,20 @@ class Verify(NamedTuple):
     accept: Tuple[str, ...] = ()
 
 
+class Copy(NamedTuple):
+    """Another place that each backup is sent to.
+
+    :ivar to: as restic names a repository, without an account: rest:https://…, s3:https://…, sftp:USER@HOST:/PATH, or a directory
+    :ivar secrets: the file with what opens it
+    :ivar bwlimit: as rsync takes it, as the job's own
+    """
+
+    name: str
+    to: str
+    secrets: str
+    bwlimit: Optional[str] = None
+
+
 class Job(NamedTuple):
     """A job that has been read and found right in itself; whether its paths exist is `paths.check_paths`' to say."""
 
@@ -106,4 +120,5 @@ class Job(NamedTuple):
     schedule: Optional[str] = None
     notify: Notify = Notify()
     verify: Verify = Verify()
+    copies: Tuple[Copy, ...] = ()
     where: str = "job"  # the file it was read from, for sentences

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional,
 from ..host.errors import UsageError
 from ..lvm import sizes
 from ..repository.rsync_options import is_rate
-from .options import ARCHIVE_METHODS, LOCKS, LONG_QUERY_ACTIONS, METHODS, MODES, SOURCES, BinlogOptions, Job, Keep, MysqlOptions, Notify, Verify
+from .options import ARCHIVE_METHODS, LOCKS, LONG_QUERY_ACTIONS, METHODS, MODES, SOURCES, BinlogOptions, Copy, Job, Keep, MysqlOptions, Notify, Verify
 
 # What only some jobs need is imported for those: `list` reads the jobs of whole fleets.
 # pylint: disable=import-outside-toplevel
@@ -49,6 +49,9 @@ def parse(mapping: Any, where: str = "job") -> Job:
             raise UsageError("%s: repository %s lies in %s, which the job backs up: move one of them" % (where, job.repository, path))
         if _inside(path, job.repository):
             raise UsageError("%s: files has %s, which lies in the repository %s: move one of them" % (where, path, job.repository))
+    for copy in job.copies:
+        if _inside(copy.to, job.repository) or _inside(job.repository, copy.to):
+            raise UsageError("%s: the copy %s lies in the repository %s: a copy is for another disk or machine" % (where, copy.name, job.repository))
     return job
 
 
@@ -100,6 +103,8 @@ def _read(at: _At, value: Any, readers: Mapping[str, _Reader], required: Sequenc
 
 
 def _unknown(at: _At, key: Any, known: Mapping[str, _Reader]) -> UsageError:
+    if isinstance(key, str) and "password" in key and at.key.startswith("copies"):
+        return at.below(key).refuse("does not belong in a job: put the password into the secrets file of the copy, with mode 0600")
     if isinstance(key, str) and "password" in key:
         return at.below(key).refuse(
             "does not belong in a job: put the password into an option file with mode 0600 and name that file as mysql.config_file"
@@ -284,6 +289,35 @@ def _verify(at: _At, value: Any) -> Verify:
     return verify
 
 
+def _destination(at: _At, value: Any) -> str:
+    """Return where a copy goes. No sentence shows the value: an account in it may have a password."""
+    text = value if isinstance(value, str) else ""
+    if re.match(r"[a-z0-9]+:(https?:)?//[^/]*@", text) or re.match(r"sftp:[^@/]*:[^@/]*@", text):
+        raise at.refuse("has an account in it: put its name and password into the secrets file of the copy, with mode 0600")
+    if text.startswith("/"):
+        return _path(at, text)
+    if re.match(r"(rest|s3):http:", text) and not re.match(r"(rest|s3):http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text):
+        raise at.refuse("would send passwords over the network for everybody to read: use https://")
+    if _CONTROL.search(text) or not re.fullmatch(r"(rest|s3):https?://[^/\s?#]+/[^\s?#]+|sftp:([^:@/\s]+@)?[^:@/\s]+:/\S+", text):
+        raise at.refuse("is no destination: expected rest:https://HOST/PATH, s3:https://HOST/BUCKET/PATH, sftp:USER@HOST:/PATH or a directory")
+    return text.rstrip("/")
+
+
+def _copy(at: _At, value: Any) -> Copy:
+    values = _read(at, value, {"name": _name, "to": _destination, "secrets": _path, "bwlimit": _rate}, required=("name", "to"))
+    return Copy(**{"secrets": "/etc/stillpoint/secrets/%s" % values["name"], **values})
+
+
+def _copies(at: _At, value: Any) -> Tuple[Copy, ...]:
+    copies: Tuple[Copy, ...] = _list(_copy)(at, value)
+    for key in ("name", "to"):
+        used = [getattr(copy, key) for copy in copies]
+        for each in used:
+            if used.count(each) > 1:
+                raise at.refuse("has the %s %s twice" % (key, each))
+    return copies
+
+
 def _binlog(at: _At, value: Any) -> Optional[BinlogOptions]:
     options = BinlogOptions(**_read(at, value, {"archive": _flag, "method": _one_of(*ARCHIVE_METHODS)}, required=("archive",)))
     return options if options.archive else None
@@ -329,6 +363,7 @@ _JOB: Dict[str, _Reader] = {
     "schedule": _schedule,
     "notify": lambda at, value: Notify(**_read(at, value, _NOTIFY)),
     "verify": _verify,
+    "copies": _copies,
 }
 
 

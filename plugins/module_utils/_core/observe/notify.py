@@ -17,7 +17,7 @@ from ..host.version import VERSION
 from ..job.options import Notify
 
 OK, FAILED, NOT_NOW = "ok", "failed", "not_now"
-RUN, VERIFY = "run", "verify"
+RUN, VERIFY, COPY = "run", "verify", "copy"
 
 PING_TIMEOUT = 10.0  # seconds
 COMMAND_TIMEOUT = 60.0

@@ -95,7 +95,7 @@ def verify(generation: Generation, reporter: Reporter, percent: Optional[float] 
                 drawn = None
                 if percent is not None:
                     drawn, files, size = _draw(generation, percent, paths)
-                for fault in _faults(generation, size, reporter, drawn, paths.name):
+                for fault in find_faults(generation, size, reporter, drawn, paths.name):
                     total += 1
                     if total <= MOST_FAULTS:
                         faults.append(fault)
@@ -187,7 +187,9 @@ def _draw(generation: Generation, percent: float, paths: IO[bytes]) -> Tuple[Cal
     return lambda path: lot(path) < limit, files, size
 
 
-def _faults(generation: Generation, size: int, reporter: Reporter, drawn: Optional[Callable[[bytes], bool]], paths: str) -> Iterator[Fault]:
+def find_faults(
+    generation: Generation, size: int, reporter: Reporter, drawn: Optional[Callable[[bytes], bool]] = None, paths: str = ""
+) -> Iterator[Fault]:
     """Return what is wrong with a generation.
 
     :param drawn: tells of a path whether its contents are to be compared; None: those of all are

@@ -226,7 +226,7 @@ class JobDirectory:
             except (CommandError, OSError) as error:
                 on_trouble(StillpointError("%s, which an earlier run left, can't be removed and takes up room: %s" % (path, _explained(error))))
         with self.written():
-            self._refresh_latest()
+            self.refresh_latest()
         return removed
 
     def remove(self, generation: Generation) -> bool:
@@ -237,7 +237,7 @@ class JobDirectory:
                 return False
             doomed = os.path.join(self.path, "." + generation.name + DELETING)
             with self.written():
-                self._refresh_latest(without=generation.name)
+                self.refresh_latest(without=generation.name)
                 durable.rename(generation.path, doomed)
                 if os.path.lexists(generation.verdict_path):
                     os.unlink(generation.verdict_path)
@@ -267,9 +267,9 @@ class JobDirectory:
         """
         generation.record(value)
         with self.written():
-            self._refresh_latest()
+            self.refresh_latest()
 
-    def _refresh_latest(self, without: str = "") -> None:
+    def refresh_latest(self, without: str = "") -> None:
         """Let `latest` point to the newest generation that is not bad.
 
         :param without: one that is about to go

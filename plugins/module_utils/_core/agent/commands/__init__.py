@@ -22,7 +22,10 @@ if TYPE_CHECKING:
             """Do it and return the exit code."""
 
 
-NAMES = ("plan", "run", "status", "list", "show", "verify", "restore", "undo", "discard", "rollback", "adopt", "prune", "archive", "clean", "vault", "version")
+NAMES = (
+    "plan", "run", "status", "list", "show", "verify", "restore", "undo", "discard",
+    "rollback", "adopt", "copy", "fetch", "prune", "archive", "clean", "vault", "version",
+)  # fmt: skip
 FOR_EVERYBODY = ("version",)  # not root alone
 
 

@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             generations = job_directory(job, arguments.host).generations()
             said = late(job, generations, arguments.host)
-            found += [{**show.listed(job.name, arguments.host or host_name(), each, now()), "overdue": said[0] if said else None} for each in generations]
+            there = at_copies(job, [each.name for each in generations], arguments.host)
+            listed = [{**show.listed(job.name, arguments.host or host_name(), each, now()), **there.get(each.name, {})} for each in generations]
+            found += [{**each, "overdue": said[0] if said else None} for each in listed]
             overdue += ["%s: %s" % (job.name, each) for each in said]
         except StillpointError as error:
             if arguments.job:
@@ -49,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_lines(overdue)
         print_lines(_table(found) if found or troubles else _nothing(asked))
+        print_lines([line for job in asked if job.copies and arguments.host in (None, host_name()) for line in _copies(job)])
         print_lines([line for job in asked if job.binlog is not None for line in _archive(job, arguments.host)])
     for trouble in troubles:
         complain("%s: %s" % (PROGRAM, trouble))
@@ -83,6 +86,27 @@ def _archive(job: Job, host: Optional[str]) -> List[str]:
     except StillpointError as error:
         complain("%s: %s" % (PROGRAM, error))
         return []
+
+
+def at_copies(job: Job, names: Sequence[str], host: Optional[str]) -> Dict[str, Dict[str, Any]]:
+    """Return by the name of each generation at which ``copies`` it is, by what was seen there last; {} where a job has no copies."""
+    if not job.copies or host not in (None, host_name()):
+        return {}
+    from ...copies.known import known
+
+    seen = {copy.name: {each.name for each in known(job.name, copy.name).generations} for copy in job.copies}
+    return {name: {"copies": [copy for copy, generations in seen.items() if name in generations]} for name in names}
+
+
+def _copies(job: Job) -> List[str]:
+    """Return how the copies of a job stand; nothing where its repository can't be read."""
+    from .. import copies
+
+    try:
+        generations = job_directory(job, None).generations()
+    except StillpointError:
+        return []  # it was said already
+    return ["%s: %s" % (job.name, each.line(now())) for each in copies.of_job(job, generations, now())]
 
 
 def late(job: Job, generations: Sequence["Generation"], host: Optional[str]) -> List[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any, Dict, Sequence
 
 from ...backup import plan
 from ...job import file as jobs
@@ -21,8 +22,19 @@ def run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     check_paths(job)
     made = plan.make(job)
-    if arguments.json:
-        print_json(made.as_dict())
-    else:
-        print_lines(made.lines())
+    if not job.copies:
+        _say(arguments, made.as_dict(), made.lines())
+        return 0
+    from .. import copies  # pylint: disable=import-outside-toplevel  # only where a job has some
+
+    dialled = copies.dial(job)
+    _say(arguments, {**made.as_dict(), "copies": [each.as_dict() for each in dialled]}, [*made.lines(), *(each.line() for each in dialled if not each.error)])
+    copies.refuse_unusable(dialled)
     return 0
+
+
+def _say(arguments: argparse.Namespace, facts: Dict[str, Any], lines: Sequence[str]) -> None:
+    if arguments.json:
+        print_json(facts)
+    else:
+        print_lines(lines)

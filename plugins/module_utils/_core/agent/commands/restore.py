@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ...host.errors import UsageError
 from ...host.text import count, duration, size
 from ...job import file as jobs
 from ...job.options import Job
@@ -23,6 +24,7 @@ TEXT = "put a generation back: in place, with what it replaces kept beside it, o
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     one_generation(parser, "the newest that is good")
+    parser.add_argument("--copy", metavar="NAME", help="fetch it from this copy of the job first, unless it is here; it stays in the repository")
     parser.add_argument("--to", metavar="DIR", help="put it there and leave the live data alone")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--only", choices=("database", "files"), help="leave the other half alone")
@@ -50,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ...restore.replay import moment
 
     job = jobs.load(arguments.job)
+    if arguments.copy:
+        arguments.generation = _fetched(arguments, job)
     names = ("generation", "host", "to", "only", "path", "database", "table", "into", "server_socket", "server_config", "resume")
     wanted = moment.asked(arguments.until, arguments.until_gtid, arguments.before_gtid, arguments.until_position)
     plan = request.plan(request.Request(job, moment=wanted, **{name: getattr(arguments, name) for name in names}))
@@ -67,6 +71,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(done, job, arguments.job)
     return 0
+
+
+def _fetched(arguments: argparse.Namespace, job: Job) -> str:
+    """Return the name of the generation that is asked for, which lies in the repository now."""
+    from .fetch import bring
+
+    if arguments.dry_run:
+        wanted = (PROGRAM, job.name, arguments.copy)
+        raise UsageError("--dry-run shows what is done with a generation that is here: get it first, with `%s fetch %s --copy %s`" % wanted)
+    return bring(arguments, job, arguments.copy).generation.name
 
 
 def _print(done: "RestoreResult", job: Job, asked: str) -> None:

@@ -12,7 +12,7 @@ from ...job.options import Job
 from .. import show
 from ..arguments import one_generation
 from ..output import job_directory, now, print_json, print_lines
-from .list import late
+from .list import at_copies, late
 
 # pylint: disable=import-outside-toplevel
 
@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _show_timeline(arguments, job)
     directory = job_directory(job, arguments.host)
     found = directory.find(arguments.generation)
-    facts = {**show.known(job.name, found), "own_bytes": _own_bytes(found.path)}
+    there = at_copies(job, [found.name], arguments.host).get(found.name, {})
+    facts = {**show.known(job.name, found), "own_bytes": _own_bytes(found.path), **there}
     overdue = late(job, directory.generations(), arguments.host)
     if arguments.json:
         print_json({**facts, "overdue": overdue[0] if overdue else None})

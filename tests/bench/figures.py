@@ -228,6 +228,64 @@ STARTS = {
     "module stillpoint.backup.backup_info": "the module `backup_info`, on the host, without the agent that it asks",
 }
 
+
+def sharing(results: Results) -> str:
+    rows = []
+    for kind, pattern, share in dict.fromkeys((r["file_system"], r["pattern"], r["share"]) for r in results.records):
+        of_change = [r for r in results.records if (r["file_system"], r["pattern"], r["share"]) == (kind, pattern, share)]
+        changed = of_change[0]["changed"]
+        by_way = {way: [r for r in of_change if r["way"] == way] for way in BACKUPS}
+        stored = statistics.median(_values(by_way["ours"], "stored"))
+        ratios = [_median_ratio(of_change, "ours", "rsync", key) or 0 for key in ("seconds", "cpu_s")]
+        rows.append([
+            kind,
+            f"{share:g} % {pattern}",
+            f"{changed / MIB:.2f}",
+            f"{stored / MIB:.2f}",
+            f"{stored / changed:.2f}",
+            *(_median(by_way[way], "stored", MIB) for way in BACKUPS if way != "ours"),
+            *(f"{ratio:.2f}" for ratio in ratios),
+            *(f"{statistics.median(_values(by_way[way], 'seconds')):.1f}" if by_way[way] else "" for way in BACKUPS),
+        ])
+    tools = results.conditions["tools"]
+    head = ["on", "pages changed", "MiB changed", "stored by ours", "times what changed", *(f"by {label}" for way, label in BACKUPS.items() if way != "ours")]
+    head += ["ours: times the plain copy's time", "of processor", *(f"{label} (s)" for label in BACKUPS.values())]
+    return _table(head, rows) + _conditions(
+        results,
+        f"A second backup of one table of {results.conditions['size_mib']} MiB of random bytes, in pages of 16 KiB, cold caches, to the disk; stored in MiB. "
+        f"Plain copy (`rsync --link-dest`) and ours: median of {_pairs(results)} pairs, in turn; *times*: median over the pairs; the others once. "
+        "*Ours* is what a run does between its snapshot and its proof, the start of Python included. All at the priority of the agent's copies. "
+        f"rsync {tools['rsync']}, restic {tools['restic']}, borg {tools['borg']} (*fixed*: chunks of 16 KiB).",
+    )
+
+
+BACKUPS = {"ours": "ours", "rsync": "plain copy", "restic": "restic", "borg": "borg", "borg fixed": "borg, fixed"}
+
+
+def generations(results: Results) -> str:
+    rows = [
+        [
+            r["file_system"],
+            "whole files" if r["whole"] else "shared blocks",
+            f"{r['stored'] / MIB:.0f}",
+            f"{r['backups_s']:.0f}",
+            f"{r['prune_s']:.2f}",
+            f"{r['freed'] / MIB:.1f}",
+            f"{r['restore_newest_s']:.1f}",
+            f"{r['restore_oldest_s']:.1f}",
+            f"{r['extents_newest']:,}",
+        ]
+        for r in results.records
+    ]
+    head = ["on", "generations of", "stored (MiB)", "all backups (s)", "prune the oldest (s)", "freed (MiB)"]
+    head += ["copy the newest back (s)", "copy the oldest back (s)", "extents of the newest"]
+    return _table(head, rows) + _conditions(
+        results,
+        f"{results.conditions['generations']} generations of one table of {results.conditions['size_mib']} MiB, "
+        "between which one percent of its pages changed at random; copied back with `rsync` to another file system, from cold caches to the disk.",
+    )
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "lock": lock,
     "tools": tools,
@@ -238,6 +296,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "replay": replay,
     "lost": lost,
     "start": start,
+    "sharing": sharing,
+    "generations": generations,
 }
 
 

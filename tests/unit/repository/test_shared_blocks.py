@@ -101,6 +101,18 @@ def test_a_changed_file_takes_the_room_of_what_has_changed(directory: JobDirecto
     assert blocks.own_bytes(second.path + "/files") >= 2 * MIB  # nobody shares it any more
 
 
+def test_free_space_shows_at_once_what_a_generation_takes(directory: JobDirectory, source: str) -> None:
+    """XFS would set 128 KiB aside around each write into shared blocks, and give them back at leisure."""
+    back_up(directory, tree(source))
+    os.sync()
+    before = shutil.disk_usage(directory.path).used
+    for number in range(12):
+        change(source + "/d/table", number * 160 * 1024, b"x")
+    back_up(directory, tree(source), hours=1)
+    os.sync()
+    assert shutil.disk_usage(directory.path).used - before < 12 * 4096 + 300_000  # directories, and btrfs's own trees
+
+
 def grow_by_holes(path: str) -> None:
     with open(path, "r+b") as file:
         file.truncate(4 * MIB)

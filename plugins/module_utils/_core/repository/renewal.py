@@ -56,6 +56,7 @@ def renew(base: bytes, source: bytes, dest: bytes, algorithm: str, pace: Pace) -
     """
     with _opened(base, BaseUnreadable) as old, _opened(source, SourceUnreadable) as origin, _made(dest) as new:
         blocks.clone(old, new)
+        blocks.set_no_room_aside(new)
         status = os.fstat(origin)
         os.ftruncate(new, status.st_size)
         checksum, written = _bring_up_to_date(origin, new, status.st_size, algorithm, pace)

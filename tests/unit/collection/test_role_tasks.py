@@ -29,6 +29,7 @@ TOLD = {
     "schedule": "02:00",
     "verify": {"schedule": "weekly"},
     "binlog": {"archive": True},
+    "copies": [{"name": "disk", "to": "/usr/share/disk"}],
     "notify": {"ping_url": "https://ping.example.com/" + TOKEN, "metrics": "/usr/share/met rics%"},
 }
 PLAIN = {"name": "plain", "files": ["/opt"], "repository": "/somewhere/else", "schedule": "03:00"}
@@ -74,19 +75,23 @@ def test_a_deployment_leaves_jobs_and_units_that_systemd_accepts_and_starts_them
     jobs = {path: yaml.safe_load(text) for path, text in files.items() if path.endswith(".yml")}
     assert jobs == {"etc/jobs/told.yml": TOLD, "etc/jobs/plain.yml": PLAIN}
     timers = {path: re.findall("OnCalendar=(.*)", text) for path, text in files.items() if path.endswith(".timer")}
-    assert timers == {"units/stillpoint@told.timer": ["02:00"], "units/stillpoint@plain.timer": ["03:00"], "units/stillpoint-verify@told.timer": ["weekly"]}
+    told = {"units/stillpoint@told.timer": ["02:00"], "units/stillpoint-verify@told.timer": ["weekly"], "units/stillpoint-copy@told.timer": ["*:0/15"]}
+    assert timers == {**told, "units/stillpoint@plain.timer": ["03:00"]}
     assert oct((host.top / "etc/jobs/told.yml").stat().st_mode) == "0o100600" and oct((host.top / "etc").stat().st_mode) == "0o40700"
-    every = "stillpoint-clean.service stillpoint@told.timer stillpoint-verify@told.timer stillpoint-archive@told.service stillpoint@plain.timer"
+    every = "stillpoint-clean.service stillpoint@told.timer stillpoint-verify@told.timer stillpoint-copy@told.timer stillpoint-archive@told.service"
+    every += " stillpoint@plain.timer"
     assert host.told() == ["enable " + every, "start " + every.split(" ", 1)[1]]
     instances = ["stillpoint@told.service", "stillpoint-verify@told.service", "stillpoint-archive@told.service", "stillpoint@told.timer"]
+    instances += ["stillpoint-copy@told.service", "stillpoint-copy@told.timer"]
     verified = host.apart("systemd-analyze", "verify", *(str(host.units / each) for each in instances))
     assert verified.stderr == "" and verified.returncode == 0, verified.stderr
 
 
 def test_a_service_may_write_where_its_job_does_below_what_systemd_makes_read_only(host: Host) -> None:
-    line = r'ReadWritePaths="-/backups" "-/usr/share/met rics%%"'
+    line = r'ReadWritePaths="-/backups" "-/usr/share/met rics%%" "-/usr/share/disk"'
     written = {path: text.splitlines()[-1] for path, text in host.files().items() if path.endswith(".conf")}
-    assert written == {"units/%s@told.service.d/stillpoint.conf" % unit: line for unit in ("stillpoint", "stillpoint-verify", "stillpoint-archive")}
+    units = ("stillpoint", "stillpoint-verify", "stillpoint-copy", "stillpoint-archive")
+    assert written == {"units/%s@told.service.d/stillpoint.conf" % unit: line for unit in units}
 
 
 def test_a_second_deployment_changes_nothing_in_at_most_twelve_tasks(host: Host) -> None:
@@ -98,7 +103,7 @@ def test_a_second_deployment_changes_nothing_in_at_most_twelve_tasks(host: Host)
 def test_a_job_that_is_no_longer_listed_goes_and_is_not_printed(host: Host) -> None:
     assert TOKEN not in host.deployed("-vvv", "--diff", backup_client_jobs=[PLAIN])
     assert [path for path in host.files() if "told" in path] == []
-    gone = "stillpoint-archive@told.service stillpoint-verify@told.timer stillpoint@told.timer"
+    gone = "stillpoint-archive@told.service stillpoint-copy@told.timer stillpoint-verify@told.timer stillpoint@told.timer"
     assert host.told() == ["stop " + gone, "disable " + gone, "daemon-reload"]
 
 

@@ -19,6 +19,7 @@ from _core.copies import known, restic, secrets, send
 from _core.copies.destination import Destination, OtherRepository
 from _core.copies.fetch import Fetched, fetch
 from _core.copies.restic import Restic
+from _core.copies.verify import CopyVerdict, verify
 from _core.host.errors import StillpointError, UsageError
 from _core.host.steps import listening
 from _core.job.options import Copy
@@ -71,6 +72,9 @@ class World:
         """Lose the machine: all of its backups, and what it knew of the copy."""
         shutil.rmtree(self.directory.path)
         shutil.rmtree(known.STATE, ignore_errors=True)
+
+    def verify(self) -> CopyVerdict:
+        return verify(self.destination, self.destination.list()[0], None, Quiet())
 
     def fetch(self, number: int = 0) -> Fetched:
         return fetch(self.destination, self.destination.list()[number], self.directory, Quiet())
@@ -281,3 +285,31 @@ def test_a_generation_that_is_removed_meanwhile_is_left_out_and_one_that_is_sent
         assert [each.generation for each in world.send()] == [second.name]
     assert removed == [(False, True)]
     assert json.loads(Path(known.path_of("job", "vault")).read_text())["generations"][0]["name"] == second.name
+
+
+@each_version
+def test_a_copy_is_verified_where_it_lies(world: World, server: RestServer) -> None:
+    shutil.rmtree(world.source)
+    awkward(str(world.source))
+    world.back_up(0)
+    world.send()
+    found = world.verify()
+    assert found.ok and found.files == 24, found.faults
+    packs = sorted((server.path / "db1" / "data").glob("*/*"), key=lambda path: path.stat().st_size)
+    damaged = bytearray(packs[-1].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    packs[-1].chmod(0o600)
+    packs[-1].write_bytes(damaged)
+    found = world.verify()
+    assert not found.ok and any(packs[-1].name[:8] in fault or "pack" in fault for fault in found.faults)
+
+
+def test_a_copy_that_lists_something_else_than_its_manifest_does_not_pass(world: World, tmp_path: Path) -> None:
+    generation = world.back_up(0)
+    other = tmp_path / "forged"
+    shutil.copytree(generation.path, other, symlinks=True)
+    (other / "files/tree/page").write_bytes(b"shorter")
+    (other / "files/tree/more").write_bytes(b"")
+    words = [word for tag in destinations.tags(generation, "job", send.manifest_sha256(generation.path)) for word in ("--tag", tag)]
+    world.destination.restic.run("backup", ".", "--host", "db1", *words, cwd=str(other))
+    assert set(world.verify().faults) == {"files/tree/more: not in the manifest", "files/tree/page: has 7 bytes, had 200000"}

@@ -9,7 +9,7 @@ import pytest
 from _core.host.errors import UsageError
 from _core.job import file, reader
 from _core.job.names import job_names
-from _core.job.options import BinlogOptions, Keep, MysqlOptions, Verify
+from _core.job.options import BinlogOptions, Copy, Keep, MysqlOptions, Verify
 from _core.job.paths import check_paths
 from _core.lvm import sizes
 from trees import small_disk
@@ -194,6 +194,41 @@ def test_binary_logs_are_archived_where_a_job_says_so() -> None:
 )
 def test_binary_logs_can_be_asked_for_in_the_wrong_way(changes: Dict[str, Any], sentence: str) -> None:
     assert refusal(etrial(**changes)) == sentence
+
+
+def test_copies_have_a_place_and_a_file_of_secrets_each() -> None:
+    wanted = [{"name": "vault", "to": "rest:https://backup1.example.com:8000/db1/"}]
+    wanted += [{"name": "usb", "to": "/mnt/usb", "secrets": "/root/usb", "bwlimit": "20M"}]
+    assert reader.parse(etrial(copies=wanted)).copies == (
+        Copy("vault", "rest:https://backup1.example.com:8000/db1", "/etc/stillpoint/secrets/vault"),
+        Copy("usb", "/mnt/usb", "/root/usb", "20M"),
+    )
+
+
+@pytest.mark.parametrize(
+    "copy, said",
+    [
+        ({"to": "rest:https://db1:hunter2@host/db1"}, "has an account in it"),
+        ({"to": "sftp:db1:hunter2@host:/db1"}, "has an account in it"),
+        ({"to": "s3:https://KEY:hunter2@host/bucket/db1"}, "has an account in it"),
+        ({"to": "/mnt/usb", "password": "hunter2"}, "put the password into the secrets file of the copy"),
+        ({"to": "rest:http://host/db1"}, "over the network for everybody to read"),
+        ({"to": "rclone:there"}, "is no destination: expected rest:https://HOST/PATH"),
+        ({"to": "--repo=hunter2"}, "is no destination"),
+        ({"to": "/backups/copy"}, "lies in the repository /backups"),
+        ({"to": "/mnt/usb", "keep": {"last": 3}}, "is not a key that a job has"),
+    ],
+)
+def test_a_place_for_copies_that_would_show_a_password_or_protect_from_nothing_is_refused(copy: Dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        reader.parse(etrial(copies=[{"name": "other", **copy}]))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_two_copies_of_one_name_or_to_one_place_are_refused() -> None:
+    for one, other in (({"name": "a", "to": "/a"}, {"name": "a", "to": "/b"}), ({"name": "a", "to": "/a"}, {"name": "b", "to": "/a"})):
+        with pytest.raises(UsageError, match="copies has the (name|to) /?a twice"):
+            reader.parse(etrial(copies=[one, other]))
 
 
 def test_a_trailing_slash_is_dropped() -> None:

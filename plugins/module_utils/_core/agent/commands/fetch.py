@@ -18,7 +18,6 @@ from ...job import file as jobs
 from ...job.names import host_name
 from ...job.options import Job
 from ...job.reader import parse
-from ...repository.job_directory import JobDirectory
 from ..arguments import one_generation
 from ..output import PROGRAM, job_directory, print_json, print_lines, reporter_for
 
@@ -65,15 +64,16 @@ def _without_job_file(arguments: argparse.Namespace) -> Job:
 def bring(arguments: argparse.Namespace, job: Job, name: str) -> Fetched:
     """Fetch the generation that is asked for from a copy of a job."""
     host = arguments.host or host_name()
-    copied, destination = _chosen(arguments, job, name, host)
+    copied, destination = chosen(arguments, job, name, host)
     reporter = reporter_for(arguments, job)
     try:
-        return fetch(destination, copied, _directory(job, host), reporter)
+        return fetch(destination, copied, job_directory(job, host), reporter)
     finally:
         reporter.close()
 
 
-def _chosen(arguments: argparse.Namespace, job: Job, name: str, host: str) -> Tuple[CopiedGeneration, Destination]:
+def chosen(arguments: argparse.Namespace, job: Job, name: str, host: str) -> Tuple[CopiedGeneration, Destination]:
+    """Return the generation that is asked for, as it is at a copy of a job, and that copy."""
     copy = find(job, name)
     if arguments.host or getattr(arguments, "address", None):  # what this host knows of the copy is of its own backups
         restic = Restic(copy.to, secrets.read(copy.secrets), cache=CACHE)
@@ -82,7 +82,3 @@ def _chosen(arguments: argparse.Namespace, job: Job, name: str, host: str) -> Tu
         return choose(destination.list(), arguments.generation, copy.to), destination
     destination = Destination.of(job, copy, host)
     return choose(list(destination.look().generations), arguments.generation, copy.to), destination
-
-
-def _directory(job: Job, host: str) -> JobDirectory:
-    return job_directory(job, host)

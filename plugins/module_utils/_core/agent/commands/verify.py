@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import List
+from typing import List, Optional
 
-from ...host.errors import StillpointError, fail
+from ...host.errors import StillpointError, UsageError, fail
 from ...host.text import count, duration, size
 from ...job import file as jobs
 from ...job import options
+from ...job.names import host_name
 from ...observe import notify
 from ...proof import verify
 from .. import show
@@ -24,12 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one_generation(parser, "the newest that is not bad")
     parser.add_argument("--all", action="store_true", help="every generation of the job")
     parser.add_argument("--sample", metavar="PERCENT", help="read this share of the files alone, drawn at random; compare names, sizes and owners of all")
+    parser.add_argument("--copy", metavar="NAME", help="the one at this copy of the job: manifest and listing compared, the repository's data read there")
     parser.add_argument("--server", action="store_true", help="besides, start a server on a copy: it has to recover and to find all its tables well")
 
 
 def run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     sample = verify.percent(arguments.sample) if arguments.sample else None
+    if arguments.copy:
+        return _verify_copy(arguments, job, sample)
     asked = verify.Asked(arguments.generation, arguments.all, sample, arguments.server)
     # One that somebody picked by hand is of no concern to who is told of the job.
     concerned = job._replace(notify=options.Notify()) if arguments.generation or arguments.host else job
@@ -52,6 +56,34 @@ def run(arguments: argparse.Namespace) -> int:
     if complaint:
         complain("%s: %s" % (PROGRAM, complaint))
     return StillpointError.exit_code if complaint else 0
+
+
+def _verify_copy(arguments: argparse.Namespace, job: options.Job, sample: Optional[float]) -> int:
+    """Verify a generation at a copy."""
+    from ...copies import verify as at_copy  # pylint: disable=import-outside-toplevel  # only where that is asked for
+    from .fetch import chosen  # pylint: disable=import-outside-toplevel
+
+    for option, given in (("--all", arguments.all), ("--server", arguments.server)):
+        if given:
+            raise UsageError("%s is for backups that are here: `%s fetch %s --copy %s` brings one" % (option, PROGRAM, job.name, arguments.copy))
+    copied, destination = chosen(arguments, job, arguments.copy, arguments.host or host_name())
+    reporter = reporter_for(arguments, job)
+    try:
+        found = at_copy.verify(destination, copied, sample, reporter)
+    finally:
+        reporter.close()
+    wrong = "%s at %s has %s faults" % (found.generation, found.copy, count(found.faults_total))
+    if arguments.json:
+        print_json(found.as_dict())
+    elif found.ok:
+        read = "all of the repository's data" if sample is None else "%g %% of the repository's data" % sample
+        facts = (job.name, found.generation, found.copy, count(found.files), size(found.bytes), read, duration(found.duration_s))
+        print_lines(["%s %s at %s: %s files, %s are listed as they were; %s was read and is sound, in %s" % facts])
+    else:
+        print_lines(["%s %s" % (job.name, wrong), *("  %s" % fault for fault in found.faults)])
+    if not found.ok:
+        complain("%s: %s" % (PROGRAM, wrong))
+    return 0 if found.ok else StillpointError.exit_code
 
 
 def lines(job: str, found: verify.Verified) -> List[str]:

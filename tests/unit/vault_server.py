@@ -152,6 +152,11 @@ class Client:
     def key(self) -> forge.Key:
         return forge.master_key(Path(self.vault.directory(self.host).path), self.secrets["RESTIC_PASSWORD"])
 
+    @property
+    def authorization(self) -> str:
+        """Return what HTTP's basic authentication has of this host."""
+        return base64.b64encode(("%s:%s" % (self.secrets["RESTIC_REST_USERNAME"], self.secrets["RESTIC_REST_PASSWORD"])).encode()).decode()
+
     def restic(self, *arguments: str, check: bool = True, **options: Any) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, **self.secrets, "RESTIC_REPOSITORY": "rest:" + self.url, "RESTIC_CACERT": str(self.vault.certificate)}
         argv = [str(RESTIC), "--no-cache", "-q", *arguments]
@@ -187,12 +192,11 @@ class Client:
 
     def request(self, method: str, path: str, body: Any = None, **headers: str) -> Tuple[int, bytes]:
         """Do an HTTP request as this host and return status and answer; a path that starts with / is taken as it is."""
-        account = "%s:%s" % (self.secrets["RESTIC_REST_USERNAME"], self.secrets["RESTIC_REST_PASSWORD"])
         context = ssl.create_default_context(cafile=str(self.vault.certificate))
         connection = http.client.HTTPSConnection("localhost", self.vault.port, context=context, timeout=20)
         full = path if path.startswith("/") else "/%s/%s" % (self.host, path)
         try:
-            connection.request(method, full, body, {"Authorization": "Basic " + base64.b64encode(account.encode()).decode(), **headers})
+            connection.request(method, full, body, {"Authorization": "Basic " + self.authorization, **headers})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

@@ -84,7 +84,7 @@ def _events(settings: Settings, ledger: Ledger, there: Set[str], now: float) -> 
 
 def _oddities(copy: Copy, before: Sequence[Copy]) -> Iterator[Sequence[str]]:
     if copy.foreign:
-        yield "foreign", "was not made by stillpoint: find out who sent it"
+        yield "foreign", "was not made by stillpoint: look who sent it"
         return
     if copy.claimed > copy.arrived + _AHEAD or copy.claimed < copy.arrived - _BEHIND:
         yield "time", "claims a time that is %s from its arrival: look at the host's clock" % age(abs(copy.claimed - copy.arrived))
@@ -92,9 +92,9 @@ def _oddities(copy: Copy, before: Sequence[Copy]) -> Iterator[Sequence[str]]:
     if same and copy.bytes < same[-1].bytes * _SHRUNK:
         yield "shrunk", "has %s, and the one before it %s: look whether that was meant" % (human(copy.bytes), human(same[-1].bytes))
     if any(each.generation == copy.generation for each in same):
-        yield "twice", "has the name of one that arrived before it: a client never sends one twice"
+        yield "twice", "has the name of one that arrived before it: a client never sends one twice; look at the host"
     if before and copy.hostname != before[0].hostname:
-        yield "host", "claims to be of another host than those before it"
+        yield "host", "claims to be of another host than those before it; look at both"
 
 
 def _silence(settings: Settings, host: str, ledger: Ledger, created: float, now: float) -> Iterator[Alarm]:

@@ -44,10 +44,9 @@ def take_in(directory: HostDirectory, now: float) -> Tuple[Ledger, List[str]]:
     trusted.take_in(stored)
     with trusted.view(snapshots) as engine:
         read = engine.snapshots()
-        ledger = ledgers.read(directory.ledger)
-        _note_new(directory, ledger, snapshots, read, now)
-        reached("vault arrivals noted", directory.host)
-        _judge(directory, engine)
+    _note_new(directory, ledgers.read(directory.ledger), snapshots, read, now)
+    reached("vault arrivals noted", directory.host)
+    _judge(directory, trusted, {each.id: each for each in snapshots})
     return ledgers.read(directory.ledger), sorted(each.id for each in snapshots if each.id not in read)
 
 
@@ -106,14 +105,14 @@ def _seconds(value: Any) -> float:
 # -- judging
 
 
-def _judge(directory: HostDirectory, engine: Engine) -> None:
+def _judge(directory: HostDirectory, trusted: Trusted, there: Dict[str, StoredFile]) -> None:
     """Compare each copy that was not found sound yet with its manifest, and write down what came of it."""
     ledger = ledgers.read(directory.ledger)
-    there = set(os.listdir(os.path.join(engine.repository, "snapshots")))
     for copy in ledger.present():
         if copy.id in ledger.sound or copy.id not in there:
             continue
-        why = fault(engine, copy)
+        with trusted.view([there[copy.id]]) as engine:
+            why = fault(engine, copy)
         if not why:
             ledgers.append(directory.ledger, {"event": ledgers.SOUND, "id": copy.id})
         elif ledger.unsound.get(copy.id) != why:
@@ -121,9 +120,9 @@ def _judge(directory: HostDirectory, engine: Engine) -> None:
 
 
 def fault(engine: Engine, copy: Copy) -> str:
-    """Return what is wrong with a copy; "" where it is what its manifest says and all of it is there."""
+    """Return what is wrong with a copy, by a view of it alone; "" where it is what its manifest says and all of it is there."""
     try:
-        engine.run("stats", "--mode", "raw-data", "--json", "--no-lock", copy.id)  # fails where a blob is in no trusted pack
+        engine.run("check")  # fails where a blob is in no trusted pack, or a tree is none
         if copy.foreign:
             return _fault_of_foreign(engine, copy)
         with tempfile.TemporaryDirectory(prefix="stillpoint-vault-") as folder:

@@ -88,9 +88,8 @@ def test_a_backup_goes_to_its_copy_and_comes_back_to_a_host_that_has_lost_everyt
     written = (tmp_path / "stillpoint_web_backups.prom").read_text() + (tmp_path / "stillpoint_web_copy.prom").read_text()
     assert 'stillpoint_copy_missing{backup_job="web",copy="vault"} 0.0' in written and 'stillpoint_copy_exit_code{backup_job="web"} 0.0' in written
 
-    assert "%s at vault: 1 files, 8 B are listed as they were; 100 %% of the repository's data was read" % newer in said(
-        "verify", "web", newer, "--copy", "vault", "--sample", "100%"
-    )
+    verified = said("verify", "web", newer, "--copy", "vault", "--sample", "99%")
+    assert "%s at vault: 1 files, 8 B are listed as they were; 99 %% of the repository's data was read" % newer in verified
 
     before = facts(str(host.source))
     shutil.rmtree(host.source)

@@ -141,8 +141,13 @@ def typed(value: Any, kind: Any) -> Any:
         return value
     types = {name: each.__forward_arg__ for name, each in kind.__annotations__.items()}
     if kind is Job and isinstance(value.get("copies"), list):
-        value = {**value, "copies": [typed(each, Copy) for each in value["copies"]]}
+        value = {**value, "copies": [_copy(each) for each in value["copies"]]}
     return {key: typed(each, _PARTS[key]) if key in _PARTS and kind is Job else _meant(key, each, types.get(key, "")) for key, each in value.items()}
+
+
+def _copy(value: Any) -> Any:
+    meant = typed(value, Copy)
+    return {**meant, "keep": typed(meant["keep"], Keep)} if isinstance(meant, dict) and "keep" in meant else meant
 
 
 def _meant(key: str, value: Any, kind: str) -> Any:

@@ -37,6 +37,7 @@ def test_the_role_documents_every_key_that_a_job_has() -> None:
     assert set(job_options()["notify"]["options"]) == set(sections.Notify._fields)
     assert set(job_options()["verify"]["options"]) == set(sections.Verify._fields)
     assert set(job_options()["copies"]["options"]) == set(sections.Copy._fields)
+    assert set(job_options()["copies"]["options"]["keep"]["options"]) == set(sections.Keep._fields)
 
 
 def test_the_role_documents_the_defaults_that_a_job_has() -> None:

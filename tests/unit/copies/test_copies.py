@@ -18,11 +18,12 @@ from _core.copies import destination as destinations
 from _core.copies import known, restic, secrets, send
 from _core.copies.destination import Destination, OtherRepository
 from _core.copies.fetch import Fetched, fetch
+from _core.copies.prune import prune
 from _core.copies.restic import Restic
 from _core.copies.verify import CopyVerdict, verify
 from _core.host.errors import StillpointError, UsageError
 from _core.host.steps import listening
-from _core.job.options import Copy
+from _core.job.options import Copy, Keep
 from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
 from rest_server import RESTICS, RestServer, needs_restic, rest_server
@@ -128,6 +129,7 @@ def test_what_is_not_there_is_sent_newest_first_and_nothing_twice(world: World) 
     assert sent.generation == third.name and sent.added < 50_000  # of 200,000 that did not change
     assert world.there() == [third.name, second.name, first.name]
     snapshot = world.destination.restic.json("snapshots", "--tag", "generation=" + third.name)[0]
+    assert snapshot.get("summary", {}).get("files_unmodified", 1) == 1  # newer versions tell: what did not change was not read
     assert snapshot["hostname"] == "db1" and snapshot["time"].startswith("2026-11-22T04:00:05") and snapshot["paths"][0].endswith("/point")
     digest = send.manifest_sha256(third.path)
     assert set(snapshot["tags"]) == {
@@ -313,3 +315,28 @@ def test_a_copy_that_lists_something_else_than_its_manifest_does_not_pass(world:
     words = [word for tag in destinations.tags(generation, "job", send.manifest_sha256(generation.path)) for word in ("--tag", tag)]
     world.destination.restic.run("backup", ".", "--host", "db1", *words, cwd=str(other))
     assert set(world.verify().faults) == {"files/tree/more: not in the manifest", "files/tree/page: has 7 bytes, had 200000"}
+
+
+def test_a_copy_with_a_retention_keeps_what_that_says_whenever_pruning_is_killed(world: World, tmp_path: Path) -> None:
+    disk = Destination(replace(world.destination.restic, url=str(tmp_path / "disk")), "db1", "job", "disk")
+    copy = Copy("disk", str(tmp_path / "disk"), world.copy.secrets, keep=Keep(last=2))
+    disk.init()
+    names = []
+    for hours in range(3):
+        write(str(world.source / "page"), os.urandom(3_000_000))
+        names.append(world.back_up(hours).name)
+        send.send_missing(disk, copy, world.directory.generations(), Quiet())
+    before = _bytes(tmp_path / "disk")
+    _killed_at("forgotten", lambda: prune(disk, copy.keep, Quiet()))
+    assert [each.name for each in disk.list()] == names[:0:-1] and _bytes(tmp_path / "disk") > before - 1_000_000
+    prune(disk, copy.keep, Quiet())
+    assert _bytes(tmp_path / "disk") < before - 2_000_000 and not disk.known.pruning
+    assert send.send_missing(disk, copy, world.directory.generations(), Quiet()) == [] and disk.known.behind(world.directory.generations(), copy.keep) == []
+    world.lose()
+    for each in disk.list():
+        assert fetch(disk, each, world.directory, Quiet()).generation.state == "good"
+    disk.restic.run("check", "--read-data")
+
+
+def _bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

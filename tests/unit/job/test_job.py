@@ -198,10 +198,10 @@ def test_binary_logs_can_be_asked_for_in_the_wrong_way(changes: Dict[str, Any], 
 
 def test_copies_have_a_place_and_a_file_of_secrets_each() -> None:
     wanted = [{"name": "vault", "to": "rest:https://backup1.example.com:8000/db1/"}]
-    wanted += [{"name": "usb", "to": "/mnt/usb", "secrets": "/root/usb", "bwlimit": "20M"}]
+    wanted += [{"name": "usb", "to": "/mnt/usb", "secrets": "/root/usb", "bwlimit": "20M", "keep": {"daily": 7}}]
     assert reader.parse(etrial(copies=wanted)).copies == (
-        Copy("vault", "rest:https://backup1.example.com:8000/db1", "/etc/stillpoint/secrets/vault"),
-        Copy("usb", "/mnt/usb", "/root/usb", "20M"),
+        Copy("vault", "rest:https://backup1.example.com:8000/db1", "/etc/stillpoint/secrets/vault", append_only=True),
+        Copy("usb", "/mnt/usb", "/root/usb", "20M", False, Keep(daily=7)),
     )
 
 
@@ -216,7 +216,9 @@ def test_copies_have_a_place_and_a_file_of_secrets_each() -> None:
         ({"to": "rclone:there"}, "is no destination: expected rest:https://HOST/PATH"),
         ({"to": "--repo=hunter2"}, "is no destination"),
         ({"to": "/backups/copy"}, "lies in the repository /backups"),
-        ({"to": "/mnt/usb", "keep": {"last": 3}}, "is not a key that a job has"),
+        ({"to": "rest:https://host/db1", "keep": {"last": 3}}, "copies.0..keep is for a copy from which this host may remove"),
+        ({"to": "/mnt/usb", "append_only": True, "keep": {"last": 3}}, "leave it to the other side, or say append_only: false"),
+        ({"to": "/mnt/usb", "keep": {}}, "keeps nothing"),
     ],
 )
 def test_a_place_for_copies_that_would_show_a_password_or_protect_from_nothing_is_refused(copy: Dict[str, Any], said: str) -> None:

@@ -62,7 +62,7 @@ def of_job(job: Job, generations: Sequence[Generation], now: datetime) -> List[C
     found = []
     for copy in job.copies:
         state = known(job.name, copy.name)
-        behind = state.behind(generations)
+        behind = state.behind(generations, copy.keep)
         newest = state.generations[0] if state.generations else None
         newer = [each for each in behind if newest is None or each.time > newest.moment]
         waiting = max((now - each.time).total_seconds() for each in newer) if newer else None

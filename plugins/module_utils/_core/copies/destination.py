@@ -114,7 +114,7 @@ class Destination:
         :raises StillpointError: it can't be opened, or is another one
         """
         before = self.known
-        seen = Known(self.check(), now(), tuple(each for each in self.list() if each.id not in before.broken), before.broken)
+        seen = Known(self.check(), now(), tuple(each for each in self.list() if each.id not in before.broken), before.broken, before.pruning)
         self.keep(seen)
         return seen
 

@@ -52,7 +52,7 @@ def send_missing(destination: Destination, copy: Copy, generations: Sequence[Gen
         reporter.stage("look")
         known = destination.look()
         done: List[Sent] = []
-        for generation in known.behind(generations):
+        for generation in known.behind(generations, copy.keep):
             try:
                 with generation.hold():
                     done.append(_send(destination, copy, generation, _parent(destination.known, generation, generations), reporter))

@@ -96,12 +96,16 @@ class Copy(NamedTuple):
     :ivar to: as restic names a repository, without an account: rest:https://…, s3:https://…, sftp:USER@HOST:/PATH, or a directory
     :ivar secrets: the file with what opens it
     :ivar bwlimit: as rsync takes it, as the job's own
+    :ivar append_only: this host may remove nothing there
+    :ivar keep: which backups stay there; None: all of them, as far as this host is concerned
     """
 
     name: str
     to: str
     secrets: str
     bwlimit: Optional[str] = None
+    append_only: bool = False
+    keep: Optional[Keep] = None
 
 
 class Job(NamedTuple):

@@ -304,8 +304,12 @@ def _destination(at: _At, value: Any) -> str:
 
 
 def _copy(at: _At, value: Any) -> Copy:
-    values = _read(at, value, {"name": _name, "to": _destination, "secrets": _path, "bwlimit": _rate}, required=("name", "to"))
-    return Copy(**{"secrets": "/etc/stillpoint/secrets/%s" % values["name"], **values})
+    values = _read(at, value, _COPY, required=("name", "to"))
+    defaults = {"secrets": "/etc/stillpoint/secrets/%s" % values["name"], "append_only": values["to"].startswith(("rest:", "s3:"))}
+    copy = Copy(**{**defaults, **values})
+    if copy.append_only and copy.keep:
+        raise at.below("keep").refuse("is for a copy from which this host may remove backups: leave it to the other side, or say append_only: false")
+    return copy
 
 
 def _copies(at: _At, value: Any) -> Tuple[Copy, ...]:
@@ -346,6 +350,8 @@ _MYSQL: Dict[str, _Reader] = {
     "stop_replica": _flag,
     "desync": _flag,
 }
+
+_COPY: Dict[str, _Reader] = {"name": _name, "to": _destination, "secrets": _path, "bwlimit": _rate, "append_only": _flag, "keep": _keep}
 
 _NOTIFY: Dict[str, _Reader] = {"ping_url": _ping_url, "command": _command, "metrics": _path}
 

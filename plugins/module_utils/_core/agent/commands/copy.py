@@ -7,6 +7,7 @@ import argparse
 from typing import Any, Dict, List, Sequence
 
 from ...copies.destination import Destination, find
+from ...copies.prune import prune
 from ...copies.send import Sent, send_missing
 from ...host.errors import NotNowError, StillpointError, UsageError
 from ...host.reporter import Reporter
@@ -68,6 +69,9 @@ def _send_all(job: Job, chosen: Sequence[Copy], generations: Sequence[Generation
             if init:
                 destination.init()
             sent += send_missing(destination, copy, generations, reporter)
+            if copy.keep:
+                for name in prune(destination, copy.keep, reporter):
+                    reporter.note("%s was removed from %s, as its keep says" % (name, copy.name))
         except StillpointError as error:
             if len(chosen) == 1:
                 raise

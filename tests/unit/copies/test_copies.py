@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from _core.copies.verify import CopyVerdict, verify
 from _core.host.errors import StillpointError, UsageError
 from _core.host.steps import listening
 from _core.job.options import Copy, Keep
+from _core.repository import manifest
 from _core.repository.generation import Generation
 from _core.repository.job_directory import JobDirectory
 from rest_server import RESTICS, RestServer, needs_restic, rest_server
@@ -266,6 +268,27 @@ def test_what_is_not_what_its_manifest_says_is_not_put_here(world: World, forged
     with pytest.raises(StillpointError, match="is not what its manifest says|has another manifest than its tags say|holds the backup"):
         world.fetch()
     assert world.directory.names() == [] and not [each for each in os.listdir(world.directory.path) if "partial" in each]
+
+
+@pytest.mark.parametrize("path", [b"files/door/sock", b"../sock", b"files/../../sock", b"/sock"])
+def test_a_manifest_that_would_have_something_made_elsewhere_is_refused(world: World, tmp_path: Path, path: bytes) -> None:
+    generation = world.back_up(0)
+    other, outside = tmp_path / "forged", tmp_path / "outside"
+    shutil.copytree(generation.path, other, symlinks=True)
+    outside.mkdir()
+    (other / "files/door").symlink_to(outside)
+    text = (other / "manifest.json").read_bytes()
+    head, _files = text.split(b'"files": [\n')
+    entries = [manifest.Entry(path, "socket", 0, 0, 0o666, 0, 0)]
+    text = head + b'"files": [\n' + b",\n".join(manifest._line(entry) for entry in entries) + b"\n],\n"
+    (other / "manifest.json").write_bytes(text + b'"sha256": "%s"\n}\n' % hashlib.sha256(text).hexdigest().encode())
+    words = [word for tag in destinations.tags(generation, "job", send.manifest_sha256(str(other))) for word in ("--tag", tag)]
+    world.destination.restic.run("backup", ".", "--host", "db1", *words, cwd=str(other))
+    world.lose()
+    before = sorted(tmp_path.rglob("sock"))
+    with pytest.raises(StillpointError, match="can't be put right|names what lies outside"):
+        world.fetch()
+    assert sorted(tmp_path.rglob("sock")) == before == [] and world.directory.names() == [] and not os.path.lexists("/sock")
 
 
 def test_a_snapshot_of_anybody_else_is_not_taken_for_a_generation(world: World) -> None:

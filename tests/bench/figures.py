@@ -286,6 +286,25 @@ def generations(results: Results) -> str:
     )
 
 
+def dumps(results: Results) -> str:
+    rows = []
+    for pattern in dict.fromkeys(r["pattern"] for r in results.records):
+        for way, label in (("zstd", "`zstd -3`"), ("ours", "ours, `--rsyncable`")):
+            records = [r for r in results.records if (r["pattern"], r["way"]) == (pattern, way)]
+            cpu = f"{statistics.median(_values(records, 'cpu_s')):.2f}"
+            rows.append([pattern, label, _median(records, "text", MIB), _median(records, "bytes", MIB), _spread_of(records, "sent", MIB), cpu])
+    head = ["rows changed", "compressed by", "SQL (MiB)", "stored by the next generation (MiB)", "sent by `restic backup` (MiB)", "zstd's processor time (s)"]
+    return _table(head, rows) + _conditions(
+        results,
+        f"Median (lowest to highest) of {_pairs(results)} dumps each of a table of {results.conditions['rows']:,} rows, "
+        f"{results.conditions['percent']:g} % of which changed.",
+    )
+
+
+def _spread_of(records: Sequence[Record], key: str, unit: int) -> str:
+    return _spread([{key: r[key] / unit} for r in records], key, 1)
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "lock": lock,
     "tools": tools,
@@ -298,6 +317,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "start": start,
     "sharing": sharing,
     "generations": generations,
+    "dumps": dumps,
 }
 
 

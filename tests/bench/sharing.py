@@ -35,13 +35,13 @@ TABLE = "orders.ibd"
 PLAIN = ("rsync", "-aHAXXS", "--numeric-ids", "--modify-window=-1")
 
 
-def run(size: int = 256 * MIB, pairs: int = 3, days: int = 128 * MIB) -> None:
-    """Measure second backups of a table of this size, and thirty generations of one that is smaller."""
+def run(kinds: Sequence[str] = FILE_SYSTEMS, size: int = 256 * MIB, pairs: int = 3, days: int = 128 * MIB) -> None:
+    """Measure second backups of a table of this size, and thirty generations of one that is smaller. Records of other file systems are kept."""
     top = Path(tempfile.mkdtemp(prefix="stillpoint-bench-"))
     try:
-        second = Results("sharing", {**conditions(top), "size_mib": size // MIB, "tools": versions()}, [])
-        thirty = Results("generations", {**conditions(top), "size_mib": days // MIB, "generations": GENERATIONS}, [])
-        for kind in FILE_SYSTEMS:
+        second = Results("sharing", {**conditions(top), "size_mib": size // MIB, "tools": versions()}, of_others("sharing", kinds))
+        thirty = Results("generations", {**conditions(top), "size_mib": days // MIB, "generations": GENERATIONS}, of_others("generations", kinds))
+        for kind in kinds:
             with mounted(kind, top, 20 * size + 1024 * MIB) as disk:
                 second_backups(second, Disk(kind, disk, top / "image"), Source(top / "source", size), pairs)
             for whole in (False, True) if kind != "ext4" else (True,):
@@ -49,6 +49,12 @@ def run(size: int = 256 * MIB, pairs: int = 3, days: int = 128 * MIB) -> None:
                     thirty_generations(thirty, Disk(kind, disk, top / "image"), Source(top / "source", days), top / "restored", whole)
     finally:
         shutil.rmtree(top)
+
+
+def of_others(name: str, kinds: Sequence[str]) -> list[Record]:
+    """Return the records of an earlier run that are of none of these file systems."""
+    earlier = Results.read(name)
+    return [record for record in earlier.records if record["file_system"] not in kinds] if earlier else []
 
 
 def versions() -> Record:
@@ -73,6 +79,13 @@ class Disk:
         mount(self._image, self.path)
         figures = os.statvfs(self.path)
         return (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+
+
+    def settle(self) -> None:
+        """Return when what was removed is given back: btrfs does that in the background."""
+        before = -1
+        while before != (before := self.used()):
+            time.sleep(1)
 
 
 @contextmanager
@@ -191,7 +204,7 @@ class Ways:
         return timed(self.disk.path, [*PLAIN, *([f"--link-dest={first}"] if there else []), f"{self.source.path}/", f"{dest if there else first}/"])
 
     def ours(self) -> Record:
-        return timed(self.disk.path, [sys.executable, __file__, self.disk.path / "ours", self.source.path])
+        return timed(self.disk.path, [sys.executable, __file__, "--make", self.disk.path / "ours", self.source.path])
 
     def restic(self) -> Record:
         return timed(self.disk.path, ["restic", "--quiet", "backup", self.source.path], **self._restic)
@@ -211,6 +224,7 @@ class Ways:
         shutil.rmtree(self.disk.path / "rsync")
         for each in sorted(path for path in (self.disk.path / "ours").iterdir() if path.name[0].isdigit())[1:]:
             shutil.rmtree(each)
+        self.disk.settle()
 
 
 def second_backups(results: Results, disk: Disk, source: Source, pairs: int) -> None:
@@ -243,7 +257,7 @@ def thirty_generations(results: Results, disk: Disk, source: Source, dest: Path,
         if number:
             source.write(source.pages("random", 1))
         options = ["--whole-file"] if whole else []
-        seconds += timed(disk.path, [sys.executable, __file__, disk.path / "ours", source.path, *options])["seconds"]
+        seconds += timed(disk.path, [sys.executable, __file__, "--make", disk.path / "ours", source.path, *options])["seconds"]
     made = sorted(path for path in (disk.path / "ours").iterdir() if path.name[0].isdigit())
     full = disk.used()
     record: Record = {"pair": 0, "file_system": disk.kind, "whole": whole, "stored": full - empty, "backups_s": round(seconds, 1)}
@@ -254,6 +268,7 @@ def thirty_generations(results: Results, disk: Disk, source: Source, dest: Path,
         said = subprocess.run(["filefrag", path / "files" / TABLE.removesuffix(".ibd") / TABLE], capture_output=True, text=True, check=True).stdout
         record[f"extents_{name}"] = int(said.rsplit(": ", 1)[1].split()[0])
     record["prune_s"] = timed(disk.path, ["rm", "-rf", made[0]])["seconds"]
+    disk.settle()
     results.add(**record, freed=full - disk.used())
 
 
@@ -268,7 +283,7 @@ def back_up(dest: str, source: str, options: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        back_up(sys.argv[1], sys.argv[2], sys.argv[3:])
+    if "--make" in sys.argv:
+        back_up(sys.argv[2], sys.argv[3], sys.argv[4:])
     else:
-        run()
+        run(sys.argv[1:] or FILE_SYSTEMS)

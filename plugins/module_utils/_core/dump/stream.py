@@ -24,6 +24,10 @@ CHUNK = 1 << 18
 _TICK = 0.5
 _END = 10.0  # seconds that a program gets to end after SIGTERM
 
+# After a difference the output becomes the same again within a few MiB, so that a copy on another machine that finds parts again (restic, borg, rsync) stores
+# these alone, at 0.05 % more bytes and a fifth more of zstd's processor time; by default it may be different to its end. zstd >= 1.3.8.
+_ZSTD = ("zstd", "-q", "-c", "-3", "--rsyncable", "-B1M")
+
 # What a client says that the server will take at another time: see mysql/connection.py.
 _NO_CONNECTION = re.compile(r"(1040|1041|1053|1135|1203|1226|2002|2003|3032)\b.*when trying to connect")
 
@@ -175,7 +179,7 @@ class Compressed:
     def _begin(self) -> None:
         pipes: Dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._process = start(["zstd", "-q", "-c", "-3"], dies_with_us=True, gives_way=True, **pipes)
+        self._process = start(_ZSTD, dies_with_us=True, gives_way=True, **pipes)
         self._writer = threading.Thread(target=self._drain, args=(self._process,), daemon=True)
         self._writer.start()
 

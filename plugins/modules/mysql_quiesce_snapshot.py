@@ -37,54 +37,6 @@ options:
     type: list
     elements: str
     default: []
-  lock:
-    description:
-      - V(auto) takes the cheapest lock that is enough for the engines in use and says in RV(lock.reason) why.
-      - V(backup_stage) is C(BACKUP STAGE) of MariaDB 10.4 and later, which waits for no running transaction.
-      - V(instance) is C(LOCK INSTANCE FOR BACKUP) of MySQL 8 and later. It keeps DDL out and lets commits and other writes go on.
-      - V(ftwrl) is C(FLUSH TABLES WITH READ LOCK), on MySQL 8 and later after C(LOCK INSTANCE FOR BACKUP).
-      - V(none) takes no lock. InnoDB recovers from an atomic snapshot as from a power cut; other engines may not.
-      - With V(instance) and V(none) on MySQL 8 and later, the coordinates are exact where nothing was committed around the
-        snapshot, which is tried three times. Where they are not, RV(coordinates) is none and RV(lock.between) says what is known.
-    type: str
-    choices: [auto, backup_stage, instance, ftwrl, none]
-    default: auto
-  lock_wait_timeout:
-    description: Seconds for which the lock may be waited for, and other users with it, before it is given up.
-    type: int
-    default: 5
-  long_query_threshold:
-    description: Seconds after which a running statement that the lock would have to wait for counts as long.
-    type: int
-    default: 5
-  long_query_timeout:
-    description: Seconds to wait for long statements to end, with O(long_query_action=wait) and O(long_query_action=kill). Nothing is locked meanwhile.
-    type: int
-    default: 60
-  long_query_action:
-    description:
-      - What to do about long statements.
-      - V(wait) waits for O(long_query_timeout), then fails with nothing locked.
-      - V(fail) fails at once.
-      - V(kill) ends those that still run after O(long_query_timeout).
-    type: str
-    choices: [wait, fail, kill]
-    default: wait
-  stop_replica:
-    description:
-      - On a replica, stop the SQL threads that run for the moment of the lock, where they have no temporary table open, and
-        start them again. The positions in the sources' logs are then exact with every lock, and on MySQL the lock can't be
-        held up by parallel appliers.
-      - That place is waited for as long as O(long_query_timeout), and no less than 30 seconds. On other servers it does nothing.
-    type: bool
-    default: false
-  desync:
-    description:
-      - On a node of a Galera cluster, set C(wsrep_desync) for the moment of the lock, so that the others do not wait for it.
-        On other servers it does nothing.
-      - A node that is not Synced is refused in any case.
-    type: bool
-    default: false
   state:
     description:
       - V(present) takes new snapshots each time.
@@ -104,6 +56,7 @@ options:
 extends_documentation_fragment:
   - stillpoint.backup.attributes
   - stillpoint.backup.mysql
+  - stillpoint.backup.locking
   - stillpoint.backup.storage
   - stillpoint.backup.failures
 attributes:
@@ -340,19 +293,13 @@ from ansible_collections.stillpoint.backup.plugins.module_utils._core.backup.qui
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.lvm import ownership
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore.rollback import execute
 from ansible_collections.stillpoint.backup.plugins.module_utils._core.restore.rollback import plan as rollback_plan
+from ansible_collections.stillpoint.backup.plugins.module_utils._locking import locking
 from ansible_collections.stillpoint.backup.plugins.module_utils._module import Telling, difference, door, have_libraries
 
 OWN = ArgumentSpec(
     {
         "volumes": {"type": "list", "elements": "str", "default": []},
         "exclude": {"type": "list", "elements": "str", "default": []},
-        "lock": {"type": "str", "choices": ["auto", "backup_stage", "instance", "ftwrl", "none"], "default": "auto"},
-        "lock_wait_timeout": {"type": "int", "default": 5},
-        "long_query_threshold": {"type": "int", "default": 5},
-        "long_query_timeout": {"type": "int", "default": 60},
-        "long_query_action": {"type": "str", "choices": ["wait", "fail", "kill"], "default": "wait"},
-        "stop_replica": {"type": "bool", "default": False},
-        "desync": {"type": "bool", "default": False},
         "state": {"type": "str", "choices": ["present", "absent", "rolled_back"], "default": "present"},
         "run_id": {"type": "str"},
     },
@@ -393,7 +340,7 @@ def lines(snapshots: List[Dict[str, Any]]) -> List[str]:
 
 
 def main() -> None:
-    module = OWN.merge(connection()).merge(storage()).module()
+    module = OWN.merge(connection()).merge(locking()).merge(storage()).module()
     have_libraries("pymysql")
     params = module.params
     with door(module):

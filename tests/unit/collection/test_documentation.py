@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import fields
 from typing import Any, Dict
 
 import pytest
 import yaml
 from _core.job import options as sections
 from _core.job import reader
+from _core.mysql.connection import Login
+from _core.mysql.locks import LockOptions
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..", "..")
 ROLE = os.path.join(ROOT, "roles", "backup_client")
@@ -62,11 +65,12 @@ def test_the_role_documents_its_variables_and_their_defaults() -> None:
             assert options[name]["default"] == value, name
 
 
-@pytest.mark.parametrize("fragment, family", [("mysql", "connection"), ("storage", "storage")])
+@pytest.mark.parametrize("fragment, family", [("mysql", "_argspec.connection"), ("locking", "_locking.locking"), ("storage", "_argspec.storage")])
 def test_a_family_of_options_is_documented_as_it_is(fragment: str, family: str) -> None:
     pytest.importorskip("ansible")
     documented = yaml.safe_load(importlib.import_module("%s.doc_fragments.%s" % (COLLECTION, fragment)).ModuleDocFragment.DOCUMENTATION)["options"]
-    options = getattr(importlib.import_module(COLLECTION + ".module_utils._argspec"), family)().options
+    file, name = family.split(".")
+    options = getattr(importlib.import_module(COLLECTION + ".module_utils." + file), name)().options
     assert set(documented) == set(options)
     for name, option in options.items():
         assert documented[name]["type"] == option["type"], name
@@ -76,9 +80,22 @@ def test_a_family_of_options_is_documented_as_it_is(fragment: str, family: str) 
 def test_the_quiesce_module_has_the_requests_fields_and_defaults() -> None:
     pytest.importorskip("ansible")
     module = importlib.import_module(COLLECTION + ".modules.mysql_quiesce_snapshot")
+    locking = importlib.import_module(COLLECTION + ".module_utils._locking").locking()
     argspec = importlib.import_module(COLLECTION + ".module_utils._argspec")
-    options = module.OWN.merge(argspec.connection()).merge(argspec.storage()).options
-    assert set(options) - {"state", "run_id"} == set(module.QuiesceRequest.__dataclass_fields__)
+    options = module.OWN.merge(argspec.connection()).merge(locking).merge(argspec.storage()).options
+    known = module.QuiesceRequest.__dataclass_fields__
+    assert set(options) - {"state", "run_id"} == set(known)
+    for name, option in locking.options.items():
+        assert option["default"] == known[name].default, name
+    assert (options["lock"]["choices"], options["long_query_action"]["choices"]) == (list(sections.LOCKS), list(sections.LONG_QUERY_ACTIONS))
+
+
+def test_a_job_has_the_options_of_logins_and_locks_with_their_defaults() -> None:
+    of_a_job = sections.MysqlOptions._field_defaults
+    for kind in (Login, LockOptions):
+        for field in fields(kind):
+            if field.name != "login_password":  # its place is the option file
+                assert of_a_job[field.name] == field.default, field.name
 
 
 def test_the_copy_module_has_the_requests_fields() -> None:

@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from ..dump.client import option_file
 from ..host.errors import BusyError, StillpointError, Stopped, UsageError
-from ..host.process import sentence, start, undisturbed
+from ..host.process import end, sentence, start, undisturbed
 from ..host.reporter import Reporter
 from ..job.names import host_name
 from ..job.options import Job, MysqlOptions
@@ -269,7 +269,7 @@ class Service:
                 follower.look()
             finally:
                 with undisturbed():
-                    _end(client)
+                    end(client, 5)
         with open(errors, encoding="utf-8", errors="replace") as said_:
             why = sentence(said_.read())
         torn = _TORN.search(why)
@@ -323,13 +323,3 @@ class Service:
         except OSError as error:
             raise StillpointError("the binary log %s can't be copied: %s" % (original, error.strerror)) from error
         return self._keeper.close(line, path, there)
-
-
-def _end(client: "subprocess.Popen[Any]") -> None:
-    if client.poll() is None:
-        client.terminate()
-        try:
-            client.wait(5)
-        except subprocess.TimeoutExpired:
-            client.kill()
-            client.wait()

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Dict, List, Sequence
 
 from ..host import text
 from ..host.errors import StillpointError, UsageError
+from ..host.free_space import space
 from ..lvm import layout, sizes
 from ..repository.generation import BAD
 from ..repository.job_directory import JobDirectory, refuse_absent
@@ -44,7 +44,7 @@ def check_room(repository: str, new: int) -> int:
     :param new: bytes that it is to take
     :raises StillpointError: there are fewer
     """
-    free = shutil.disk_usage(repository).free
+    free = space(repository).free
     if new + _SPARE > free:
         raise StillpointError(
             "the repository %s has %s free and the copy needs about %s: free space there, or keep fewer generations"

@@ -79,11 +79,8 @@ def option_file(login: Login) -> Iterator[str]:
     clean()
     prefix = "%s%d-%d-" % (_PREFIX, os.getpid(), process_start(os.getpid()) or 0)
     directory = tempfile.mkdtemp(prefix=prefix, dir=make_run_directory())  # mode 0700
-    path = os.path.join(directory, "client.cnf")
     try:
-        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600)) as file:
-            file.write(options.text(client_options(login)))
-        yield path
+        yield options.write(os.path.join(directory, "client.cnf"), client_options(login))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

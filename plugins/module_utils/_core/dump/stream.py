@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Type
 
 from ..host.errors import CommandError, NotNowError
-from ..host.process import LOW_PRIORITY, start
+from ..host.process import LOW_PRIORITY, end, start
 
 ALGORITHM = "md5"  # what every rsync can verify, and the standard library can compute while bytes go by
 
@@ -127,18 +127,6 @@ class Source:
 
 def _ended(code: int) -> str:
     return "it was ended by signal %d" % -code if code < 0 else "exit status %d" % code
-
-
-def end(process: "subprocess.Popen[Any]") -> None:
-    """See to it that a program has ended."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_END)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_END)
 
 
 class Compressed:

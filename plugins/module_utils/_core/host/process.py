@@ -212,12 +212,25 @@ def _end(process: "subprocess.Popen[Any]", patience: float = 10) -> None:
         pass  # uninterruptible, in the kernel: waiting longer would pass its hang on to us
 
 
-def kill(process: "subprocess.Popen[Any]") -> None:
+def kill(process: "subprocess.Popen[Any]", patience: float = 10) -> None:
     """Kill a program that has nothing to clean up, whatever signal this process gets meanwhile; nothing where it has ended."""
     with undisturbed():
         if process.poll() is None:
             process.kill()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):  # in the kernel, and gone as soon as it comes out
+                process.wait(patience)
+
+
+def end(process: "subprocess.Popen[Any]", patience: float = 10) -> bool:
+    """Tell a program to end, unless it has ended, and kill it where it does not in so many seconds; tell whether it ended by itself."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            kill(process, patience)
+            return False
+    return True
 
 
 def sentence(stderr: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,19 @@ def io_counter(pid: int, name: str) -> Optional[int]:
 
     :param name: ``rchar``, ``wchar``, ...
     """
+    return io_counts(pid).get(name)
+
+
+def io_counts(pid: int) -> Dict[str, int]:
+    """Return all of these counts by name; none where there is no process."""
     try:
         with open("/proc/%d/io" % pid, encoding="ascii") as file:
-            return next((int(line.split(":")[1]) for line in file if line.startswith(name + ":")), None)
+            return {name: int(number) for name, number in (line.split(":") for line in file)}
     except (OSError, ValueError):
-        return None
+        return {}
+
+
+def processor_time(pid: int) -> float:
+    """Return the seconds of processor time that a process has taken; 0 where there is none (proc(5), fields 14 and 15 of stat)."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0

@@ -9,13 +9,14 @@ import stat
 import string
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ..host.durable import sync_directory
 from ..host.errors import StillpointError, UsageError
 from . import option_file, privileges
 from .connection import Login, ServerError, Session
 from .privileges import Extras, Grants, account_name
-from .server import flavour_and_version
+from .server import product
 
 MARK = "# Written by stillpoint.backup for its own account: a change made here is lost."
 
@@ -107,9 +108,8 @@ def ensure(session: Session, account: Account, *, check: bool = False) -> Ensure
     :raises UsageError: the option file is somebody else's
     :raises StillpointError: the server refuses
     """
-    flavour, version = flavour_and_version(
-        str(session.value("SELECT @@GLOBAL.version")), str(session.value("SELECT @@GLOBAL.version_comment"))
-    )
+    found_product = product(session)
+    flavour, version = found_product.flavour, found_product.version
     session.do("SET SESSION sql_mode = ''", "SET SESSION sql_quote_show_create = 1")  # as SHOW GRANTS is read here
     found = _find(session, account)
     needed = privileges.least(flavour, version, extras=account.extras) if account.present else []
@@ -206,7 +206,7 @@ def _make(session: Session, account: Account, found: Found, revoke: Sequence[Tup
     fresh = None
     if password is not None:
         login = {"user": account.user, "password": password, **_address(session)}
-        fresh = _write_aside(account.option_file, option_file.text(login, MARK))
+        fresh = _write_aside(account.option_file, login)
     try:
         if password is not None:
             verb = "ALTER" if found.exists else "CREATE"
@@ -220,7 +220,7 @@ def _make(session: Session, account: Account, found: Found, revoke: Sequence[Tup
         if fresh is not None:
             os.replace(fresh, account.option_file)
             fresh = None
-            _sync_directory(account.option_file)
+            sync_directory(os.path.dirname(account.option_file))
     finally:
         if fresh is not None:
             with suppress(OSError):
@@ -278,25 +278,12 @@ def new_password() -> str:
             return password
 
 
-def _write_aside(path: str, text: str) -> str:
-    """Write a new file beside ``path``, readable by us alone and on the disk, and return its path."""
+def _write_aside(path: str, login: Mapping[str, str]) -> str:
+    """Write a new option file beside ``path`` and return its path."""
     directory = os.path.dirname(path)
     aside = "%s.%s.new" % (path, secrets.token_hex(4))
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        return option_file.write(aside, login, MARK)
     except OSError as error:
         raise StillpointError("the option file %s can't be written: %s" % (path, error.strerror)) from error
-    return aside
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

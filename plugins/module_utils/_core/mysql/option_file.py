@@ -64,6 +64,18 @@ def text(options: Mapping[str, str], mark: str = "") -> str:
     return "".join(line + "\n" for line in ([mark] if mark else []) + ["[client]"] + ["%s=%s" % (name, _quoted(options[name])) for name in options])
 
 
+def write(path: str, options: Mapping[str, str], mark: str = "") -> str:
+    """Write a new option file, which only its owner can read, to the disk, and return its path; otherwise as `text`.
+
+    :raises OSError: it can't be written, or there is a file
+    """
+    with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600)) as file:
+        file.write(text(options, mark))
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
 def _quoted(value: str) -> str:
     escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
     return '"%s"' % "".join(escapes.get(letter, letter) for letter in value)

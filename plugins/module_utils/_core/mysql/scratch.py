@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..host.errors import StillpointError
-from ..host.process import start, undisturbed
-from ..host.processes import process_start
+from ..host.process import end, kill, start, undisturbed
+from ..host.processes import io_counts, process_start, processor_time
 from ..host.run_directory import SCRATCH, make_run_directory
 from ..host.sandbox import Enclosure, places_for
 from .connection import Login
@@ -111,16 +111,9 @@ class Pulse:
             self._since, self._bytes, self._cpu = now, moved, cpu
         return now > self._since + STALL_LIMIT
 
-    def _counts(self) -> Tuple[str, float]:
-        """Return its counts of bytes, as text, and its processor time in seconds (proc(5): io; fields 14 and 15 of stat)."""
-        try:
-            with open("/proc/%d/io" % self._pid, encoding="ascii") as file:
-                moved = file.read()
-            with open("/proc/%d/stat" % self._pid, encoding="utf-8", errors="replace") as file:
-                fields = file.read().rsplit(")", 1)[1].split()
-            return moved, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        except OSError:
-            return "", 0.0  # it has ended, which is for others to see
+    def _counts(self) -> Tuple[Dict[str, int], float]:
+        """Return its counts of bytes and its processor time in seconds; none of either where it has ended, which is for others to see."""
+        return io_counts(self._pid), processor_time(self._pid)
 
 
 @contextmanager
@@ -200,22 +193,13 @@ def _running(argv: Sequence[str], enclosure: Enclosure, output: Any, discard: bo
 
 def _stop(process: "subprocess.Popen[Any]", in_order: bool) -> None:
     if in_order and process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_LIMIT)
-            raise ScratchFailed("the scratch server did not stop within %g s" % STOP_LIMIT, of_host=True) from None
+        if not end(process, STOP_LIMIT):
+            raise ScratchFailed("the scratch server did not stop within %g s" % STOP_LIMIT, of_host=True)
         if process.returncode != 0:
             raise ScratchFailed(
                 "the scratch server did not stop in order (exit status %d)" % process.returncode, of_host=process.returncode in _ENDED_BY_OTHERS
             )
-    process.kill()
-    try:
-        process.wait(STOP_LIMIT)
-    except subprocess.TimeoutExpired:
-        pass  # in the kernel, and gone as soon as it comes out
+    kill(process, STOP_LIMIT)
 
 
 def _wait(process: "subprocess.Popen[Any]", directory: str, began: float, tick: Callable[[], None]) -> str:

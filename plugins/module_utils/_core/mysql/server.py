@@ -114,6 +114,24 @@ def flavour_and_version(version: str, comment: str) -> Tuple[str, Version]:
     return ("percona" if "percona" in comment.lower() else "mysql"), numbers
 
 
+@dataclass(frozen=True)
+class Product:
+    """Which server it is.
+
+    :ivar text: its version, as it says it
+    """
+
+    flavour: str
+    version: Version
+    text: str
+
+
+def product(session: Session) -> Product:
+    """Return which server is behind a session."""
+    text, comment = (str(session.value("SELECT @@GLOBAL.%s" % name)) for name in ("version", "version_comment"))
+    return Product(*flavour_and_version(text, comment), text)
+
+
 def read(session: Session) -> Server:
     """Return the Server behind a session.
 

@@ -20,7 +20,7 @@ from ..host.processes import Owner, this_process
 from ..host.run_directory import RUN_DIRECTORY
 from .connection import Login, ServerError, Session
 from .locks import LockOptions
-from .server import Server, Version, flavour_and_version, replica_status
+from .server import Server, Version, product, replica_status
 
 _PREFIX = "changed-"
 _NO_SUCH_CHANNEL = (1200, 1617, 3074)  # not configured (any more); MariaDB and MySQL have their own numbers for a named one
@@ -238,8 +238,8 @@ def _put_back_as(own: Login, other: Optional[Login], datadir: str, change: Chang
             with Session(login) as session:
                 if os.path.realpath(str(session.value("SELECT @@GLOBAL.datadir"))) != datadir:
                     continue
-                version, comment = (str(session.value("SELECT @@GLOBAL.%s" % name)) for name in ("version", "version_comment"))
-            _put_back(login, change, *flavour_and_version(version, comment))
+                found = product(session)
+            _put_back(login, change, found.flavour, found.version)
             return
         except StillpointError as error:
             trouble = error

@@ -18,7 +18,7 @@ from typing import IO, Any, Callable, Iterator, List, NamedTuple, Optional, Set
 
 from ..host import durable
 from ..host.errors import StillpointError
-from ..host.process import start
+from ..host.process import kill, start
 from ..trees import Tree
 from .sums import Sums
 from .transfer import Item, ended_by_nul
@@ -193,9 +193,7 @@ class MirrorRecord:
     def __exit__(self, *_error: object) -> None:
         """End what is still running."""
         for program in self._programs:
-            if program.poll() is None:
-                program.kill()
-                program.wait()
+            kill(program)
         self._told.close()
 
 

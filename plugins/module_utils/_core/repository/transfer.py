@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..host.errors import CommandError
+from ..host.free_space import space
 from ..host.process import start
 from ..host.processes import io_counter
 from ..host.steps import reached
@@ -264,9 +265,9 @@ def ended_by_nul(file: IO[bytes]) -> Iterator[bytes]:
 def room(path: str) -> str:
     """Return the room on the file system of a path, for a sentence: ``12.0 MiB free of 20.0 GiB``."""
     try:
-        figures = os.statvfs(path)
+        found = space(path)
     except OSError:
         return "its free space is unknown"
-    if figures.f_files and not figures.f_favail:
+    if not found.has_names:
         return "no free inode"
-    return "%s free of %s" % (human(figures.f_bavail * figures.f_frsize), human(figures.f_blocks * figures.f_frsize))
+    return "%s free of %s" % (human(found.free), human(found.size))

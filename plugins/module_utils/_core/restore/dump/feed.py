@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Set, 
 from ...dump import client, sections
 from ...dump.plan import quoted, shown
 from ...dump.sections import Scanner, Section
-from ...dump.stream import CHUNK, decompressed, end
+from ...dump.stream import CHUNK, decompressed
 from ...host.errors import StillpointError
-from ...host.process import start
+from ...host.process import end, start
 from ...host.reporter import Reporter
 from ...mysql.acceptance import accept, init_command
 from ...mysql.connection import Session

@@ -14,6 +14,7 @@ from ...dump.plan import FILE, OLD, VIEWS, InvalidView, shown
 from ...dump.stream import decompressed
 from ...host import service
 from ...host.errors import StillpointError, UsageError
+from ...host.free_space import space
 from ...host.process import require
 from ...host.reporter import Reporter
 from ...host.text import count, size
@@ -199,8 +200,8 @@ def make(
     databases = tuple(tables) if what == What() else (what.table[0] if what.table else str(what.database),)
     sources = _sources(generation, facts, databases)
     with Session(login_) as session:
-        version, comment = str(session.value("SELECT @@GLOBAL.version")), str(session.value("SELECT @@GLOBAL.version_comment"))
-        flavour = servers.flavour_and_version(version, comment)[0]
+        product = servers.product(session)
+        flavour, version = product.flavour, product.text
         _same_product(generation, flavour, version)
         there = [str(next(iter(row.values()))) for row in session.rows("SHOW DATABASES")]
         interrupted = beside.pending(state)
@@ -259,8 +260,7 @@ def _room(session: Session, facts: Dict[str, Any], what: What, databases: Sequen
     log = str(session.value("SELECT @@GLOBAL.log_bin_basename") or "") if str(session.value("SELECT @@GLOBAL.log_bin")) in ("1", "ON") else ""
     if log and os.path.isdir(os.path.dirname(log)) and os.stat(os.path.dirname(log)).st_dev == os.stat(datadir).st_dev:
         needed += int(facts["sql_bytes"])
-    figures = os.statvfs(datadir)
-    free = figures.f_bavail * figures.f_frsize
+    free = space(datadir).free
     if free < needed:
         raise StillpointError(
             "the file system of %s has %s free, and old and new data side by side need %s more: free some, or load one database at a time (--database)"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
 
 from ...host.errors import StillpointError
+from ...host.free_space import space
 from ...host.text import human
 from ...repository.generation import RecordedTree
 
@@ -55,8 +56,7 @@ def needs(places: Sequence[Tuple[str, RecordedTree]], replay: Optional["Replay"]
         needed[device] = (first, before + int(tree.allocated * (1 + _MARGIN_SHARE)) + grows + _MARGIN)
     found = []
     for path, size in needed.values():
-        figures = os.statvfs(path)
-        need = Need(path, size, figures.f_bavail * figures.f_frsize)
+        need = Need(path, size, space(path).free)
         if need.free < need.needed:
             raise StillpointError(
                 "the file system of %s has %s free and the restore needs %s beside what is there: free some space, discard what earlier "

@@ -27,10 +27,11 @@ from ...archive.line import Piece
 from ...binlog import gtid
 from ...host import durable
 from ...host.errors import StillpointError
+from ...host.free_space import space
 from ...host.process import PATH, undisturbed
 from ...host.reporter import Reporter
 from ...host.text import human as size
-from ...mysql import settings
+from ...mysql import option_file, settings
 from ...mysql.acceptance import accept
 from ...mysql.account import new_password
 from ...mysql.connection import Login, Session
@@ -106,8 +107,8 @@ class Replay:
             session = stack.enter_context(Session(login))
             _prepare(session, self.recovery)
             if self.recovery.bytes > 0:
-                option_file = _write(private, "client", "[client]\nuser=%s\npassword=%s\n" % (_ACCOUNT, password))
-                self._feed(scratch, option_file, where, room, session, reporter)
+                client = _theirs(option_file.write(os.path.join(private, "client"), {"user": _ACCOUNT, "password": password}))
+                self._feed(scratch, client, where, room, session, reporter)
             _finish(session, self.recovery)
             session.do("DROP USER IF EXISTS %s@localhost" % _ACCOUNT)
         _remove_logs(self.settings, where)
@@ -115,7 +116,7 @@ class Replay:
         return {**self.as_dict(), "duration_s": round(seconds, 1)}
 
     def _feed(
-        self, scratch: Scratch, option_file: str, where: Mapping[str, str], room: str, session: Session, reporter: Reporter
+        self, scratch: Scratch, client: str, where: Mapping[str, str], room: str, session: Session, reporter: Reporter
     ) -> None:
         """Have the logs executed, as long as there is room.
 
@@ -135,7 +136,7 @@ class Replay:
             reporter.warn("nothing is written to %s by a replay: its rows are on another server, or outside of the data directory" % name)
         with ExitStack() as stack:
             paths, descriptors = self._open(stack)
-            feed(self.recovery, _programs(self.settings.flavour), paths, descriptors, scratch, option_file, room, accepted, outside, look)
+            feed(self.recovery, _programs(self.settings.flavour), paths, descriptors, scratch, client, room, accepted, outside, look)
 
     def _open(self, stack: ExitStack) -> Tuple[List[str], List[int]]:
         """Return paths at which the client finds the logs. One that is still being written may get another place at any moment: it
@@ -203,16 +204,15 @@ class Floor:
     """
 
     def __init__(self, path: str, what: str = "the replay", named: str = "") -> None:
-        figures = os.statvfs(path)
+        found = space(path)
         self._path = path
         self._what = what
         self._named = named or os.path.dirname(path)
-        self._least = min(_ROOM_LEFT, int(figures.f_blocks * figures.f_frsize * _SHARE_LEFT), figures.f_bavail * figures.f_frsize // 2)
+        self._least = min(_ROOM_LEFT, int(found.size * _SHARE_LEFT), found.free // 2)
 
     def check(self) -> None:
         """:raises StillpointError: less is left"""
-        figures = os.statvfs(self._path)
-        left = figures.f_bavail * figures.f_frsize
+        left = space(self._path).free
         if left < self._least:
             raise StillpointError(
                 "%s takes more room than there is: only %s are left on the file system of %s; free some, discard what earlier restores "
@@ -252,7 +252,12 @@ def _write(directory: str, name: str, text: str) -> str:
     path = os.path.join(directory, name)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
         file.write(text)
-    status = os.stat(directory)
+    return _theirs(path)
+
+
+def _theirs(path: str) -> str:
+    """Give a file to the owner of its directory, and return its path."""
+    status = os.stat(os.path.dirname(path))
     os.chown(path, status.st_uid, status.st_gid)
     return path
 

@@ -13,6 +13,7 @@ from ...dump.client import Program
 from ...dump.plan import shown
 from ...host import service
 from ...host.errors import StillpointError, UsageError
+from ...host.free_space import space
 from ...host.reporter import Reporter
 from ...host.text import human
 from ...mysql import server as servers
@@ -121,8 +122,8 @@ def make(generation: Generation, login: Login, table: str, into: Optional[str] =
     settings.find_program()
     _refuse_missing(generation, key)
     with Session(login) as session:
-        version, comment = str(session.value("SELECT @@GLOBAL.version")), str(session.value("SELECT @@GLOBAL.version_comment"))
-        flavour = servers.flavour_and_version(version, comment)[0]
+        product = servers.product(session)
+        flavour, version = product.flavour, product.text
         if (flavour == "mariadb") != settings.is_mariadb:
             raise StillpointError(
                 "generation %s is of %s, and the server is %s: a table can't go from one to the other" % (generation.name, settings.version_text, version)
@@ -198,8 +199,7 @@ def _refuse_narrow(generation: Generation, key: Key, settings: Settings, state: 
             first, before = needed.get(os.stat(path).st_dev, (path, 0))
             needed[os.stat(path).st_dev] = (first, before + int(size * (1 + _MARGIN_SHARE)) + _MARGIN)
     for path, size in needed.values():
-        figures = os.statvfs(path)
-        free = figures.f_bavail * figures.f_frsize
+        free = space(path).free
         if free < size:
             raise StillpointError(
                 "the file system of %s has %s free and the restore of %s needs %s there: free some space, or restore the generation into a directory "

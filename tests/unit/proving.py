@@ -10,6 +10,7 @@ import pytest
 from _core.mysql import server as servers
 from _core.mysql import settings
 from _core.mysql.connection import Session
+from _core.mysql.coordinates import Coordinates
 from _core.mysql.settings import Settings
 from _core.proof.prove import Claim, Proof, prove
 from real_server import RealServer
@@ -45,7 +46,7 @@ def taken(server: RealServer, copies: List[str], *flush: str) -> Any:
     copies.append(path)
     with Session(server.login) as session:  # nobody else writes: it stands where it stood under the lock
         row = session.rows("SHOW MASTER STATUS")[0]
-    return path, {"file": row["File"], "position": row["Position"], "gtid": None}
+    return path, Coordinates(row["File"], int(row["Position"]))
 
 
 def settings_of(server: RealServer) -> Settings:

@@ -274,7 +274,7 @@ def test_what_is_committed_is_in_the_archive_within_seconds_byte_for_byte(archiv
         archived = Path(archiving_.archive.path_of(archiving_.line(), log.file))
         assert archived.read_bytes() == Path(server.binlogs, log.file).read_bytes()
         assert log.end == "rotate"
-    until(lambda: archiving_.archive.status().get("lag_bytes") == 0, "the status")
+    until(lambda: archiving_.archive.status().get("lag_bytes") == 0 and archiving_.archive.status()["synced"], "the status")
     status = archiving_.archive.status()
     assert status["state"] == "streaming"
     assert abs(status["synced"] - time.time()) < 30

@@ -12,6 +12,7 @@ from _core.binlog import between
 from _core.binlog.format import MAGIC
 from _core.binlog.place import Place
 from _core.binlog.place import logs as logs_in
+from _core.mysql.coordinates import Coordinates
 from _core.proof import position as standing
 from _core.proof import tables
 from _core.proof.position import SERVER, SNAPSHOT, Logs, Stands
@@ -140,7 +141,7 @@ def logs(folder: Path, whose: str = SNAPSHOT, end: Optional[Place] = None) -> Lo
 
 
 def compared(answers: Answers, until: int, stands: Stands, found: Optional[Logs]) -> Dict[str, Any]:
-    expected = {"file": "bin.000001", "position": until, "gtid": UUID + ":1-2"}
+    expected = Coordinates("bin.000001", until, UUID + ":1-2")
     return standing.compare(answers, expected, stands, found)  # type: ignore[arg-type]
 
 
@@ -180,7 +181,7 @@ def test_behind_encrypted_logs_their_end_decides(tmp_path: Path) -> None:
 
 def test_a_place_in_logs_that_were_reset_or_renamed_since_is_compared_with_nothing(tmp_path: Path) -> None:
     at = log(tmp_path, BEGINNING, mariadb_gtid(1, 4), event(ROWS), event(XID), number=2)
-    until = {"file": "bin.000002", "position": at[-1], "gtid": None}
+    until = Coordinates("bin.000002", at[-1])
 
     def compare(file: str, position: int, whose: str = SERVER) -> Dict[str, Any]:
         return standing.compare(Answers(), until, Stands(file, position, None), logs(tmp_path, whose))  # type: ignore[arg-type]
@@ -190,23 +191,23 @@ def test_a_place_in_logs_that_were_reset_or_renamed_since_is_compared_with_nothi
         assert (reset["fault"], reset["open"], reset["compared"]) == ("", "", None)
         assert "is at %s:%d, in a log that was reset or renamed since" % (file, place) in reset["note"]
         assert compare(file, place, SNAPSHOT)["compared"] == "the end of the binary log"
-    until["position"] = at[1]
+    until = Coordinates("bin.000002", at[1])
     assert "recorded is" in compare("bin.000002", at[-1])["fault"]
     assert "ends at" in compare("bin.000009", 400, SNAPSHOT)["fault"]
-    until["position"] = at[-1]
+    until = Coordinates("bin.000002", at[-1])
     assert "between them is a transaction" in compare("bin.000001", 400)["fault"], "that log was purged"
-    assert standing.given(Stands("bin.000009", 400, "0-1-7"), logs(tmp_path, SERVER))["source"] == "proof: gtid_executed"  # type: ignore[index]
+    assert standing.given(Stands("bin.000009", 400, "0-1-7"), logs(tmp_path, SERVER)).source == "proof: gtid_executed"  # type: ignore[union-attr]
 
 
 def test_coordinates_are_given_by_the_best_that_there_is(tmp_path: Path) -> None:
     at = log(tmp_path, BEGINNING)
-    assert standing.given(Stands("bin.000001", 4, None), logs(tmp_path, end=Place("bin.000001", at[-1])))["position"] == at[-1]  # type: ignore[index]
-    assert standing.given(Stands("bin.000001", 4, None), logs(tmp_path, SERVER))["source"] == "proof: InnoDB"  # type: ignore[index]
-    assert standing.given(Stands(None, None, "a:1"), None)["source"] == "proof: gtid_executed"  # type: ignore[index]
+    assert standing.given(Stands("bin.000001", 4, None), logs(tmp_path, end=Place("bin.000001", at[-1]))).position == at[-1]  # type: ignore[union-attr]
+    assert standing.given(Stands("bin.000001", 4, None), logs(tmp_path, SERVER)).source == "proof: InnoDB"  # type: ignore[union-attr]
+    assert standing.given(Stands(None, None, "a:1"), None).source == "proof: gtid_executed"  # type: ignore[union-attr]
     assert standing.given(Stands(None, None, None), None) is None
-    ends = [{"file": "bin.000009", "position": 4}, {"file": "bin.000010", "position": 100}]
+    ends = (Coordinates("bin.000009", 4), Coordinates("bin.000010", 100))
     for place, inside in (("bin.000009", 4), True), (("bin.000010", 100), True), (("bin.000010", 101), False), (("bin.000008", 900), False):
-        assert standing.lies_between({"file": place[0], "position": place[1]}, ends) is inside
+        assert standing.lies_between(Coordinates(*place), ends) is inside
 
 
 def test_tables_are_unchanged_only_with_all_their_files_and_rows_of_their_own() -> None:

@@ -16,6 +16,7 @@ import pytest
 from _core.host import processes
 from _core.host.errors import StillpointError
 from _core.mysql.connection import Session
+from _core.mysql.coordinates import Coordinates
 from _core.proof import prove as proof
 from _core.proof import tables as checking
 from _core.proof.prove import prove
@@ -47,8 +48,8 @@ def test_a_copy_stands_at_the_recorded_coordinates_and_all_its_tables_are_well(s
     copy, coordinates = taken(server, copies, FLUSH)
     found = proven(server, copy, claim(server, coordinates, tables="all"))
     assert found.reason == ""
-    assert found.position["recovered"]["file"] == coordinates["file"]
-    assert found.position["recovered"]["position"] == coordinates["position"]
+    assert found.position["recovered"]["file"] == coordinates.file
+    assert found.position["recovered"]["position"] == coordinates.position
     assert found.position["between"] is None
     assert found.prepared == 0
     assert found.tables["checked"] > 30
@@ -61,7 +62,7 @@ def test_what_is_not_transactional_may_lie_between_and_is_read_to_make_sure(serv
     copy, coordinates = taken(server, copies, FLUSH)
     found = proven(server, copy, claim(server, coordinates))
     assert found.reason == ""
-    assert found.position["recovered"]["file"] != coordinates["file"]
+    assert found.position["recovered"]["file"] != coordinates.file
     assert found.position["between"]["groups"] == 2
     assert found.position["between"]["transactional"] == 0
     assert found.position["between"]["read_from"] == "the server"
@@ -85,7 +86,7 @@ def test_an_engine_that_is_ahead_of_the_recorded_coordinates_is_none_that_was_lo
         row = session.rows("SHOW MASTER STATUS")[0]
     server.do("INSERT INTO d.small VALUES (5)")
     copy, _after = taken(server, copies, FLUSH)
-    found = proven(server, copy, claim(server, {"file": row["File"], "position": row["Position"], "gtid": None}))
+    found = proven(server, copy, claim(server, Coordinates(row["File"], row["Position"])))
     assert found.reason.startswith("InnoDB recovered to")
 
 
@@ -97,7 +98,7 @@ def test_without_the_log_of_the_last_commit_the_rest_is_read_and_the_evidence_sa
     copies.append(logs)
     found = proven(server, copy, claim(server, coordinates), logs)
     assert (found.reason, found.position["between"]["read_from"]) == ("", "the server")
-    shutil.copy(os.path.join(server.binlogs, coordinates["file"]), logs)
+    shutil.copy(os.path.join(server.binlogs, coordinates.file), logs)
     found = proven(server, copy, claim(server, coordinates), logs)
     assert found.reason == ""
     assert "is there no more" in found.position["note"]
@@ -110,20 +111,20 @@ def test_without_a_lock_it_gives_the_position_at_the_end_of_the_binary_log(serve
     logs = server.top + "/logs"
     shutil.copytree(server.binlogs, logs)
     copies.append(logs)
-    with open(os.path.join(logs, coordinates["file"]), "ab") as file:
+    with open(os.path.join(logs, coordinates.file), "ab") as file:
         file.write(b"a torn event")
     found = proven(server, copy, claim(server, None, commits_stopped=False), logs)
     assert found.reason == ""
     assert found.given is not None
-    assert (found.given["file"], found.given["position"]) == (coordinates["file"], coordinates["position"])
-    assert found.given["source"] == "proof: the end of the binary log on the snapshot"
+    assert (found.given.file, found.given.position) == (coordinates.file, coordinates.position)
+    assert found.given.source == "proof: the end of the binary log on the snapshot"
     agreed = proven(server, copy, claim(server, coordinates, commits_stopped=False), logs)
     assert (agreed.reason, agreed.given) == ("", None)
-    looked_too_early = {**coordinates, "position": coordinates["position"] - 100}
+    looked_too_early = replace(coordinates, position=coordinates.position - 100)
     corrected = proven(server, copy, claim(server, looked_too_early, commits_stopped=False), logs)
     assert corrected.reason == ""
     assert corrected.given == found.given
-    ends = [{"file": coordinates["file"], "position": 4}, {"file": coordinates["file"], "position": 300}]
+    ends = (Coordinates(coordinates.file, 4), Coordinates(coordinates.file, 300))
     found = proven(server, copy, claim(server, None, commits_stopped=False, between=ends), logs)
     assert "not between the positions before and after the snapshot" in found.reason
 
@@ -139,7 +140,7 @@ def test_with_nothing_to_recover_the_end_of_the_binary_log_on_the_snapshot_is_co
         pass  # it ends in order, and leaves nothing to recover
     found = proven(server, copy, what, logs)
     assert (found.reason, found.position["compared"]) == ("", "the end of the binary log")
-    with open(os.path.join(logs, coordinates["file"]), "ab") as file:
+    with open(os.path.join(logs, coordinates.file), "ab") as file:
         file.write(b"one event more")
     assert "the binary log on the snapshot ends at" in proven(server, copy, what, logs).reason
 
@@ -150,7 +151,7 @@ def test_a_copy_with_a_prepared_transaction_fails(server: RealServer, copies: Li
         server.do("INSERT INTO d.small VALUES (%d)" % (1000 + attempt))
         copy, coordinates = taken(server, copies)
         found = proven(server, copy, claim(server, coordinates))
-        assert found.reason != "" or found.position["recovered"]["position"] == coordinates["position"]
+        assert found.reason != "" or found.position["recovered"]["position"] == coordinates.position
         if found.prepared:
             assert "prepared transactions" in found.reason
             return
@@ -248,7 +249,7 @@ def test_after_the_logs_were_reset_the_place_of_a_commit_before_that_is_none_in_
     copy, coordinates = taken(server, copies, FLUSH)
     found = proven(server, copy, claim(server, coordinates))
     assert found.reason == ""
-    assert found.position["recovered"]["file"] > coordinates["file"], "this shows nothing"
+    assert found.position["recovered"]["file"] > coordinates.file, "this shows nothing"
     assert "was reset or renamed" in found.position["note"]
 
 

@@ -14,6 +14,7 @@ from ..binlog.place import base, numbered, sequence
 from ..host import durable
 from ..host.errors import StillpointError
 from ..host.reporter import Reporter
+from ..repository import recorded
 from ..repository.job_directory import JobDirectory
 from .archive import FIRST, GAP, OTHER, RESET, RESTORED, Archive, sync, unlink
 from .line import CRASH, CUT, Line, next_name, text_of
@@ -65,7 +66,7 @@ class LineKeeper:
 
     def _first(self, there: Source) -> str:
         """Return the log to begin the archive with: that of the oldest generation which the server still has the log of."""
-        needed = {str((each.summary.get("coordinates") or {}).get("file")) for each in self._directory.generations()}
+        needed = {stood.file for stood in map(recorded.in_its_log, self._directory.generations()) if stood}
         return next((name for name in there.names if name in needed), there.names[-1])
 
     def begin(self, reason: str, text: str, first: str, there: Source) -> Line:

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..host.errors import StillpointError
 from ..host.text import age, iso, moment
+from ..repository import recorded
 from ..repository.generation import BAD, Generation
 from .archive import Archive
 from .line import Line, Piece
@@ -195,18 +196,19 @@ def _base(generation: Generation, line: Line, pieces: Sequence[Piece], ended: Op
     """
     if not _is_copy(generation):
         return None
-    coordinates = generation.summary.get("coordinates") or {}
-    server = generation.summary.get("server") or {}
+    stood, server = recorded.in_its_log(generation), recorded.server(generation)
+    if stood is None:
+        return None
     # MariaDB's server_uid is no server's own: it is made of the host's network card and the port
-    if line.flavour != "mariadb" and server.get("uuid") and line.server.get("uuid") and server["uuid"] != line.server["uuid"]:
+    if line.flavour != "mariadb" and server and server.uuid and line.server.get("uuid") and server.uuid != line.server["uuid"]:
         return None
     when = generation.time.timestamp()
     for index, piece in enumerate(pieces):
-        if piece.file != coordinates.get("file") or piece.usable < int(coordinates.get("position") or 0):
+        if piece.file != stood.file or piece.usable < stood.position:
             continue
         later: Optional[float] = pieces[index + 1].created if index + 1 < len(pieces) else ended
         if piece.created - _CLOCK <= when and (later is None or when <= later + _CLOCK):
-            return Base(generation, index, piece.file, int(coordinates["position"]))
+            return Base(generation, index, piece.file, stood.position)
     return None
 
 
@@ -217,7 +219,7 @@ def _is_copy(generation: Generation) -> bool:
 
 def _can_be_base(generation: Generation) -> bool:
     """Tell whether a generation is one that logs can be replayed onto, in whatever line it stands."""
-    return _is_copy(generation) and bool((generation.summary.get("coordinates") or {}).get("file"))
+    return _is_copy(generation) and recorded.in_its_log(generation) is not None
 
 
 def _last(times: Iterable[Optional[float]]) -> Optional[float]:
@@ -225,11 +227,11 @@ def _last(times: Iterable[Optional[float]]) -> Optional[float]:
 
 
 def _why_not(generation: Generation, archived: bool) -> str:
-    if not generation.summary.get("server"):
+    if recorded.server(generation) is None:
         return "it holds no database"
     if not _is_copy(generation):
         return "it is a dump, and binary logs can only be replayed onto a copy of the server's files"
-    if not (generation.summary.get("coordinates") or {}).get("file"):
+    if recorded.in_its_log(generation) is None:
         return "it has no coordinates"
     return "the log that it stands in is not in the archive" if archived else "no binary log has been archived yet"
 

@@ -144,7 +144,7 @@ class Backup:
         recorded = self.point.coordinates
         if self.proof is None or not self.proof.given:
             return recorded
-        return replace(Coordinates.from_dict(self.proof.given), replica=recorded.replica if recorded else None)
+        return replace(self.proof.given, replica=recorded.replica if recorded else None)
 
     def summary(self, duration_s: float) -> Dict[str, Any]:
         """Return it as the manifest has it."""

@@ -88,14 +88,13 @@ def _prove(plan: Plan, taking: Taking) -> Optional[Proof]:
     point, reporter = taking.point, taking.reporter
     reporter.stage("prove")
     taking.watch.copied()
-    between = point.lock.between if point.lock else None
     claim = Claim(
         settings=plan.settings,
-        coordinates=point.coordinates.as_dict() if point.coordinates else None,
+        coordinates=point.coordinates,
         commits_stopped=plan.quiesce.choice.name in COMMITS_STOPPED,
         tables=plan.job.verify.tables,
         before=plan.proven,
-        between=[each.as_dict() for each in between] if between else None,
+        between=point.lock.between if point.lock else None,
         login=plan.quiesce.login,
         accept=plan.job.verify.accept,
     )

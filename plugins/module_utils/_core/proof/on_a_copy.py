@@ -12,8 +12,9 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from ..host import durable, text
 from ..host.errors import CommandError, StillpointError, UsageError
+from ..host.free_space import space
 from ..host.mounts import bound, enter_private_namespace, is_below
-from ..host.process import run, sentence, start, undisturbed
+from ..host.process import kill, run, sentence, start, undisturbed
 from ..host.processes import process_start
 from ..host.reporter import Reporter
 from ..job import options
@@ -24,7 +25,7 @@ from ..mysql import settings
 from ..mysql.connection import Login
 from ..mysql.locks import COMMITS_STOPPED
 from ..mysql.settings import Settings
-from ..repository import blocks
+from ..repository import blocks, recorded
 from ..repository.generation import Generation, RecordedTree
 from ..repository.job_directory import TRIAL
 from .checksums import record_proof
@@ -113,14 +114,14 @@ def try_copy(generation: Generation, reporter: Reporter, job: Optional[Job] = No
 
 
 def _prove(generation: Generation, described: Settings, where: Mapping[str, str], job: Optional[Job]) -> Proof:
-    lock = generation.summary.get("lock") or {}
+    lock = recorded.lock(generation)
     claim = Claim(
         settings=described,
-        coordinates=generation.summary.get("coordinates"),
-        commits_stopped=lock.get("method") in COMMITS_STOPPED,
+        coordinates=recorded.coordinates(generation),
+        commits_stopped=lock is not None and lock.method in COMMITS_STOPPED,
         tables=options.ALL,
         later=True,
-        login=Login.of(job.mysql) if job and job.mysql and generation.summary.get("host") == host_name() else None,
+        login=Login.of(job.mysql) if job and job.mysql and generation.host == host_name() else None,
         accept=job.verify.accept if job else (),
         recorded=recorded_tables(generation.proof),
     )
@@ -164,8 +165,7 @@ def _copied(generation: Generation, described: Settings, reporter: Reporter) -> 
 def _check_room(generation: Generation, path: str, described: Settings) -> None:
     shares = blocks.can_be_shared(path)
     needed = writes(described) + (0 if shares else sum(tree.allocated for tree in _trees(generation)))
-    figures = os.statvfs(path)
-    free = figures.f_bavail * figures.f_frsize
+    free = space(path).free
     if free < needed:
         raise StillpointError(
             "%s has %s free and a copy that a server can be started on needs %s%s: free space there, or leave out --server"
@@ -181,8 +181,7 @@ def _copy(source: str, dest: str) -> None:
             while process.poll() is None:
                 time.sleep(_POLL)
         finally:
-            process.kill()
-            process.wait()
+            kill(process)
         if process.returncode != 0:
             said.seek(0)
             raise StillpointError("%s can't be copied: %s" % (source, sentence(said.read().decode("utf-8", "replace")) or "cp failed"))

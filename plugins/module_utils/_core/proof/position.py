@@ -18,6 +18,7 @@ from ..binlog.format import MAGIC
 from ..binlog.place import Place, base, sequence
 from ..binlog.place import logs as logs_in
 from ..mysql.connection import Session
+from ..mysql.coordinates import Coordinates
 from ..mysql.recovery import Recovery
 from ..mysql.settings import Settings
 
@@ -106,15 +107,15 @@ def prepared(session: Session, *, is_mariadb: bool) -> List[xa.Xid]:
     return found
 
 
-def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: Optional[Logs]) -> Dict[str, Any]:
+def compare(session: Session, expected: Coordinates, found: Stands, logs: Optional[Logs]) -> Dict[str, Any]:
     """Return the evidence on whether a server stands at the recorded coordinates, less only what is not transactional.
 
     :returns: ``expected``, ``recovered``, ``between`` (what was read), ``log_end``, ``compared`` (by what), ``note``; ``open``, which is
         "" where nothing is left open; and ``fault``, which is "" where nothing speaks against it
     """
-    until = Place(str(expected["file"]), int(expected["position"]))
+    until = Place(expected.file, expected.position)
     evidence: Dict[str, Any] = {
-        "expected": {"file": until.file, "position": until.position, "gtid": expected.get("gtid")},
+        "expected": {"file": until.file, "position": until.position, "gtid": expected.gtid},
         "recovered": found.as_dict(),
         "between": None,
         "log_end": None,
@@ -126,9 +127,9 @@ def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: 
     if found.file and found.position is not None:
         evidence["compared"] = "InnoDB's position"
         _by_position(Place(found.file, found.position), until, logs, found.prepared, evidence)
-    elif found.gtid and expected.get("gtid"):
+    elif found.gtid and expected.gtid:
         evidence["compared"] = _GTIDS
-        _by_gtid(session, str(expected["gtid"]), found.gtid, until, logs, evidence)
+        _by_gtid(session, expected.gtid, found.gtid, until, logs, evidence)
     if not found.file and logs and logs.whose == SNAPSHOT:
         _by_end(until, logs, evidence)
     if evidence["compared"] is None:
@@ -136,7 +137,7 @@ def compare(session: Session, expected: Mapping[str, Any], found: Stands, logs: 
     return evidence
 
 
-def given(found: Stands, logs: Optional[Logs]) -> Optional[Dict[str, Any]]:
+def given(found: Stands, logs: Optional[Logs]) -> Optional[Coordinates]:
     """Return the coordinates that a recovered server without prepared transactions gives; None where nothing tells them."""
     if logs and logs.whose == SNAPSHOT and logs.end:
         place, source = logs.end, "the end of the binary log on the snapshot"
@@ -146,14 +147,14 @@ def given(found: Stands, logs: Optional[Logs]) -> Optional[Dict[str, Any]]:
         place, source = Place("", 0), "gtid_executed"
     else:
         return None
-    return {"file": place.file, "position": place.position, "gtid": found.gtid, "replica": None, "source": "proof: " + source}
+    return Coordinates(place.file, place.position, found.gtid, source="proof: " + source)
 
 
-def lies_between(place: Mapping[str, Any], ends: Sequence[Mapping[str, Any]]) -> bool:
+def lies_between(place: Coordinates, ends: Tuple[Coordinates, Coordinates]) -> bool:
     """Tell whether coordinates lie between two others; those without a file are not compared."""
-    if not place["file"]:
+    if not place.file:
         return True
-    first, here, last = (Place(str(each["file"]), int(each["position"])).order for each in (ends[0], place, ends[-1]))
+    first, here, last = (Place(each.file, each.position).order for each in (ends[0], place, ends[-1]))
     return first <= here <= last
 
 

@@ -24,6 +24,7 @@ from ..host.text import iso
 from ..job import options
 from ..lvm.targets import Target
 from ..mysql.connection import READ_TIMEOUT, Login, ServerError, Session
+from ..mysql.coordinates import Coordinates
 from ..mysql.messages import table_of
 from ..mysql.recovery import Recovery, is_of_host
 from ..mysql.scratch import Scratch, ScratchFailed, scratch_server
@@ -58,7 +59,7 @@ class ProofFailed(StillpointError):
 class Claim:
     """What a backup says of its databases, to be proven.
 
-    :ivar coordinates: ``{file, position, gtid}`` as recorded; None where none were
+    :ivar coordinates: as recorded; None where none were
     :ivar commits_stopped: a lock stopped them, so that nothing can have been under way
     :ivar tables: which tables are to be checked: all, changed, none
     :ivar before: the newest generation whose tables are proven; those that did not change since need not be checked again
@@ -70,11 +71,11 @@ class Claim:
     """
 
     settings: Settings
-    coordinates: Optional[Mapping[str, Any]]
+    coordinates: Optional[Coordinates]
     commits_stopped: bool
     tables: str
     before: Optional[Generation] = None
-    between: Optional[Sequence[Mapping[str, Any]]] = None
+    between: Optional[Tuple[Coordinates, Coordinates]] = None
     later: bool = False
     login: Optional[Login] = None
     accept: Sequence[str] = ()
@@ -101,7 +102,7 @@ class Proof:
     version: str = ""
     recovery: Optional[Recovery] = None
     position: Dict[str, Any] = field(default_factory=dict)
-    given: Optional[Dict[str, Any]] = None
+    given: Optional[Coordinates] = None
     prepared: Optional[int] = None
     tables: Dict[str, Any] = field(default_factory=dict)
     known: List[KnownFault] = field(default_factory=list)
@@ -257,17 +258,18 @@ def _unchanged(claim: Claim, datadir: str) -> Tuple[Set[checking.Name], Mapping[
 def _place(claim: Claim, session: Session, found: standing.Stands, logs: Optional[standing.Logs], proof: Proof) -> None:
     """Compare where the server stands with the coordinates; let it give them where commits went on, and something may have been logged
     between the look at the coordinates and the snapshot."""
-    recorded = claim.coordinates if claim.coordinates and claim.coordinates.get("file") else None
+    recorded = claim.coordinates if claim.coordinates and claim.coordinates.file else None
+    known = recorded.as_dict() if recorded else None
     if claim.later and not claim.commits_stopped:
         note = "commits went on while the snapshot was taken, so there is no place to compare with"
-        proof.position = {"recorded": recorded, "recovered": found.as_dict(), "note": note}
+        proof.position = {"recorded": known, "recovered": found.as_dict(), "note": note}
         return
     given = None if claim.commits_stopped or not claim.settings.log_bin else standing.given(found, logs)
-    if given and (given["file"] or not recorded):
-        proof.position = {"recorded": recorded, "recovered": found.as_dict(), "given": given}
+    if given and (given.file or not recorded):
+        proof.position = {"recorded": known, "recovered": found.as_dict(), "given": given.as_dict()}
         if claim.between and not standing.lies_between(given, claim.between):
-            raise _Refuted("it stands at %(file)s:%(position)d, which is not between the positions before and after the snapshot" % given)
-        if recorded is None or (recorded["file"], recorded["position"]) != (given["file"], given["position"]):
+            raise _Refuted("it stands at %s:%d, which is not between the positions before and after the snapshot" % (given.file, given.position))
+        if recorded is None or (recorded.file, recorded.position) != (given.file, given.position):
             proof.given = given
     elif recorded:
         proof.position = standing.compare(session, recorded, found, logs)

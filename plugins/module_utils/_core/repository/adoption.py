@@ -61,7 +61,7 @@ def plan(directory: JobDirectory, own: Identity, source: Optional[str] = None) -
         source = _found(directory, own)
     other = directory.of_host(source)
     names = other.names()
-    if not names and own.stranger(identity.owner(directory)) and source in {each.summary.get("host") for each in directory.generations()}:
+    if not names and own.stranger(identity.owner(directory)) and source in {each.host for each in directory.generations()}:
         other = directory  # one that was ended after the directory had got its name
         names = other.names()
     if not names:
@@ -91,8 +91,8 @@ def _refuse_mixed(adoption: Adoption) -> None:
     """Raise StillpointError where the backups of two names would not be one line, each after the one before."""
     old, new = adoption.source.generations(), adoption.directory.generations()
     both = sorted(set(_visible(adoption.source)) & set(_visible(adoption.directory)))
-    last = max(int(each.summary.get("sequence", 0)) for each in old)
-    mixed = [each.name for each in new if int(each.summary.get("sequence", 0)) <= last]
+    last = max(each.sequence or 0 for each in old)
+    mixed = [each.name for each in new if (each.sequence or 0) <= last]
     if both or mixed:
         raise StillpointError(
             "%s and %s both hold backups, and %s does not follow on the others: restore from either, and move one of the directories away"

@@ -106,6 +106,16 @@ class Generation:
             return datetime.strptime(self.name[:20], NAME_FORMAT).replace(tzinfo=timezone.utc)
 
     @property
+    def host(self) -> str:
+        """What the machine was called that it is of; "" where that is not known."""
+        return str(self.summary.get("host") or "")
+
+    @property
+    def sequence(self) -> Optional[int]:
+        """Its number, in the order in which generations were made; None where it can't be read."""
+        return int(self.summary["sequence"]) if self.summary else None
+
+    @property
     def trees(self) -> Tuple[RecordedTree, ...]:
         return tuple(_recorded(tree) for tree in self.summary.get("trees", ()))
 

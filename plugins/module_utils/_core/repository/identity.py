@@ -91,7 +91,7 @@ def is_foreign(generation: Generation, host: str) -> bool:
     own, made = this_machine(), of_summary(generation.summary).machine
     if own.is_same(made):
         return False
-    return bool(own.difference(made)) or generation.summary.get("host") not in (None, "", host)
+    return bool(own.difference(made)) or generation.host not in ("", host)
 
 
 def owner(directory: JobDirectory, generations: Optional[List[Generation]] = None) -> Identity:
@@ -143,6 +143,6 @@ def formers(directory: JobDirectory, machine: Machine) -> List[Former]:
         other = directory.of_host(host)
         generations = other.generations()
         if generations and owner(other, generations).machine.is_same(machine):
-            sequence = max(int(each.summary.get("sequence", 0)) for each in generations)
+            sequence = max(each.sequence or 0 for each in generations)
             found.append(Former(host, other, len(generations), sequence))
     return found

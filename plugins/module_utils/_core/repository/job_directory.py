@@ -147,14 +147,14 @@ class JobDirectory:
         for name in self.names():
             generation = Generation(os.path.join(self.path, name))
             # One whose manifest can't be read takes the place that its name says.
-            place = int(generation.summary.get("sequence", highest))
+            place = highest if generation.sequence is None else generation.sequence
             highest = max(highest, place)
             found.append((place, generation))
         return [generation for _place, generation in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
 
     def next_sequence(self) -> int:
         """Return the number of the generation that comes next."""
-        return 1 + max(self.sequence, *(int(each.summary.get("sequence", 0)) for each in self.generations()), 0)
+        return 1 + max(self.sequence, *(each.sequence or 0 for each in self.generations()), 0)
 
     def find(self, name: Optional[str] = None, states: Sequence[Sequence[str]] = ((GOOD,), (UNPROVEN,))) -> Generation:
         """Return a generation by its name or the beginning of it; without a name the newest good one, else the newest unproven.

@@ -80,7 +80,7 @@ class LockFacts:
     """
 
     method: str
-    reason: str
+    reason: str = ""
     waited_ms: float = 0
     held_ms: float = 0
     frozen_ms: Optional[float] = None

@@ -17,12 +17,18 @@ class RecordedServer:
 
     :ivar version: as it says it
     :ivar uuid: its own, where it has one
+    :ivar unit: of systemd, which ran it; "" where none did
     """
 
     flavour: str = ""
     version: str = ""
     datadir: str = ""
     uuid: str = ""
+    unit: str = ""
+
+    @property
+    def is_mariadb(self) -> bool:
+        return self.flavour == "mariadb"
 
 
 def server(generation: Generation) -> Optional[RecordedServer]:

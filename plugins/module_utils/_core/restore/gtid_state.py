@@ -19,6 +19,7 @@ from ..binlog.gtid import MariaState
 from ..host import durable
 from ..host.errors import StillpointError
 from ..host.mounts import is_below
+from ..repository import recorded
 from ..repository.generation import Generation
 from .in_place.targets import Target
 from .server_logs import Logs
@@ -38,11 +39,11 @@ def newest(generation: Generation, logs: Logs, archives: Sequence["Archive"]) ->
     None where its numbers are not to be moved on: on MySQL, on a replica, which must fetch what it lost under the same numbers, and
     where it is not known.
     """
-    coordinates = generation.summary.get("coordinates") or {}
-    if (generation.summary.get("server") or {}).get("flavour") != "mariadb" or coordinates.get("replica") or not coordinates.get("file"):
+    server, stood = recorded.server(generation), recorded.in_its_log(generation)
+    if server is None or not server.is_mariadb or stood is None or stood.replica:
         return None
     live = _live(logs)
-    found = MariaState.parse(str(coordinates.get("gtid") or ""))
+    found = MariaState.parse(stood.gtid or "")
     for state in [*([live] if live else []), *(state for archive in archives for state in _archived(archive, current=live is None))]:
         found.merge(state)
     return str(found) if live is not None or archives else None

@@ -22,7 +22,7 @@ from ...job.names import host_name
 from ...job.options import Job
 from ...mysql import server as servers
 from ...mysql.connection import Login, Session
-from ...repository import identity
+from ...repository import identity, recorded
 from ...repository.generation import Generation
 from .. import journal
 from ..in_place.activity import OPTION
@@ -295,11 +295,12 @@ def _sources(generation: Generation, facts: Dict[str, Any], databases: Sequence[
 
 
 def _same_product(generation: Generation, flavour: str, version: str) -> None:
-    dumped = str((generation.summary.get("server") or {}).get("flavour"))
-    if (dumped == "mariadb") != (flavour == "mariadb"):
+    server = recorded.server(generation)
+    dumped = server is not None and server.is_mariadb
+    if dumped != (flavour == "mariadb"):
         raise StillpointError(
             "generation %s is a dump of %s, and the server is %s: they write views, routines and accounts differently, and the load would end half way"
-            % (generation.name, "MariaDB" if dumped == "mariadb" else "MySQL", version)
+            % (generation.name, "MariaDB" if dumped else "MySQL", version)
         )
 
 

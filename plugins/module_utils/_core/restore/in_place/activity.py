@@ -20,7 +20,7 @@ from ...job.names import host_name
 from ...mysql import scratch, settings
 from ...mysql.connection import Session
 from ...mysql.settings import Settings
-from ...repository import identity
+from ...repository import identity, recorded
 from ...repository.generation import Generation
 
 OPTION = "--resume-replication-and-events"
@@ -74,8 +74,8 @@ def of_another_host(generation: Generation, datadir: str) -> Optional[Activity]:
     known = settings.from_dict(summary["settings"])
     if known.is_mariadb:
         known.find_program()
-    replicates = [source for source in (summary.get("coordinates") or {}).get("replica") or [] if source.get("host")]
-    sources = ["%s:%s" % (source["host"], source.get("port")) for source in replicates]
+    stood = recorded.coordinates(generation)
+    sources = ["%s:%s" % (source.host, source.port) for source in (stood.replica if stood else None) or () if source.host]
     sources = sources or [_source(path) for path in _files(os.path.join(generation.path, datadir)) if os.path.basename(path).startswith("master")]
     if not known.is_mariadb and known.version < _PERSISTS_SKIP:
         raise UsageError(

@@ -17,6 +17,7 @@ from ...host import durable, service
 from ...host.errors import StillpointError, UsageError
 from ...host.process import run
 from ...mysql import settings
+from ...repository import recorded
 from ...repository.generation import Generation
 from .targets import Target, datadir_of
 
@@ -61,7 +62,8 @@ def find(generation: Generation, targets: Sequence[Target]) -> Optional[Node]:
     if options.get("wsrep_on", "OFF").upper() not in ("ON", "1", "TRUE", "") or provider in ("none", ""):
         return None
     address = options.get("wsrep_cluster_address", _ADDRESS)
-    if (generation.summary.get("server") or {}).get("flavour") != "mariadb":
+    server = recorded.server(generation)
+    if server is None or not server.is_mariadb:
         raise UsageError("the server is a node of Percona XtraDB Cluster, which is not restored in place: restore with --to DIR, and bootstrap it by hand")
     members = _members(datadir) if running else 1
     others = [] if running else _answering(address)

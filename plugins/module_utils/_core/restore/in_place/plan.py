@@ -11,6 +11,7 @@ from ...host import service
 from ...host.errors import UsageError
 from ...host.reporter import Reporter
 from ...host.text import human
+from ...repository import recorded
 from ...repository.generation import Generation
 from .. import journal as journals
 from .. import server_logs
@@ -229,8 +230,8 @@ def _unit(generation: Generation, targets: Sequence[Target]) -> Optional[str]:
                 % (server.program, server.pid, path)
             )
         return server.unit
-    recorded = (generation.summary.get("server") or {}).get("unit")
-    return recorded if recorded and service.exists(recorded) else None
+    known = recorded.server(generation)
+    return known.unit if known and known.unit and service.exists(known.unit) else None
 
 
 def _plan_resumption(

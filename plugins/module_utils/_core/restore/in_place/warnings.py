@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Iterator, Optional, Sequence
 from ...host.mounts import is_below
 from ...job.names import host_name
 from ...mysql import keys
-from ...repository import identity
+from ...repository import identity, recorded
 from ...repository.generation import Generation
 from ..rollback.plan import REPLICAS
 from . import targets as places
@@ -29,7 +29,7 @@ def _stranger(generation: Generation, targets: Sequence[Target]) -> Iterator[str
     """Return what it means that a backup is of another host."""
     if not identity.is_foreign(generation, host_name()):
         return
-    yield "it is a backup of another host, %s: what is here now is replaced by what was there" % generation.summary.get("host")
+    yield "it is a backup of another host, %s: what is here now is replaced by what was there" % generation.host
     if places.databases(targets):
         yield "the server here gets the accounts and passwords of that one"
 
@@ -57,7 +57,8 @@ def warnings_of(
         yield "it alone is put back as it was; rows of the database that belong to it are not"
     elif len(halves) == 2 and len({target.tree.is_files for target in targets}) == 1:
         yield "only one half of the backup is put back: database and files will not be of one point in time"
-    if replay and (generation.summary.get("coordinates") or {}).get("replica"):
+    stood = recorded.coordinates(generation)
+    if replay and stood and stood.replica:
         yield "the server was a replica: what it had replicated is in its own binary logs only where it writes it there (log_slave_updates)"
     if len(halves) == 2 and len(targets) == len(generation.trees) and replay and replay.bytes:
         yield "the files will be those of %s UTC, when the backup was taken: binary logs hold the database alone" % generation.time.strftime(

@@ -37,6 +37,7 @@ from ...mysql.account import new_password
 from ...mysql.connection import Login, Session
 from ...mysql.scratch import Scratch, make_directory, scratch_server, user_of
 from ...mysql.settings import Settings
+from ...repository import recorded
 from ...repository.generation import Generation
 from ...repository.job_directory import JobDirectory
 from .. import gtid_state
@@ -266,10 +267,10 @@ def _prepare(session: Session, recovery: Recovery) -> None:
     """Give MySQL the GTIDs that the backup had executed and the copy does not know of: they were in a log only."""
     if recovery.line.flavour == "mariadb" or not recovery.gtid or str(session.value("SELECT @@GLOBAL.gtid_mode")) != "ON":
         return
-    recorded = (recovery.generation.summary.get("coordinates") or {}).get("gtid")
+    stood = recorded.coordinates(recovery.generation)
     known = gtid.MysqlState.parse(str(session.value("SELECT @@GLOBAL.gtid_executed") or ""))
-    if recorded and str(known) != str(gtid.MysqlState.parse(str(recorded))):
-        lacking = session.rows("SELECT GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed) AS lacking", (str(recorded),))[0]["lacking"]
+    if stood and stood.gtid and str(known) != str(gtid.MysqlState.parse(stood.gtid)):
+        lacking = session.rows("SELECT GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed) AS lacking", (stood.gtid,))[0]["lacking"]
         if lacking:
             session.rows("SET GLOBAL gtid_purged = %s", ("+" + str(lacking).replace("\n", ""),))
 

@@ -25,6 +25,7 @@ from ...binlog import events, gtid
 from ...binlog.events import Transaction
 from ...host.errors import StillpointError, UsageError
 from ...host.text import human as size
+from ...repository import recorded
 from ...repository.generation import BAD, Generation
 from .moment import Moment
 from .stop import Clock, holds, left_in_doubt, may_stop_in, read_piece, stop_in
@@ -266,8 +267,8 @@ def _stands_in(stretch: Stretch, base: Base) -> bool:
         return each.end <= base.position
 
     facts = read_piece(piece, visit)
-    recorded = (base.generation.summary.get("coordinates") or {}).get("gtid")
-    return not straddled and not (recorded and facts.after is not None and not _agrees(str(recorded), facts.after))
+    stood = recorded.coordinates(base.generation)
+    return not straddled and not (stood and stood.gtid and facts.after is not None and not _agrees(stood.gtid, facts.after))
 
 
 def _agrees(recorded: str, found: gtid.State) -> bool:

@@ -27,7 +27,8 @@ from ..repository.partial import Partial
 from . import accounts, client, sections, views
 from . import plan as planning
 from .client import LARGEST_PACKET
-from .plan import DIRECTORY, FILE, SUFFIX, VIEWS, DumpPlan, Key, quoted, shown
+from .contents import Key, chosen, quoted, shown
+from .plan import DIRECTORY, FILE, SUFFIX, VIEWS, DumpPlan
 from .sections import Scanner, Section
 from .stream import Compressed, Files, Source
 
@@ -113,7 +114,7 @@ def begun(plan: DumpPlan, login: Login, note: Callable[[str], None]) -> Iterator
         lock, position = _start(stack, source, plan, keeper, note) if live else _start_alone(stack, source, plan)
         source.give_way()
         moment = datetime.now(timezone.utc)
-        if tuple(planning.chosen(session, plan.options.databases or ())) != plan.databases:
+        if tuple(chosen(session, plan.options.databases or ())) != plan.databases:
             raise NotNowError("a database was created or dropped at the moment in which the dump began: nothing was backed up; try again")
         tables = TableLocks(keeper, [(table.schema, table.name) for table in plan.locked])
         yield Begun(plan, source, moment, lock, position, tables, sql)

@@ -7,7 +7,7 @@ import re
 from typing import List, Sequence, Tuple
 
 from ..mysql.connection import ServerError, Session
-from .plan import InvalidView, Key, quoted, shown
+from .contents import InvalidView, Key, quoted, shown
 from .sections import statements
 
 _HEAD = "-- View "

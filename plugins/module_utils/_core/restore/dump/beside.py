@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, Optional, Tuple
 
-from ...dump.plan import NEW, OLD
+from ...dump.contents import NEW, OLD
 from ...host import durable
 from ...host.errors import StillpointError
 from ...mysql.connection import Login

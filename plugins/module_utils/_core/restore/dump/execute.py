@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Dict, List, Sequence, Tuple
 
 from ...dump import accounts, views
-from ...dump.plan import VIEWS, Key, listed, quoted, shown
+from ...dump.contents import Key, listed, quoted, shown
+from ...dump.plan import VIEWS
 from ...dump.stream import checksum
 from ...host.errors import StillpointError
 from ...host.process import undisturbed

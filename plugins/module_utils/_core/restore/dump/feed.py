@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Set, Tuple, Type
 
 from ...dump import client, sections
-from ...dump.plan import quoted, shown
+from ...dump.contents import quoted, shown
 from ...dump.sections import Scanner, Section
 from ...dump.stream import CHUNK, decompressed
 from ...host.errors import StillpointError

@@ -10,7 +10,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...dump import accounts, client, views
 from ...dump.client import LARGEST_PACKET, Program
-from ...dump.plan import FILE, OLD, VIEWS, InvalidView, shown
+from ...dump.contents import OLD, InvalidView, shown
+from ...dump.plan import FILE, VIEWS
 from ...dump.stream import decompressed
 from ...host import service
 from ...host.errors import StillpointError, UsageError

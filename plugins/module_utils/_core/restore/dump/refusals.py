@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Sequence, Set
 
-from ...dump.plan import shown
+from ...dump.contents import shown
 from ...host.errors import StillpointError
 from ...mysql.connection import Session
 from .what import What, named

@@ -8,7 +8,7 @@ import subprocess
 from typing import IO, List, Sequence, Tuple
 
 from ...dump import client, views
-from ...dump.plan import invalid_views, quoted, shown
+from ...dump.contents import invalid_views, quoted, shown
 from ...host import durable
 from ...host.errors import StillpointError
 from ...host.process import start

@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from typing import Iterator, List, Sequence, Set, Tuple
 
-from ...dump.plan import quoted, shown
+from ...dump.contents import quoted, shown
 from ...host import durable
 from ...host.errors import StillpointError
 from ...host.reporter import Reporter

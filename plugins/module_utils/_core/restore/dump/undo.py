@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
-from ...dump.plan import shown
+from ...dump.contents import shown
 from ...host.errors import StillpointError
 from ...host.reporter import Reporter
 from .. import journal as journals

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional, Sequence
 
 from ...dump import sections
-from ...dump.plan import Key, shown
+from ...dump.contents import Key, shown
 from ...dump.sections import Section
 from ...host.text import count
 

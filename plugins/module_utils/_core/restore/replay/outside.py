@@ -17,7 +17,7 @@ from typing import BinaryIO, Dict, Iterable, List, Set, Tuple
 from ...archive.line import Piece
 from ...binlog import events
 from ...binlog.format import CHANGES_ROWS, TABLE_MAP
-from ...dump.plan import quoted, shown
+from ...dump.contents import quoted, shown
 from ...host.text import count
 from ...mysql.connection import Session
 from ...repository import manifest

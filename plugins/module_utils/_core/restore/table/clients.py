@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from ...dump import client
-from ...dump.plan import by_transaction
+from ...dump.contents import by_transaction
 from ...host.errors import StillpointError
 from ...host.process import kill, sentence, start
 from ...host.reporter import Reporter

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
-from ...dump.plan import quoted, shown
+from ...dump.contents import quoted, shown
 from ...host.errors import StillpointError, UsageError
 from ...host.mounts import is_below
 from ...host.process import undisturbed

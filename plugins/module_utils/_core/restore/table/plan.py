@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ...dump import client
 from ...dump.client import Program
-from ...dump.plan import shown
+from ...dump.contents import shown
 from ...host import service
 from ...host.errors import StillpointError, UsageError
 from ...host.free_space import space

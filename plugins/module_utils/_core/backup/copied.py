@@ -129,6 +129,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     for text in (*taking.point.warnings, *taking.watch.warnings):
         reporter.warn(text)
     changes = sum(copied.changes for copied in taking.copies)
+    gone = [snapshot.full_name for snapshot in taking.point.snapshots if snapshot.full_name not in taking.point.left]
     return {
         # snapshots that were handed over and are removed are a change, and so are new ones that are kept
         "changed": not is_mirror or bool(changes) or bool(request.snapshots) != request.keep_snapshot,
@@ -140,7 +141,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
         "bytes_transferred": sum(copied.bytes_transferred for copied in taking.copies),
         "duration_s": round(time.monotonic() - started, 1),
         "snapshot_used_percent": max(taking.watch.used_percent.values(), default=None),
-        "removed": [] if request.keep_snapshot else _gone(taking.point.snapshots),
+        "removed": [] if request.keep_snapshot else gone,
     }
 
 
@@ -279,8 +280,9 @@ def _given(request: CopyRequest, handed: Handed, given: List[Snapshot], owner: O
     no copy worse: it is a warning."""
     for snapshot in given if not request.keep_snapshot else ():  # what is kept stays what it is: an undo point too
         _hand(snapshot, add=owner.tags())
+    point = Point(handed.run_id or owner.run_id, handed.time, given, handed.lock, handed.coordinates, handed.server)
     try:
-        yield Point(handed.run_id or owner.run_id, handed.time, given, handed.lock, handed.coordinates, handed.server)
+        yield point
     finally:
         if not request.keep_snapshot:
             with undisturbed():
@@ -288,13 +290,8 @@ def _given(request: CopyRequest, handed: Handed, given: List[Snapshot], owner: O
                     try:
                         ownership.remove(snapshot.full_name)
                     except StillpointError as error:
+                        point.left.append(snapshot.full_name)
                         reporter.warn(str(error))
-
-
-def _gone(snapshots: Sequence[Snapshot]) -> List[str]:
-    """Return which of the snapshots are there no more."""
-    there = {volume.full_name for volume in volumes.volumes()}
-    return [snapshot.full_name for snapshot in snapshots if snapshot.full_name not in there]
 
 
 def _hand(snapshot: Snapshot, *, add: Sequence[str]) -> None:

@@ -62,6 +62,7 @@ class Point:
     server: Optional[Mapping[str, Any]] = None
     warnings: List[str] = field(default_factory=list)
     again: bool = False  # another try may have exact coordinates
+    left: List[str] = field(default_factory=list)  # full names of the snapshots that could not be removed at the end
 
     def as_dict(self) -> Dict[str, Any]:
         return {
@@ -105,7 +106,7 @@ def point_in_time(
                     note("commits went on while the snapshot was taken; once more, for exact coordinates")
                 else:
                     break
-                _discard(takings)
+                _discard_all(takings)
             if point is None:
                 raise StillpointError("the lock was not granted before the snapshot was taken; nothing was kept")
             yield point
@@ -113,24 +114,28 @@ def point_in_time(
         finally:
             with undisturbed():
                 if not done:
-                    _discard(takings)
+                    _discard_all(takings)
                 elif not hand_over and point is not None:
-                    try:
-                        _discard(takings)
-                    except StillpointError as error:  # what was read is whole; the next run removes it
-                        point.warnings.append(str(error))
+                    left = _discard(takings)  # what was read is whole; the next run removes these
+                    point.left += left
+                    point.warnings += map(str, left.values())
 
 
-def _discard(takings: Sequence[Taking]) -> None:
-    """Remove what was taken or prepared, all of it, also when one of them fails."""
-    failures = []
+def _discard(takings: Sequence[Taking]) -> Dict[str, StillpointError]:
+    """Remove what was taken or prepared, and return what could not be, by its full name, and why."""
+    left = {}
     for taking in takings:
         try:
             taking.discard()
         except StillpointError as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
+            left[taking.full_name] = error
+    return left
+
+
+def _discard_all(takings: Sequence[Taking]) -> None:
+    """Remove what was taken or prepared, all of it, also when one of them fails."""
+    for error in _discard(takings).values():
+        raise error
 
 
 def sync_file_systems(targets: Sequence[Target], limit: float = 600) -> None:

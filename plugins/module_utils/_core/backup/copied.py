@@ -15,6 +15,7 @@ from ..host.process import require, undisturbed
 from ..host.processes import COLLECTION, Owner, this_process
 from ..host.reporter import Reporter
 from ..host.text import moment
+from ..job.options import is_rate
 from ..lvm import layout, ownership, sizes, targets, volumes
 from ..lvm.layout import FILES
 from ..lvm.mounted import NOT_HELD, holds_of
@@ -28,7 +29,7 @@ from ..repository.generation import Generation
 from ..repository.job_directory import JobDirectory
 from ..repository.mirror import alone, mirror
 from ..repository.partial import Partial
-from ..repository.rsync_options import check_options, is_rate
+from ..repository.rsync_options import check_options
 from ..repository.storing import storing
 from ..repository.transfer import Copied
 from ..trees import LeftOut, Tree

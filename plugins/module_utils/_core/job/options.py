@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, Optional, Tuple
 
 from ..lvm import sizes
@@ -126,3 +127,8 @@ class Job(NamedTuple):
     verify: Verify = Verify()
     copies: Tuple[Copy, ...] = ()
     where: str = "job"  # the file it was read from, for sentences
+
+
+def is_rate(text: str) -> bool:
+    """Tell whether something is a rate as rsync takes it, and more than none: 5000 (KiB/s), 20M, 1.5G."""
+    return bool(re.fullmatch(r"[0-9]+(\.[0-9]+)?[KMGkmg]?", text)) and float(text.rstrip("KMGkmg")) > 0

@@ -13,8 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional,
 
 from ..host.errors import UsageError
 from ..lvm import sizes
-from ..repository.rsync_options import is_rate
-from .options import ARCHIVE_METHODS, LOCKS, LONG_QUERY_ACTIONS, METHODS, MODES, SOURCES, BinlogOptions, Copy, Job, Keep, MysqlOptions, Notify, Verify
+from .options import ARCHIVE_METHODS, LOCKS, LONG_QUERY_ACTIONS, METHODS, MODES, SOURCES, BinlogOptions, Copy, Job, Keep, MysqlOptions, Notify, Verify, is_rate
 
 # What only some jobs need is imported for those: `list` reads the jobs of whole fleets.
 # pylint: disable=import-outside-toplevel

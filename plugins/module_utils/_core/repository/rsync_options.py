@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Sequence
 
 from ..host.errors import UsageError
@@ -32,11 +31,6 @@ _INSTEAD = {
     **dict.fromkeys(("--one-file-system", "-x"), "what is mounted in a path is copied only where it was named"),
 }
 _OTHERS = "it could break what a backup promises; the documentation of rsync_opts names those that are passed on"
-
-
-def is_rate(text: str) -> bool:
-    """Tell whether something is a rate as rsync takes it, and more than none: 5000 (KiB/s), 20M, 1.5G."""
-    return bool(re.fullmatch(r"[0-9]+(\.[0-9]+)?[KMGkmg]?", text)) and float(text.rstrip("KMGkmg")) > 0
 
 
 def check_options(options: Sequence[str]) -> None:

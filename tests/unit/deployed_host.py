@@ -27,6 +27,8 @@ SITE = "import site; print(*site.getsitepackages())"
 class Host:
     """This host, with directories of its own for what the role writes, and a systemctl that stands in for systemd."""
 
+    role = "backup_client"
+
     def __init__(self, top: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
         self.top, self._jobs = top, list(jobs)
         for name in ("units", "state", "sbin", "library", "libraries", "collections/ansible_collections/stillpoint"):
@@ -54,7 +56,7 @@ class Host:
             "connection": "local",
             "gather_facts": False,
             "vars": {"ansible_python_interpreter": sys.executable},
-            "tasks": [{"described": {}}, {"include_role": {"name": "stillpoint.backup.backup_client", "tasks_from": entry}}],
+            "tasks": [{"described": {}}, {"include_role": {"name": "stillpoint.backup." + self.role, "tasks_from": entry}}],
         }
         given = {
             "backup_client_jobs": self._jobs,
@@ -80,9 +82,9 @@ class Host:
         stand_ins = {"UNITS": str(self.units), "STATE": str(self.top / "state"), "SYSTEMD_UNIT_PATH": str(self.units) + ":"}
         return subprocess.run(wrapped, env={**os.environ, "ANSIBLE_CONFIG": str(self.top / "ansible.cfg"), **stand_ins}, capture_output=True, text=True)
 
-    def deployed(self, *options: str, **variables: Any) -> str:
+    def deployed(self, *options: str, entry: str = "main", **variables: Any) -> str:
         """Run the role, which has to succeed."""
-        printed = self.deploy(*options, **variables)
+        printed = self.deploy(*options, entry=entry, **variables)
         assert "failed=0" in printed, printed
         return printed
 

@@ -48,6 +48,8 @@ options:
   layout:
     description:
       - V(generations) makes a new generation each time, C(DEST/2026-11-22T02-00-05Z) with a C(manifest.json) in it.
+        What is unchanged is shared with the last one. A file of 256 KiB or more that has changed shares the blocks that have not with the last one's, where
+        the file system of O(dest) can do that (XFS, btrfs), unless O(rsync_opts) has C(--whole-file).
       - V(mirror) keeps one copy of each tree in step, C(DEST/files/opt/tree), and deletes there what is no longer at the source.
     type: str
     choices: [generations, mirror]

@@ -77,6 +77,8 @@ class Disk:
         """Return the bytes that are in use, once all is written and the file system has given back what it had set aside."""
         subprocess.run(["umount", self.path], check=True)
         mount(self._image, self.path)
+        os.listdir(self.path)  # btrfs ends what it was removing when somebody looks
+        subprocess.run(["sync", "-f", self.path], check=True)
         figures = os.statvfs(self.path)
         return (figures.f_blocks - figures.f_bfree) * figures.f_frsize
 

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How fast bytes may go by."""
+"""How fast bytes may go by, and before whom."""
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Callable, Optional
+from contextlib import contextmanager, suppress
+from typing import Callable, Iterator, Optional
+
+from .process import LOW_PRIORITY
 
 _UNITS = {"": 1 << 10, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _TICK = 0.2  # seconds between two looks at what the work depends on
@@ -49,3 +53,18 @@ class Pace:
             if ahead <= 0:
                 return
             time.sleep(min(ahead, _TICK))
+
+
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """Let everything else on the host go first, in the body, where this process may take its priority back."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    if os.geteuid() != 0 or before >= LOW_PRIORITY:
+        yield
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, LOW_PRIORITY)
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)

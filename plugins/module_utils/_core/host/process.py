@@ -95,21 +95,6 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def giving_way() -> Iterator[None]:
-    """Let everything else on the host go first, in the body, where this process may take its priority back."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    if os.geteuid() != 0 or before >= LOW_PRIORITY:
-        yield
-        return
-    os.setpriority(os.PRIO_PROCESS, 0, LOW_PRIORITY)
-    try:
-        yield
-    finally:
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, before)
-
-
-@contextmanager
 def urgent() -> Iterator[None]:
     """Let nothing else on the host go first, in the body and in the programs that are started in it: users are waiting."""
     before = os.getpriority(os.PRIO_PROCESS, 0)

@@ -9,8 +9,7 @@ import stat
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Set
 
-from ..host.pace import Pace, rate
-from ..host.process import giving_way
+from ..host.pace import Pace, giving_way, rate
 from ..host.steps import reached
 from ..trees import Tree
 from . import blocks, compare, rsync

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
@@ -197,8 +198,7 @@ def _killed_at(step: str, action: Any) -> None:
 
 
 @each_version
-def test_a_copy_that_can_not_be_reached_or_is_full_is_tried_again_and_goes_on(world: World, server: RestServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restic, "PATIENCE_SENDING", 5.0)
+def test_a_copy_that_can_not_be_reached_or_is_full_is_tried_again_and_goes_on(world: World, server: RestServer) -> None:
     name = world.back_up(0).name
     server.stop()
     try:
@@ -206,8 +206,10 @@ def test_a_copy_that_can_not_be_reached_or_is_full_is_tried_again_and_goes_on(wo
             world.send()
         server.most_bytes = 100_000
         server.start()
+        began = time.monotonic()
         with pytest.raises(restic.Full) as full:
             world.send()
+        assert time.monotonic() - began < restic.PATIENCE_SENDING / 2  # at once, as no patience makes room
     finally:
         server.stop()
         server.most_bytes = None
@@ -359,6 +361,13 @@ def test_a_copy_with_a_retention_keeps_what_that_says_whenever_pruning_is_killed
     for each in disk.list():
         assert fetch(disk, each, world.directory, Quiet()).generation.state == "good"
     disk.restic.run("check", "--read-data")
+
+
+def test_a_copy_with_another_manifest_than_its_tags_say_does_not_pass(world: World) -> None:
+    generation = world.back_up(0)
+    words = [word for tag in destinations.tags(generation, "job", "0" * 64) for word in ("--tag", tag)]
+    world.destination.restic.run("backup", ".", "--host", "db1", *words, cwd=generation.path)
+    assert world.verify().faults == ("the manifest is another one than its tags say",)
 
 
 def _bytes(directory: Path) -> int:

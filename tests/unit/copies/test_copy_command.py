@@ -11,6 +11,7 @@ from typing import Any, Iterator, List
 
 import pytest
 from _core.agent import copies
+from _core.agent.commands import run
 from _core.agent.main import main
 from _core.copies import known, restic
 from _core.host import process
@@ -124,3 +125,15 @@ def test_each_copy_is_called_and_what_it_is_is_said(host: Host, server: RestServ
     server.stop()
     (found,) = copies.dial(job)
     assert isinstance(found.error, restic.Offline)
+
+
+def test_a_run_has_its_copies_sent_by_a_service_and_is_none_the_worse_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "PATH", str(tmp_path))
+    run._start_copying("web")
+    assert "`stillpoint copy web` does it" in capsys.readouterr().err
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho \"$*\" >%s/told\n" % tmp_path)
+    (tmp_path / "systemctl").chmod(0o755)
+    run._start_copying("web")
+    assert (tmp_path / "told").read_text() == "start --no-block stillpoint-copy@web.service\n" and capsys.readouterr().err == ""

@@ -29,7 +29,7 @@ _INCOMPLETE = 3  # restic's exit status: a snapshot was written that lacks what 
 class Sent:
     """What came of sending one generation.
 
-    :ivar added: bytes that were new to the repository
+    :ivar added: bytes that were new to the repository, compressed where restic's version tells
     """
 
     generation: str
@@ -108,7 +108,8 @@ def _send(destination: Destination, copy: Copy, generation: Generation, parent: 
     destination.sent(CopiedGeneration(snapshot, generation.name, when, generation.state, generation.size_bytes, generation.files, digest))
     reached("recorded", generation.name)
     duration = round(time.monotonic() - started, 1)
-    return Sent(generation.name, destination.copy, generation.size_bytes, int(summary.get("data_added", 0)), duration)
+    added = int(summary.get("data_added_packed", summary.get("data_added", 0)))
+    return Sent(generation.name, destination.copy, generation.size_bytes, added, duration)
 
 
 def _snapshot(destination: Destination, short: str, name: str) -> str:

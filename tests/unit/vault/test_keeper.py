@@ -16,7 +16,8 @@ from _core.host import steps
 from _core.host.errors import BusyError, NotNowError
 from _core.vault import keeper, ledger, retention, state
 from _core.vault.settings import Keep
-from vault_server import DAY, Client, Vault, differences, needs_vault, vault
+from trees import awkward
+from vault_server import DAY, Client, Vault, differences, needs_vault, vault, write_manifest
 
 pytestmark = needs_vault
 
@@ -91,6 +92,25 @@ def test_what_arrives_is_written_down_once_and_found_sound(client: Client) -> No
     assert abs(copy.arrived - os.stat(Path(client.vault.directory(client.host).served) / "snapshots" / name).st_mtime) < 0.01
     printed = client.vault.agent("list", client.host)
     assert day(1) in printed.stdout and "yes" in printed.stdout
+
+
+def test_a_tree_with_everything_that_a_file_system_can_hold_is_found_sound(client: Client) -> None:
+    tree = client.generation(day(1), FILES)
+    awkward(str(tree / "files/tree"))
+    write_manifest(tree)
+    client.send_tree(tree, day(1))
+    assert checked(client) == []
+    assert len(client.vault.ledger(client.host).sound) == 1
+
+
+def test_a_copy_that_did_not_get_there_whole_and_is_sent_anew_is_one_alarm_that_goes_with_it(client: Client) -> None:
+    tree = client.generation(day(1), FILES)
+    (tree / "mysql/ibdata1").rename(tree / "away")
+    half = client.send_tree(tree, day(1))
+    (tree / "away").rename(tree / "mysql/ibdata1")
+    client.send_tree(tree, day(1))
+    assert checked(client) == ["unsound:" + half]
+    assert checked(client, reject=True) == [] and half not in there(client)
 
 
 def test_a_round_reads_new_packs_alone(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

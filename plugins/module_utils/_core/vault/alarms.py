@@ -75,7 +75,8 @@ def _events(settings: Settings, ledger: Ledger, there: Set[str], now: float) -> 
     for each in ledger.present():
         for kind, text in _oddities(each, before):
             yield Alarm("%s:%s" % (kind, each.id), "%s %s" % (_named(each), text), "accept")
-        before.append(each)
+        if each.id not in ledger.unsound:  # a client sends anew what did not get there whole
+            before.append(each)
     lately = [each for each in ledger.copies if each.arrived > now - _DAY]
     usual = max(_MANY, _MANY_TIMES * _DAY / settings.every * max(1, len({each.job for each in ledger.copies})))
     if ledger.copies and ledger.copies[0].arrived < now - 2 * _DAY and len(lately) > usual:

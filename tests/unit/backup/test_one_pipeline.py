@@ -19,7 +19,7 @@ from _core.host.mounts import place
 from _core.host.processes import Owner
 from _core.job import reader
 from _core.lvm import dm, ownership
-from _core.mysql import locks, topology
+from _core.mysql import lock_choice, locks, topology
 from _core.mysql.connection import Login
 from _core.mysql.keys import Keys
 from _core.mysql.server import Table
@@ -67,7 +67,7 @@ def server_of(**facts: Any) -> Any:
 
 def test_what_a_run_warns_of_a_quiesced_snapshot_warns_of_too() -> None:
     table = server_of(non_transactional=(Table("wf", "audit", "MyISAM"),), engines=(), log_bin=False, keys=Keys("file", ("/etc/key",), "", ("d.t",)))
-    choice = locks.Choice(None, "none", "asked for", "wf.audit is MyISAM")
+    choice = lock_choice.Choice(None, "none", "asked for", "wf.audit is MyISAM")
     found = Sources(Quiesce(Login(), table, choice, locks.LockOptions("none")), (), {}, (), ()).doubts()
     lock, log, keys = found
     assert "the lock none, which was asked for, is not enough: wf.audit is MyISAM" in lock

@@ -13,7 +13,8 @@ from _core.host.mounts import Mount, Place
 from _core.lvm.layout import FILES, Located
 from _core.lvm.volumes import LogicalVolume
 from _core.mysql.connection import Login
-from _core.mysql.locks import Choice, LockOptions, Method
+from _core.mysql.lock_choice import Choice, Method
+from _core.mysql.locks import LockOptions
 
 ROOT = LogicalVolume("vg00", "root", "u", "", "vg00-root", "", 1 << 30, ("linear",), ("public",), (), 253, 0, "", "", None, None, 1 << 30, 1 << 22, 0)
 DATA = replace(ROOT, vg="data", name="db", minor=1)

@@ -17,7 +17,7 @@ from _core.host import run_directory
 from _core.host.errors import StillpointError
 from _core.job import reader
 from _core.lvm import ownership
-from _core.mysql import locks, settings
+from _core.mysql import lock_choice, settings
 from _core.mysql import server as servers
 from _core.mysql.connection import Session
 from _core.mysql.locks import Lock
@@ -52,7 +52,7 @@ def test_what_rocksdb_keeps_elsewhere_is_copied_and_brings_every_row_back_withou
         known = settings.read(session, found)
     wal, copy = server.top + "/wal", server.top + "/copy"
     assert [(part.role, part.path) for part in found.paths] == [("datadir", server.datadir), ("rocksdb_wal", wal)]
-    method = locks.choose("auto", found).method
+    method = lock_choice.choose("auto", found).method
     assert method is not None
     with Session(server.login) as session, Lock(session, method, 5) as lock:
         lock.prepare()

@@ -14,15 +14,16 @@ import pytest
 from _core.backup import sources
 from _core.backup.quiesced import QuiesceRequest
 from _core.host.errors import NotNowError, StillpointError, Stopped
-from _core.mysql import locks
+from _core.mysql import lock_choice, locks
 from _core.mysql.connection import ServerError, Session
-from _core.mysql.locks import Lock, Method
+from _core.mysql.lock_choice import Method
+from _core.mysql.locks import Lock
 from real_server import RealServer, needed, real_server, until
 
 pytest.importorskip("pymysql")
 pytestmark = needed
 
-STAGE, FTWRL = locks._BACKUP_STAGE, replace(locks._FTWRL, limit=locks._LIMIT)
+STAGE, FTWRL = lock_choice._BACKUP_STAGE, replace(lock_choice._FTWRL, limit=lock_choice._LIMIT)
 LIMIT = 3  # seconds
 SLOW = 1.5  # seconds that a busy machine may add
 
@@ -77,7 +78,7 @@ def asked_for(server: RealServer, method: Method) -> float:
         return time.monotonic() - began
 
 
-@pytest.mark.parametrize("method", [STAGE, FTWRL, locks._FTWRL], ids=["backup_stage", "ftwrl", "ftwrl ended from outside"])
+@pytest.mark.parametrize("method", [STAGE, FTWRL, lock_choice._FTWRL], ids=["backup_stage", "ftwrl", "ftwrl ended from outside"])
 def test_all_that_a_lock_waits_for_counts_to_one_limit(server: RealServer, method: Method) -> None:
     with in_the_way(server, 2.5):
         assert LIMIT - 0.2 < asked_for(server, method) < LIMIT + SLOW  # and not for each of the two
@@ -87,11 +88,11 @@ def test_all_that_a_lock_waits_for_counts_to_one_limit(server: RealServer, metho
 def test_where_the_server_does_not_count_the_lock_is_ended_by_another_session(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lock, "_set_limit", lambda _self: None)
     with in_the_way(server, 60 / 1000):
-        assert LIMIT - 0.2 < asked_for(server, locks._FTWRL) < LIMIT + SLOW
+        assert LIMIT - 0.2 < asked_for(server, lock_choice._FTWRL) < LIMIT + SLOW
 
 
 def test_a_lock_that_is_granted_is_held_beyond_the_limit_of_its_waiting(server: RealServer) -> None:
-    for method in (STAGE, FTWRL, locks._FTWRL):
+    for method in (STAGE, FTWRL, lock_choice._FTWRL):
         with Session(server.login) as session, Lock(session, method, 1) as lock:
             lock.prepare()
             lock.take()
@@ -120,7 +121,7 @@ def impatient(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
             session.do("KILL %d" % row["ID"])
 
 
-@pytest.mark.parametrize("method", [STAGE, FTWRL, locks._FTWRL], ids=["backup_stage", "ftwrl", "ftwrl without a limit"])
+@pytest.mark.parametrize("method", [STAGE, FTWRL, lock_choice._FTWRL], ids=["backup_stage", "ftwrl", "ftwrl without a limit"])
 def test_a_statement_under_the_lock_that_is_not_answered_is_ended_and_the_lock_with_it(server: RealServer, impatient: None, method: Method) -> None:
     with Session(server.login, read_timeout=35) as session, Lock(session, method, 5) as lock:
         lock.prepare()
@@ -213,7 +214,7 @@ def test_commits_that_the_server_keeps_in_memory_are_in_the_log_before_the_lock_
 
     server.do("SET GLOBAL innodb_flush_log_at_trx_commit = 0", "CREATE TABLE d.lazy (n INT) ENGINE=InnoDB")
     try:
-        with Session(server.login) as session, Lock(session, locks._BACKUP_STAGE, 5) as lock:
+        with Session(server.login) as session, Lock(session, lock_choice._BACKUP_STAGE, 5) as lock:
             lock.prepare()
             for _attempt in range(50):  # the server writes its log once a second, and may do so just now
                 server.do("INSERT INTO d.lazy VALUES (1)")
@@ -225,7 +226,7 @@ def test_commits_that_the_server_keeps_in_memory_are_in_the_log_before_the_lock_
             assert lsn(session)["Innodb_lsn_flushed"] >= committed["Innodb_lsn_current"]
         server.do("SET GLOBAL innodb_flush_log_at_timeout = 2700")
         refused = pytest.raises(StillpointError, match="innodb_flush_log_at_timeout = 2700 s")
-        with Session(server.login) as session, Lock(session, locks._BACKUP_STAGE, 5) as lock, refused:
+        with Session(server.login) as session, Lock(session, lock_choice._BACKUP_STAGE, 5) as lock, refused:
             lock.prepare()
     finally:
         server.do("SET GLOBAL innodb_flush_log_at_trx_commit = 1", "SET GLOBAL innodb_flush_log_at_timeout = 1")

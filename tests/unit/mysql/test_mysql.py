@@ -11,7 +11,7 @@ import pytest
 from _core.backup import sources
 from _core.backup.point import Quiesce
 from _core.host.errors import StillpointError, UsageError
-from _core.mysql import connection, coordinates, guard, locks, server
+from _core.mysql import connection, coordinates, guard, lock_choice, locks, server
 from _core.mysql.server import Server, Table
 
 
@@ -55,7 +55,7 @@ INSTANCE, FTWRL = "LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK"
     ],
 )
 def test_auto_takes_the_cheapest_lock_that_is_enough_and_says_why(flavour: str, version: tuple, facts: dict, name: str, reason: str) -> None:
-    choice = locks.choose("auto", a_server(flavour, version, **facts))
+    choice = lock_choice.choose("auto", a_server(flavour, version, **facts))
     assert (choice.name, choice.doubt) == (name, None)
     assert reason in choice.reason
     assert choice.stops_commits is (name != "instance")
@@ -71,14 +71,14 @@ def test_auto_takes_the_cheapest_lock_that_is_enough_and_says_why(flavour: str, 
     ],
 )
 def test_a_lock_is_taken_in_the_servers_own_words(asked: str, flavour: str, version: tuple, early: tuple, late: tuple, release: tuple) -> None:
-    method = locks.choose(asked, a_server(flavour, version)).method
+    method = lock_choice.choose(asked, a_server(flavour, version)).method
     assert method is not None
     assert (method.early, method.late, method.release) == (early, late, release)
 
 
 def test_rocksdbs_last_commits_are_settled_under_the_lock_where_a_binary_log_has_them() -> None:
     def late(**facts) -> str:
-        method = locks.choose("auto", a_server(**facts)).method
+        method = lock_choice.choose("auto", a_server(**facts)).method
         assert method is not None
         return method.late[-1]
 
@@ -92,22 +92,22 @@ def test_rocksdbs_last_commits_are_settled_under_the_lock_where_a_binary_log_has
 )
 def test_a_lock_that_the_server_does_not_have_is_refused(asked: str, flavour: str, version: tuple) -> None:
     with pytest.raises(UsageError, match="lock %s does not exist on %s" % (asked, flavour)):
-        locks.choose(asked, a_server(flavour, version))
+        lock_choice.choose(asked, a_server(flavour, version))
     with pytest.raises(StillpointError, match="older than anything"):
-        locks.choose("auto", a_server("mysql", (4, 1, 0)))
+        lock_choice.choose("auto", a_server("mysql", (4, 1, 0)))
 
 
 def test_a_lock_that_was_asked_for_and_is_not_enough_is_doubted() -> None:
     mysql = a_server("mysql", (9, 7, 4), non_transactional=AUDIT)
     for asked in ("instance", "none"):
-        assert "wf.audit is MyISAM" in str(locks.choose(asked, mysql).doubt)
-        assert locks.choose(asked, a_server("mysql", (9, 7, 4))).doubt is None
-    assert locks.choose("ftwrl", mysql).doubt is None
+        assert "wf.audit is MyISAM" in str(lock_choice.choose(asked, mysql).doubt)
+        assert lock_choice.choose(asked, a_server("mysql", (9, 7, 4))).doubt is None
+    assert lock_choice.choose("ftwrl", mysql).doubt is None
 
 
 def test_several_volumes_take_a_lock_that_stops_commits() -> None:
     mysql = a_server("mysql", (9, 7, 4))
-    quiesce = Quiesce(connection.Login(), mysql, locks.choose("auto", mysql), locks.LockOptions())
+    quiesce = Quiesce(connection.Login(), mysql, lock_choice.choose("auto", mysql), locks.LockOptions())
     assert sources.for_volumes(quiesce, {"vg00/root"}).choice.name == "instance"
     several = sources.for_volumes(quiesce, {"vg00/root", "vg00/srv"}).choice
     assert several.name == "ftwrl"

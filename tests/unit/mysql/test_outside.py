@@ -12,7 +12,7 @@ from typing import Any, List
 import pytest
 from _core.backup import point, sources
 from _core.host.errors import StillpointError
-from _core.mysql import connection, locks, outside, server
+from _core.mysql import connection, lock_choice, locks, outside, server
 from _core.mysql.server import Server
 
 
@@ -192,7 +192,7 @@ def test_a_file_of_a_table_may_be_among_the_jobs_files_and_a_tablespace_may_not(
 
 def test_rows_that_are_in_no_backup_and_a_lock_that_is_not_enough_are_doubted_in_jobs_and_modules_alike() -> None:
     asked = a_server(remote=("the rows of wf.spider lie on another server",), non_transactional=(server.Table("wf", "audit", "MyISAM"),))
-    quiesce = point.Quiesce(connection.Login(), asked, locks.choose("none", asked), locks.LockOptions())
+    quiesce = point.Quiesce(connection.Login(), asked, lock_choice.choose("none", asked), locks.LockOptions())
     first, second = sources.doubts(quiesce)
     assert first == "the rows of wf.spider lie on another server"
     assert "the lock none, which was asked for, is not enough: wf.audit is MyISAM" in second

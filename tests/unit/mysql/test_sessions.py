@@ -15,7 +15,7 @@ from _core.host.errors import StillpointError
 from _core.host.reporter import Silent
 from _core.job import reader
 from _core.job.options import Job
-from _core.mysql import locks
+from _core.mysql import lock_choice
 from _core.mysql.acceptance import accept, init_command
 from _core.mysql.connection import Login, Session
 from _core.mysql.locks import Lock
@@ -58,8 +58,8 @@ def test_a_session_outlives_what_the_server_sets_for_others(hasty: Login) -> Non
         assert session.value("SELECT @@autocommit") == 1
 
 
-@pytest.mark.parametrize("method", [locks._BACKUP_STAGE, locks._FTWRL], ids=lambda method: method.name)
-def test_a_lock_is_still_held_when_lvm_takes_its_time(hasty: Login, method: locks.Method) -> None:
+@pytest.mark.parametrize("method", [lock_choice._BACKUP_STAGE, lock_choice._FTWRL], ids=lambda method: method.name)
+def test_a_lock_is_still_held_when_lvm_takes_its_time(hasty: Login, method: lock_choice.Method) -> None:
     with Session(hasty) as session, Lock(session, method, 5) as lock:
         lock.prepare()
         time.sleep(2.5)

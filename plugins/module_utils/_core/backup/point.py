@@ -21,7 +21,8 @@ from ..mysql import coordinates as coords
 from ..mysql.connection import Login, Session
 from ..mysql.coordinates import Coordinates
 from ..mysql.guard import Cleared
-from ..mysql.locks import Choice, Lock, LockFacts, LockOptions
+from ..mysql.lock_choice import Choice
+from ..mysql.locks import Lock, LockFacts, LockOptions
 from ..mysql.server import Server
 from ..mysql.way_clear import way_cleared
 

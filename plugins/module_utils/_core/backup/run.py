@@ -16,7 +16,7 @@ from ..job.names import host_name
 from ..job.options import Job
 from ..lvm.mounted import mounted
 from ..mysql.connection import Login
-from ..mysql.locks import COMMITS_STOPPED
+from ..mysql.lock_choice import COMMITS_STOPPED
 from ..proof import known_faults
 from ..proof.prove import Claim, Proof, ProofFailed, prove
 from ..repository.generation import Generation

@@ -13,11 +13,12 @@ from ..lvm import layout, sizes
 from ..lvm.layout import FILES, Located
 from ..lvm.targets import Target
 from ..lvm.volumes import LogicalVolume
-from ..mysql import locks, privileges, topology
+from ..mysql import lock_choice, privileges, topology
 from ..mysql import server as servers
 from ..mysql.absent import nothing_begun
 from ..mysql.connection import Login, Session
-from ..mysql.locks import Choice, LockOptions
+from ..mysql.lock_choice import Choice
+from ..mysql.locks import LockOptions
 from ..mysql.outside import lies_in
 from ..mysql.server import Server
 from ..mysql.throw_away import ThrowAway
@@ -96,7 +97,7 @@ def quiescing(options: Any) -> Quiesce:
     with Session(login) as session:
         server = servers.read(session)
         topology.check_node(server)
-        choice = locks.choose(how.lock, server)
+        choice = lock_choice.choose(how.lock, server)
         check_privileges(session, server, choice, how)
     return Quiesce(login, server, choice, how)
 
@@ -114,7 +115,7 @@ def for_volumes(quiesce: Quiesce, volumes: Set[str]) -> Quiesce:
     if len(volumes) < 2:
         return quiesce
     besides = "%s are snapshotted one after the other, and no commit may come in between" % " and ".join(sorted(volumes))
-    return replace(quiesce, choice=locks.choose(quiesce.options.lock, quiesce.server, besides))
+    return replace(quiesce, choice=lock_choice.choose(quiesce.options.lock, quiesce.server, besides))
 
 
 def doubts(quiesce: Quiesce) -> List[str]:

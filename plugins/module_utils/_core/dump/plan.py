@@ -10,10 +10,11 @@ from ..host.errors import StillpointError
 from ..host.process import require
 from ..host.text import count, size
 from ..job.options import MysqlOptions
-from ..mysql import locks, privileges, topology
+from ..mysql import lock_choice, privileges, topology
 from ..mysql import server as servers
 from ..mysql.connection import Login, Session
-from ..mysql.locks import Choice, LockOptions
+from ..mysql.lock_choice import Choice
+from ..mysql.locks import LockOptions
 from ..mysql.server import Server, Table
 from ..repository.generation import BAD
 from ..repository.job_directory import JobDirectory
@@ -240,8 +241,8 @@ def choose(asked: str, server: Server) -> Choice:
     needs none; neither does a server without a binary log. MySQL's has none, and a replica's place in its source's log is
     known under a lock alone.
     """
-    if asked != locks.AUTO:
-        return locks.choose(asked, server)
+    if asked != lock_choice.AUTO:
+        return lock_choice.choose(asked, server)
     if server.is_replica:
         return _stopping_commits(server, "a replica's place in its source's log is exact only while nothing commits")
     if server.flavour == "mariadb":
@@ -252,7 +253,7 @@ def choose(asked: str, server: Server) -> Choice:
 
 
 def _stopping_commits(server: Server, reason: str) -> Choice:
-    return replace(locks.choose(locks.AUTO, server, reason), reason=reason)
+    return replace(lock_choice.choose(lock_choice.AUTO, server, reason), reason=reason)
 
 
 def check_privileges(session: Session, server: Server, choice: Choice, options: MysqlOptions) -> None:

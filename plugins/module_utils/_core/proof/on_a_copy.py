@@ -23,7 +23,7 @@ from ..job.options import Job
 from ..mysql import server as servers
 from ..mysql import settings
 from ..mysql.connection import Login
-from ..mysql.locks import COMMITS_STOPPED
+from ..mysql.lock_choice import COMMITS_STOPPED
 from ..mysql.settings import Settings
 from ..repository import blocks, recorded
 from ..repository.generation import Generation, RecordedTree

@@ -24,10 +24,13 @@ CACHE = Path(os.environ.get("STILLPOINT_CACHE") or Path.home() / ".cache/stillpo
 RESTICS = {"oldest": str(CACHE / "restic-bookworm/restic"), "newest": str(CACHE / "restic-trixie/restic")}
 SERVER = str(CACHE / "restic-trixie/restic-rest-server")
 
-needs_restic = pytest.mark.skipif(
-    os.geteuid() != 0 or not all(os.path.exists(path) for path in (*RESTICS.values(), SERVER)),
-    reason="needs root, and both restics and the REST server from tests/lab/setup",
-)
+needs_restic = [
+    pytest.mark.server,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not all(os.path.exists(path) for path in (*RESTICS.values(), SERVER)),
+        reason="needs root, and both restics and the REST server from tests/lab/setup",
+    ),
+]
 
 
 @dataclass

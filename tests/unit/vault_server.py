@@ -34,7 +34,10 @@ RESTIC, SERVER = PROGRAMS / "restic", PROGRAMS / "restic-rest-server"
 USER = "nobody"
 DAY = 86400.0
 
-needs_vault = pytest.mark.skipif(os.geteuid() != 0 or not SERVER.exists(), reason="needs root, and restic and its REST server from tests/lab/setup")
+needs_vault = [
+    pytest.mark.server,
+    pytest.mark.skipif(os.geteuid() != 0 or not SERVER.exists(), reason="needs root, and restic and its REST server from tests/lab/setup"),
+]
 
 
 @dataclass

@@ -22,7 +22,7 @@ from vault_server import RESTIC, SERVER, needs_vault
 
 pytest.importorskip("ansible")
 
-pytestmark = [needs_vault, pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")]
+pytestmark = [*needs_vault, pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")]
 
 
 class VaultHost(Host):

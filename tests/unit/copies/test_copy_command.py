@@ -20,7 +20,7 @@ from rest_server import RESTICS, RestServer, needs_restic, rest_server
 from trees import back_up, facts, tree, write
 from trees import job as job_directory
 
-pytestmark = [needs_restic, pytest.mark.usefixtures("own_run_directory")]
+pytestmark = [*needs_restic, pytest.mark.usefixtures("own_run_directory")]
 HOST = os.uname().nodename
 
 

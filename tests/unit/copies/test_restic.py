@@ -15,7 +15,7 @@ from _core.copies import restic, secrets
 from _core.host.errors import UsageError
 from rest_server import RESTICS, RestServer, needs_restic, rest_server
 
-pytestmark = [needs_restic, pytest.mark.usefixtures("own_run_directory")]
+pytestmark = [*needs_restic, pytest.mark.usefixtures("own_run_directory")]
 
 
 @pytest.fixture(scope="module")

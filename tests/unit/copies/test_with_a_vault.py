@@ -21,7 +21,7 @@ from trees import Quiet, awkward, back_up, facts, tree
 from trees import job as job_directory
 from vault_server import Vault, needs_vault, vault
 
-pytestmark = [needs_vault, pytest.mark.usefixtures("own_run_directory")]
+pytestmark = [*needs_vault, pytest.mark.usefixtures("own_run_directory")]
 
 
 @pytest.fixture

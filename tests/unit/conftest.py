@@ -30,6 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = tempfile.mkdtemp(prefix="t")
 
 
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Leave no test the umask of the agent that an earlier one has run in this process."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A directory in place of /run/stillpoint, for what runs on scratch."""

@@ -255,6 +255,7 @@ def vault(top: Path) -> Iterator[Vault]:
     files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(top / "key.pem"), "-out", str(top / "cert.pem")]
     subprocess.run([*certificate, *files], check=True, capture_output=True)
     shutil.chown(top / "key.pem", USER)
+    (top / "cert.pem").chmod(0o644)  # whatever the umask is that an earlier test has left
     settings = {"directory": top / "srv", "state": top / "state", "accounts": top / "htpasswd", "password": top / "password"}
     text = {**{key: str(path) for key, path in settings.items()}, "user": USER, "restic": str(RESTIC)}
     (top / "vault.yml").write_text(yaml.safe_dump(text))
@@ -265,6 +266,7 @@ def vault(top: Path) -> Iterator[Vault]:
     template.mkdir(exist_ok=True)
     made = Vault(top, port, template)
     (top / "srv").mkdir()
+    (top / "srv").chmod(0o755)
     made.add("db1")
     argv = ["setpriv", "--reuid", USER, "--regid", "nogroup", "--clear-groups", "--pdeathsig", "KILL", str(top / "server")]
     shutil.copy(SERVER, top / "server")

@@ -19,7 +19,11 @@ def write(settings: Settings, hosts: Iterable[HostDirectory]) -> None:
     """Write how the hosts stand, where the vault's file names a directory for that."""
     if settings.metrics:
         samples = [sample for host in hosts for sample in _of_host(host)]
-        metrics.write(settings.metrics, "vault", "hosts", sorted(samples, key=lambda sample: sample[0]), lambda text: print(text, file=sys.stderr))
+        metrics.write(settings.metrics, "vault", "hosts", sorted(samples, key=lambda sample: sample[0]), _complain)
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(text + "\n")
 
 
 def _of_host(host: HostDirectory) -> List[metrics.Sample]:

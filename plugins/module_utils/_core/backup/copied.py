@@ -115,7 +115,7 @@ def copy(request: CopyRequest, reporter: Reporter) -> Dict[str, Any]:
     directory = JobDirectory(request.dest)
     is_mirror = request.layout == MIRROR
     lock = alone(request.dest) if is_mirror else directory.lock()
-    with told_when_stopped("the copy") as complete, lock:
+    with lock, told_when_stopped("the copy") as complete:
         leftovers.clear(reporter, None, None if is_mirror else directory, needed=[snapshot.full_name for snapshot in given])
         total, new = _checked_size(request, handed, trees, directory)
         point = _given(request, handed, given, owner, reporter) if request.snapshots else _taken(request, new, owner, reporter)

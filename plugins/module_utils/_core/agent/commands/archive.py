@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 
 from ...archive import service
 from ...job import file as jobs
@@ -23,11 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     job = jobs.load(arguments.job)
     check_paths(job)
-    reporter = for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
-    try:
+    with closing(for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())) as reporter:
         status = service.serve(job, reporter, once=arguments.once)
-    finally:
-        reporter.close()
     if arguments.json:
         print_json(status)
     return 0

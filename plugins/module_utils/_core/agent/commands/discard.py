@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 
 from ...job import file as jobs
 from ...restore.in_place import replaced
@@ -31,11 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
             print_json({"discarded": [], "kept": [each.path for each in kept]})
         return 0
     confirm(arguments, "delete that for good")
-    reporter = reporter_for(arguments, job)
-    try:
+    with closing(reporter_for(arguments, job)) as reporter:
         gone = replaced.discard(kept, reporter)
-    finally:
-        reporter.close()
     if arguments.json:
         print_json({"discarded": gone, "kept": []})
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import closing
 from typing import Tuple
 
 from ...copies import secrets
@@ -65,11 +66,8 @@ def bring(arguments: argparse.Namespace, job: Job, name: str) -> Fetched:
     """Fetch the generation that is asked for from a copy of a job."""
     host = arguments.host or host_name()
     copied, destination = chosen(arguments, job, name, host)
-    reporter = reporter_for(arguments, job)
-    try:
+    with closing(reporter_for(arguments, job)) as reporter:
         return fetch(destination, copied, job_directory(job, host), reporter)
-    finally:
-        reporter.close()
 
 
 def chosen(arguments: argparse.Namespace, job: Job, name: str, host: str) -> Tuple[CopiedGeneration, Destination]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ...host.errors import UsageError
@@ -61,11 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if plan.question:
         confirm(arguments, "%s of %s" % (plan.question, job.name))
-    reporter = reporter_for(arguments, job)
-    try:
+    with closing(reporter_for(arguments, job)) as reporter:
         done = plan.execute(reporter)
-    finally:
-        reporter.close()
     if arguments.json:
         print_json(done.as_dict())
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 
 from ...restore.rollback import execute, plan
 from ..output import confirm, only_shown, print_json, print_lines
@@ -24,11 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     if only_shown(arguments, made.as_dict(), made.lines()):
         return 0
     confirm(arguments, made.question)
-    reporter = for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())
-    try:
+    with closing(for_stream(sys.stderr, quiet=arguments.json and not sys.stderr.isatty())) as reporter:
         done = execute.execute(made, reporter)
-    finally:
-        reporter.close()
     if arguments.json:
         print_json(done.as_dict())
     else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 
 from ...job import file as jobs
 from ...restore import undo
@@ -24,11 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     if only_shown(arguments, plan.as_dict(), plan.lines()):
         return 0
     confirm(arguments, "undo the restore of %s of %s" % (plan.generation, job.name))
-    reporter = reporter_for(arguments, job)
-    try:
+    with closing(reporter_for(arguments, job)) as reporter:
         done = plan.execute(reporter)
-    finally:
-        reporter.close()
     if arguments.json:
         print_json(done.as_dict())
     else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from typing import List, Optional
 
 from ...host.errors import StillpointError, UsageError, fail
@@ -67,11 +68,8 @@ def _verify_copy(arguments: argparse.Namespace, job: options.Job, sample: Option
         if given:
             raise UsageError("%s is for backups that are here: `%s fetch %s --copy %s` brings one" % (option, PROGRAM, job.name, arguments.copy))
     copied, destination = chosen(arguments, job, arguments.copy, arguments.host or host_name())
-    reporter = reporter_for(arguments, job)
-    try:
+    with closing(reporter_for(arguments, job)) as reporter:
         found = at_copy.verify(destination, copied, sample, reporter)
-    finally:
-        reporter.close()
     wrong = "%s at %s has %s faults" % (found.generation, found.copy, count(found.faults_total))
     if arguments.json:
         print_json(found.as_dict())

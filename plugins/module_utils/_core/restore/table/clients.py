@@ -30,7 +30,6 @@ _LONGEST = 300
 # the server's own limit is a day on MariaDB and a year on MySQL.
 LOCK_WAIT = 30
 LOCK_WAIT_TIMEOUT = 1205
-BY_TIME, BY_TRANSACTION = "by time", "by transaction"
 HELD = "is in use by somebody's transaction or lock, which did not end within %d s: end that one (SHOW FULL PROCESSLIST) and restore again" % LOCK_WAIT
 
 
@@ -67,12 +66,10 @@ class Clients:
 
         :raises StillpointError: one of them fails
         """
-        if self._plan.settings.is_mariadb and self._keeps_old_rows(table) == BY_TRANSACTION:
-            self._reporter.warn("%s comes without its old rows, which it keeps by transaction: no program can dump these" % named(self._plan.into))
+        how = ["--single-transaction", "--skip-triggers", *self._history(table)]
         with ExitStack() as stack:
             source, target = (stack.enter_context(client.option_file(login)) for login in (self._scratch.login, self._plan.login))
             said = [stack.enter_context(tempfile.TemporaryFile()) for _each in range(2)]
-            how = ["--single-transaction", "--skip-triggers"]
             dump = start(self._dump_command(source, how, table), dies_with_us=True, stdout=subprocess.PIPE, stderr=said[0])
             stack.callback(kill, dump)
             load = self._load(target, dump.stdout, said[1])
@@ -113,19 +110,22 @@ class Clients:
             "--max-allowed-packet=%d" % client.LARGEST_PACKET,
             *how,
         ]
-        if self._plan.settings.is_mariadb:
-            argv += ["--dump-history"] if program.has_history and self._keeps_old_rows(table) == BY_TIME else []
-        else:
+        if not self._plan.settings.is_mariadb:
             argv += ["--set-gtid-purged=OFF", "--no-tablespaces"]
         return [*argv, "--", *table]
 
-    def _keeps_old_rows(self, table: Key) -> Optional[str]:
-        """Return whether MariaDB keeps old rows of a table BY_TIME or BY_TRANSACTION."""
+    def _history(self, table: Key) -> List[str]:
+        """Return the option that brings a table's old rows too, where MariaDB keeps some and the program can; say where it can't for how they are kept."""
+        if not self._plan.settings.is_mariadb:
+            return []
         with Session(self._scratch.login) as session:
             rows = session.rows("SELECT TABLE_TYPE AS type FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", table)
             if not rows or rows[0]["type"] != "SYSTEM VERSIONED":
-                return None
-            return BY_TRANSACTION if table in by_transaction(session) else BY_TIME
+                return []
+            if table not in by_transaction(session):
+                return ["--dump-history"] if self._plan.programs[0].has_history else []
+        self._reporter.warn("%s comes without its old rows, which it keeps by transaction: no program can dump these" % named(self._plan.into))
+        return []
 
     def _load(self, options: str, source: Any, said: Any) -> "subprocess.Popen[Any]":
         session = (*self.accepted, "lock_wait_timeout=%d" % LOCK_WAIT)

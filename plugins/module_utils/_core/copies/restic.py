@@ -182,10 +182,7 @@ class Restic:
 
         :raises UsageError: it is older than any that is supported
         """
-        found = _VERSION.search(process.run([self.program, "version"]).stdout)
-        if not found:
-            raise UsageError("the program %s does not say its version as restic does: install the package restic" % self.program)
-        version = tuple(int(part or 0) for part in found.groups())
+        version = version_of(self.program)
         if version[:2] < OLDEST:
             raise UsageError("restic %d.%d.%d is too old for copies: 0.14 is the oldest that works; Debian 12's package runs on Debian 11" % version)
         return version
@@ -232,6 +229,17 @@ class Restic:
         if gave_up:
             return Offline("the repository %s can't be reached: restic %s did not end in time" % (self.url, _command(argv)))
         return CommandError("restic %s failed: %s" % (_command(argv), _last(said) or "exit status %d" % output.rc), argv, output.rc, output.stderr)
+
+
+def version_of(program: str) -> Tuple[int, ...]:
+    """Return the version of a restic, of three numbers.
+
+    :raises UsageError: it says none
+    """
+    found = _VERSION.search(process.run([program, "version"]).stdout)
+    if not found:
+        raise UsageError("the program %s does not say its version as restic does: install the package restic" % program)
+    return tuple(int(part or 0) for part in found.groups())
 
 
 class _Watch:

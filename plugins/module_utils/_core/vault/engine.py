@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
+from ..copies.restic import version_of
 from ..host.errors import CommandError, StillpointError
 from ..host.process import Result, kill, sentence, start
 from .settings import Settings
@@ -33,7 +34,7 @@ class Engine:
         :param password: a file of another password than the keeper's
         :raises CommandError: restic failed, with ``check``
         """
-        argv = [self.settings.restic, *arguments, "--repo", self.repository, "--password-file", password or self.settings.password, "--no-cache", "--quiet"]
+        argv = self._argv(arguments, password)
         process = start(argv, dies_with_us=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, errors="replace")
         try:
             out, err = process.communicate(timeout=_TIMEOUT)
@@ -48,7 +49,7 @@ class Engine:
 
         :raises CommandError: at the end, where restic failed
         """
-        argv = [self.settings.restic, *arguments, "--repo", self.repository, "--password-file", self.settings.password, "--no-cache", "--quiet"]
+        argv = self._argv(arguments)
         with tempfile.TemporaryFile() as errors:
             process = start(argv, dies_with_us=True, stdout=subprocess.PIPE, stderr=errors)
             try:
@@ -59,6 +60,10 @@ class Engine:
             if process.returncode != 0:
                 errors.seek(0)
                 raise failed(argv, process.returncode, errors.read().decode("utf-8", "replace"))
+
+    def _argv(self, arguments: Sequence[str], password: Optional[str] = None) -> List[str]:
+        opened = ["--repo", self.repository, "--password-file", password or self.settings.password]  # a file's name: no password is in it
+        return [self.settings.restic, *arguments, *opened, "--no-cache", "--quiet"]
 
     def key_ids(self, user: str) -> List[str]:
         """Return the ids of the keys that carry this user's name."""
@@ -100,11 +105,9 @@ def plain(text: str) -> str:
 
 def require_version(settings: Settings) -> None:
     """Raise StillpointError where restic is older than a keeper needs."""
-    process = start([settings.restic, "version"], dies_with_us=True, stdout=subprocess.PIPE, universal_newlines=True)
-    found = re.match(r"restic (\d+)\.(\d+)", process.communicate()[0])
-    if not found or (int(found.group(1)), int(found.group(2))) < _OLDEST:
-        said = found.group() if found else "a restic of unknown version"
-        raise StillpointError("the keeper needs restic 0.18 or newer, and this host has %s: install Debian 13's package" % said)
+    version = version_of(settings.restic)
+    if version[:2] < _OLDEST:
+        raise StillpointError("the keeper needs restic 0.18 or newer, and this host has restic %d.%d: install Debian 13's package" % version[:2])
 
 
 def summary(stdout: str) -> Dict[str, Any]:

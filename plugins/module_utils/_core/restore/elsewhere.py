@@ -83,15 +83,8 @@ class DirectoryPlan:
         started = time.monotonic()
         with self.generation.hold():
             recovery = _copied(self, reporter)
-        return RestoreResult(
-            self.generation.name,
-            sum(target.tree.files for target in self.targets),
-            sum(target.tree.bytes for target in self.targets),
-            round(time.monotonic() - started, 1),
-            self.part,
-            recovery=recovery,
-            warnings=list(self.warnings),
-        )
+        trees = [target.tree for target in self.targets]
+        return RestoreResult.of_trees(self.generation.name, trees, started, self.part, recovery=recovery, warnings=list(self.warnings))
 
 
 def make(

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
+
+if TYPE_CHECKING:
+    from ..repository.generation import RecordedTree
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,15 @@ class RestoreResult:
     disabled: List[str] = field(default_factory=list)
     warnings: List[str] = field(default_factory=list)
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_trees(cls, generation: str, trees: Sequence[RecordedTree], started: float, part: Optional[str], **more: Any) -> "RestoreResult":
+        """Return it for trees that were put back.
+
+        :param started: time.monotonic() of then
+        """
+        duration = round(time.monotonic() - started, 1)
+        return cls(generation, sum(tree.files for tree in trees), sum(tree.bytes for tree in trees), duration, part, **more)
 
     def as_dict(self) -> Dict[str, Any]:
         """Return it for programs."""

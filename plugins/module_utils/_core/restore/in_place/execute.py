@@ -41,17 +41,16 @@ def execute(plan: InPlacePlan, reporter: Reporter) -> RestoreResult:
     with plan.generation.hold(), journals.alone(plan.state):
         refuse_going_back(plan.state)  # one may have begun since
         done = _in_place(plan, reporter)
-    return RestoreResult(
+    return RestoreResult.of_trees(
         plan.generation.name,
-        sum(target.tree.files for target in plan.targets),
-        sum(target.tree.bytes for target in plan.targets),
-        round(time.monotonic() - started, 1),
+        [target.tree for target in plan.targets],
+        started,
         done.part,
-        [each.path for each in done.kept],
-        done.server.name if done.server else None,
-        done.recovery,
-        list(done.disabled),
-        list(plan.warnings),
+        replaced=[each.path for each in done.kept],
+        service=done.server.name if done.server else None,
+        recovery=done.recovery,
+        disabled=list(done.disabled),
+        warnings=list(plan.warnings),
     )
 
 

@@ -8,16 +8,20 @@ from typing import Any, Optional
 _XXHASH = "libxxhash.so.0"  # what rsync itself is linked with, where it has xxh128
 
 
+class CantCompute(Exception):
+    """This process has no way to compute an algorithm that rsync has."""
+
+
 class Digest:
     """The checksum of a file, as rsync's ``%C`` shows it.
 
-    :raises NotImplementedError: this host can't compute the algorithm but in rsync
+    :raises CantCompute: only rsync can, on this host
     """
 
     def __init__(self, algorithm: str) -> None:
         self._sum: Any = _md5() if algorithm == "md5" else _Xxh128() if algorithm == "xxh128" else None
         if self._sum is None:
-            raise NotImplementedError(algorithm)
+            raise CantCompute(algorithm)
 
     def update(self, buffer: bytearray, length: int) -> None:
         """Take the first bytes of a buffer in."""
@@ -31,7 +35,7 @@ def computes(algorithm: str) -> bool:
     """Tell whether a checksum can be computed in this process."""
     try:
         Digest(algorithm)
-    except NotImplementedError:
+    except CantCompute:
         return False
     return True
 
@@ -42,7 +46,7 @@ def _md5() -> Any:
     try:
         return hashlib.md5()
     except ValueError as error:  # a host in FIPS mode
-        raise NotImplementedError("md5") from error
+        raise CantCompute("md5") from error
 
 
 _library: Optional[Any] = None
@@ -51,7 +55,7 @@ _library: Optional[Any] = None
 def _xxhash() -> Any:
     """Return the library with its functions declared.
 
-    :raises NotImplementedError: this host has none, or one before 0.8, which has another xxh128
+    :raises CantCompute: this host has none, or one before 0.8, which has another xxh128
     """
     global _library  # pylint: disable=global-statement
     if _library is None:
@@ -67,9 +71,9 @@ def _xxhash() -> Any:
             library.XXH3_128bits_digest.restype = _two_halves()
             library.XXH_versionNumber.restype = ctypes.c_uint
         except (OSError, AttributeError) as error:
-            raise NotImplementedError(str(error)) from error
+            raise CantCompute(str(error)) from error
         if library.XXH_versionNumber() < 800:
-            raise NotImplementedError(_XXHASH)
+            raise CantCompute(_XXHASH)
         _library = library
     return _library
 

@@ -38,6 +38,14 @@ def same_umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.fixture(scope="module", params=["xfs", "btrfs"])
+def sharing_disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system on which files can share blocks."""
+    from trees import disk
+
+    yield from disk(request.param, tmp_path_factory.mktemp(request.param))
+
+
 @pytest.fixture
 def own_run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A directory in place of /run/stillpoint, for what runs on scratch."""

@@ -68,6 +68,11 @@ class RestServer:
                 assert time.monotonic() < until and self.process.poll() is None, (self.files / "log").read_text()
                 time.sleep(0.02)
 
+    def initialize(self, name: str) -> None:
+        """Make a repository that every restic can use."""
+        argv = [RESTICS["oldest"], "init", "--repo", str(self.path / name)]
+        subprocess.run(argv, env={"RESTIC_PASSWORD": "repository-secret", "HOME": "/nonexistent"}, check=True, capture_output=True)
+
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)

@@ -39,10 +39,7 @@ pytestmark = [*needs_restic, pytest.mark.usefixtures("own_run_directory")]
 @pytest.fixture(scope="module")
 def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestServer]:
     with rest_server(tmp_path_factory.mktemp("rest")) as running:
-        subprocess.run(
-            [RESTICS["oldest"], "init", "--repo", str(running.path / "template")],
-            env={"RESTIC_PASSWORD": "repository-secret", "HOME": "/nonexistent"}, check=True, capture_output=True,
-        )  # fmt: skip
+        running.initialize("template")
         yield running
 
 

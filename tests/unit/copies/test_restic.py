@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,7 @@ pytestmark = [*needs_restic, pytest.mark.usefixtures("own_run_directory")]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestServer]:
     with rest_server(tmp_path_factory.mktemp("rest")) as running:
-        subprocess.run(
-            [RESTICS["oldest"], "init", "--repo", str(running.path / "db1")],
-            env={"RESTIC_PASSWORD": "repository-secret", "HOME": "/nonexistent"}, check=True, capture_output=True,
-        )  # fmt: skip
+        running.initialize("db1")
         yield running
 
 

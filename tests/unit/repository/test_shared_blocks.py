@@ -42,11 +42,6 @@ SYNC = durable.sync_file_system
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module", params=["xfs", "btrfs"])
-def sharing_disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield from disk(request.param, tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture
 def directory(sharing_disk: Path) -> Iterator[JobDirectory]:
     """A job's directory where blocks can be shared."""

@@ -19,7 +19,6 @@ from trees import (
     Quiet,
     awkward,
     back_up,
-    disk,
     facts,
     job,
     needs_root,
@@ -34,15 +33,10 @@ pytestmark = needs_root
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module", params=["xfs", "btrfs"])
-def point(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield from disk(request.param, tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture
-def live(point: Path) -> Iterator[str]:
+def live(sharing_disk: Path) -> Iterator[str]:
     """A tree with everything that is easily lost, also of files that are worth a clone."""
-    path = awkward(str(point / "live" / "app"))
+    path = awkward(str(sharing_disk / "live" / "app"))
     os.mkdir(path + "/data")
     for name in ("table", "capable", "linked"):
         write("%s/data/%s" % (path, name), os.urandom(MIB))
@@ -53,12 +47,12 @@ def live(point: Path) -> Iterator[str]:
     os.chown(path + "/data", 12, 34)
     yield path
     for each in ("live", "repository"):
-        shutil.rmtree(point / each)
+        shutil.rmtree(sharing_disk / each)
 
 
-def test_files_come_back_by_sharing_the_generations_blocks_with_all_that_belongs_to_them(point: Path, live: str, tmp_path: Path) -> None:
+def test_files_come_back_by_sharing_the_generations_blocks_with_all_that_belongs_to_them(sharing_disk: Path, live: str, tmp_path: Path) -> None:
     wanted = facts(live)
-    generation = back_up(job(point / "repository"), tree(live))
+    generation = back_up(job(sharing_disk / "repository"), tree(live))
     before = shape(generation.path)
     shutil.rmtree(live)
     execute(planning.make(generation, state=str(tmp_path / "state")), Quiet())
@@ -67,8 +61,8 @@ def test_files_come_back_by_sharing_the_generations_blocks_with_all_that_belongs
     assert shape(generation.path) == before
 
 
-def test_a_damaged_generation_is_not_put_back_by_sharing_its_blocks_either(point: Path, live: str, tmp_path: Path) -> None:
-    generation = back_up(job(point / "repository"), tree(live))
+def test_a_damaged_generation_is_not_put_back_by_sharing_its_blocks_either(sharing_disk: Path, live: str, tmp_path: Path) -> None:
+    generation = back_up(job(sharing_disk / "repository"), tree(live))
     status = os.stat(generation.path + "/files/tree/data/table")
     with open(generation.path + "/files/tree/data/table", "r+b") as file:
         file.seek(MIB // 2)

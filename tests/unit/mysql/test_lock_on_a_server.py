@@ -7,7 +7,7 @@ import signal
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from threading import Thread
+from threading import Event, Thread
 from typing import Iterator, Set
 
 import pytest
@@ -18,7 +18,7 @@ from _core.mysql import lock_choice, locks
 from _core.mysql.connection import ServerError, Session
 from _core.mysql.lock_choice import Method
 from _core.mysql.locks import Lock
-from real_server import RealServer, needed, real_server, until
+from real_server import PATIENCE, RealServer, needed, real_server, until
 
 pytest.importorskip("pymysql")
 pytestmark = needed
@@ -37,11 +37,13 @@ def server() -> Iterator[RealServer]:
 
 @contextmanager
 def in_the_way(server: RealServer, seconds: float) -> Iterator[None]:
-    """Have two statements in the way: one that ends after so many seconds, and one that a later step waits for and that does not end."""
+    """Have two statements in the way: one that ends so many seconds after the body has begun, and one that a later step waits for and that does not end."""
+    begun = Event()
 
     def hold() -> None:
         with Session(server.login) as session:
             session.do("LOCK TABLES d.a WRITE")
+            begun.wait(PATIENCE)
             time.sleep(seconds)
 
     with Session(server.login) as writer:
@@ -49,6 +51,7 @@ def in_the_way(server: RealServer, seconds: float) -> Iterator[None]:
         for thread in threads:
             thread.start()
         until(lambda: {"a", "b"} <= _in_use(server), "both to be in the way")
+        begun.set()
         yield
         server.do("KILL QUERY %d" % writer.id)
         for thread in threads:
